@@ -1,1 +1,30 @@
-//! placeholder
+//! The pure core of Landfall.
+//!
+//! Everything that decides lives here, as values that can be called: ids and clocks, typed values,
+//! the row lattice and its join, stamping, the apply plan, sealed units, the wire format and the
+//! peer session. Nothing in this crate reads a clock, draws a random number, opens a file or a
+//! socket, spawns, awaits, or iterates a hash map; `clippy.toml` beside this file holds that line.
+//! The same inputs give the same outputs, so a failing seed can always be replayed.
+//!
+//! How a shell drives it:
+//! 1. captured transactions go through [`fold::Fold`], which stamps them, joins foreign ones into
+//!    the row clocks and says what must become durable together;
+//! 2. own transactions are sealed into [`unit::Unit`]s;
+//! 3. a [`sync::Session`] per peer decides which units travel;
+//! 4. [`queue::CausalQueue`] says which foreign transaction may be applied next, and
+//!    [`plan::plan_group`] what that means for the visible rows.
+//!
+//! When a decision needs stored facts, the shell gathers them first, calls, and then writes what
+//! comes back in one transaction. Nothing reads in the middle of deciding.
+
+pub mod change;
+pub mod clock;
+pub mod codec;
+
+pub mod id;
+pub mod lattice;
+
+pub mod schema;
+
+pub mod value;
+pub mod version;

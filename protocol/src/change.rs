@@ -1,0 +1,131 @@
+//! What a transaction did, row by row.
+
+use crate::clock::{Hlc, Stamp};
+use crate::codec::{DecodeError, Reader, Writer};
+use crate::id::{Origin, Seq};
+use crate::schema::{COLUMNS_MAX, ColumnId, TableDef, TableId};
+use crate::value::{RowKey, VALUE_BYTES_MAX, Value};
+
+/// What happened to a row. A transaction holds at most one change per row: its net effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RowOp {
+    /// The row exists from here on; the cells are all its columns.
+    Insert,
+    /// Some columns got new values; the cells are only those.
+    Update,
+    /// The row is gone; no cells.
+    Delete,
+}
+
+/// One column's new value. Key columns are never cells: the key does not change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cell {
+    /// Which column.
+    pub column: ColumnId,
+    /// Its new value.
+    pub value: Value,
+}
+
+/// One row's net change in a transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RowChange {
+    /// Which table.
+    pub table: TableId,
+    /// Which row.
+    pub key: RowKey,
+    /// What happened.
+    pub op: RowOp,
+    /// New values in column order.
+    pub cells: Vec<Cell>,
+}
+
+impl RowChange {
+    /// Roughly the bytes it takes, for limits.
+    pub fn size_bytes(&self) -> usize {
+        let cells: usize = self.cells.iter().map(|cell| 4 + cell.value.heap_bytes()).sum();
+        8 + self.key.as_bytes().len() + cells
+    }
+
+    /// Writes the canonical form.
+    pub fn encode(&self, out: &mut Writer) {
+        out.varint(u64::from(self.table.0));
+        out.u8(match self.op {
+            RowOp::Insert => 0,
+            RowOp::Update => 1,
+            RowOp::Delete => 2,
+        });
+        out.bytes(self.key.as_bytes());
+        out.varint(self.cells.len() as u64);
+        let mut last = 0;
+        for cell in &self.cells {
+            out.varint(u64::from(cell.column.0 - last));
+            last = cell.column.0;
+            cell.value.encode(out);
+        }
+    }
+
+    /// Reads the canonical form.
+    ///
+    /// # Errors
+    /// Fails when cut short, over a limit, or when cells are out of order.
+    pub fn decode(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let table = TableId(from.u32()?);
+        let op = match from.u8()? {
+            0 => RowOp::Insert,
+            1 => RowOp::Update,
+            2 => RowOp::Delete,
+            tag => return Err(DecodeError::UnknownTag { what: "row change", tag }),
+        };
+        let key = RowKey::from_bytes(from.bytes(VALUE_BYTES_MAX)?);
+        key.values()?;
+        let count = from.count(COLUMNS_MAX)?;
+        let mut cells = Vec::with_capacity(count);
+        let mut last: Option<u16> = None;
+        for _ in 0..count {
+            let step = from.u16()?;
+            let column = match last {
+                None => step,
+                Some(_) if step == 0 => return Err(DecodeError::NotCanonical("cells")),
+                Some(last) => last.checked_add(step).ok_or(DecodeError::BadNumber)?,
+            };
+            last = Some(column);
+            cells.push(Cell { column: ColumnId(column), value: Value::decode(from)? });
+        }
+        Ok(Self { table, key, op, cells })
+    }
+}
+
+/// A table's description as it enters an origin's stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Describe {
+    /// The number later changes use.
+    pub table: TableId,
+    /// What it stands for from here on.
+    pub def: TableDef,
+}
+
+/// One committed transaction of one origin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transaction {
+    /// Its place in the origin's log.
+    pub seq: Seq,
+    /// Its clock reading.
+    pub hlc: Hlc,
+    /// Tables described for the first time, or anew, before the changes.
+    pub describes: Vec<Describe>,
+    /// Net changes, at most one per row.
+    pub changes: Vec<RowChange>,
+}
+
+impl Transaction {
+    /// Its stamp as a transaction of `origin`.
+    pub fn stamp(&self, origin: Origin) -> Stamp {
+        Stamp::new(self.hlc, origin, self.seq)
+    }
+
+    /// Roughly the bytes it takes, for limits.
+    pub fn size_bytes(&self) -> usize {
+        16 + self.describes.len() * 200
+            + self.changes.iter().map(RowChange::size_bytes).sum::<usize>()
+    }
+}

@@ -1,0 +1,219 @@
+//! The row lattice: an existence register and one register per cell, joined by maximum stamp.
+//!
+//! A row's clock keeps stamps only. The values of a visible row stand in PostgreSQL; any other
+//! value is found in the log by the transaction its stamp names.
+//!
+//! A delete counts as writing every cell at its stamp, and so does an insert. That makes `base`
+//! enough for most rows, drops cells older than a tombstone, and keeps those newer than it: when
+//! an insert newer than the tombstone arrives, they win over the insert's own values wherever
+//! they are newer. The join is commutative, associative and idempotent.
+
+use std::collections::BTreeMap;
+
+use crate::change::RowOp;
+use crate::clock::Stamp;
+use crate::codec::{DecodeError, Reader, Writer};
+use crate::schema::{COLUMNS_MAX, ColumnId};
+
+/// Whether a row exists, and since when that is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Existence {
+    /// The insert or delete that decided.
+    pub stamp: Stamp,
+    /// `true` after an insert.
+    pub live: bool,
+}
+
+/// What is known of one row. The default is a row as it stood before the site joined the fleet:
+/// older than every stamp, existing if PostgreSQL has it.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct RowClock {
+    existence: Option<Existence>,
+    base: Option<Stamp>,
+    cells: BTreeMap<ColumnId, Stamp>,
+}
+
+/// What one change did to a row's registers.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct JoinOutcome {
+    /// Whether the existence register took this change's side.
+    pub existence_won: bool,
+    /// Cells that took this change's value.
+    pub won: Vec<ColumnId>,
+    /// Cells that kept a newer value, with the stamp that won.
+    pub lost: Vec<(ColumnId, Stamp)>,
+    /// The existence register kept a newer insert or delete.
+    pub existence_lost: Option<Stamp>,
+}
+
+/// The fate of a received change once it is joined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// Everything it said became the newest word.
+    Applied,
+    /// Part of it did, part was older than what is known.
+    Merged,
+    /// All of it was older than what is known.
+    Superseded,
+}
+
+impl JoinOutcome {
+    /// The change's fate.
+    pub fn fate(&self) -> Fate {
+        let won = self.existence_won || !self.won.is_empty();
+        let lost = self.existence_lost.is_some() || !self.lost.is_empty();
+        match (won, lost) {
+            (_, false) => Fate::Applied,
+            (true, true) => Fate::Merged,
+            (false, true) => Fate::Superseded,
+        }
+    }
+}
+
+impl RowClock {
+    /// The existence register; `None` when no insert or delete was ever seen.
+    pub fn existence(&self) -> Option<Existence> {
+        self.existence
+    }
+
+    /// The stamp of a cell; `None` when it is older than everything.
+    pub fn cell(&self, column: ColumnId) -> Option<Stamp> {
+        self.cells.get(&column).copied().or(self.base)
+    }
+
+    /// Whether the row shows, given whether it was there before anything was stamped.
+    pub fn is_live(&self, present_at_genesis: bool) -> bool {
+        self.existence.map_or(present_at_genesis, |existence| existence.live)
+    }
+
+    /// The newest stamp anywhere in the row.
+    pub fn newest(&self) -> Option<Stamp> {
+        let existence = self.existence.map(|existence| existence.stamp);
+        self.cells.values().copied().chain(self.base).chain(existence).max()
+    }
+
+    /// Joins one change. `columns` are the cells it names; `whole` says that an insert names every
+    /// column this site knows, so that its stamp can stand for all of them at once.
+    pub fn join(
+        &mut self,
+        op: RowOp,
+        stamp: Stamp,
+        columns: &[ColumnId],
+        whole: bool,
+    ) -> JoinOutcome {
+        let mut outcome = JoinOutcome::default();
+        match op {
+            RowOp::Insert => {
+                self.join_existence(Existence { stamp, live: true }, &mut outcome);
+                self.join_cells(stamp, columns, &mut outcome);
+                if whole {
+                    self.raise_base(stamp);
+                }
+            }
+            RowOp::Update => {
+                self.join_cells(stamp, columns, &mut outcome);
+                self.note_lost_to_tombstone(stamp, &mut outcome);
+            }
+            RowOp::Delete => {
+                self.join_existence(Existence { stamp, live: false }, &mut outcome);
+                self.raise_base(stamp);
+            }
+        }
+        outcome
+    }
+
+    fn join_existence(&mut self, new: Existence, outcome: &mut JoinOutcome) {
+        match self.existence {
+            Some(known) if known.stamp > new.stamp => outcome.existence_lost = Some(known.stamp),
+            Some(known) if known.stamp == new.stamp => {}
+            _ => {
+                self.existence = Some(new);
+                outcome.existence_won = true;
+            }
+        }
+    }
+
+    fn join_cells(&mut self, stamp: Stamp, columns: &[ColumnId], outcome: &mut JoinOutcome) {
+        for column in columns {
+            match self.cell(*column) {
+                Some(known) if known > stamp => outcome.lost.push((*column, known)),
+                Some(known) if known == stamp => {}
+                _ => {
+                    self.cells.insert(*column, stamp);
+                    outcome.won.push(*column);
+                }
+            }
+        }
+    }
+
+    /// An update of a deleted row shows nowhere, however new it is: the delete wins the row.
+    fn note_lost_to_tombstone(&self, stamp: Stamp, outcome: &mut JoinOutcome) {
+        if let Some(Existence { stamp: deleted, live: false }) = self.existence
+            && deleted != stamp
+        {
+            outcome.existence_lost = Some(deleted);
+        }
+    }
+
+    fn raise_base(&mut self, stamp: Stamp) {
+        if self.base.is_none_or(|base| base < stamp) {
+            self.base = Some(stamp);
+        }
+        let base = self.base;
+        self.cells.retain(|_, cell| Some(*cell) > base);
+    }
+
+    /// Writes the canonical form.
+    pub fn encode(&self, out: &mut Writer) {
+        let existence = match self.existence {
+            None => 0,
+            Some(Existence { live: false, .. }) => 1,
+            Some(Existence { live: true, .. }) => 2,
+        };
+        let existence_stamp = self.existence.map(|existence| existence.stamp);
+        let base = match self.base {
+            None => 0,
+            base if base == existence_stamp => 1,
+            Some(_) => 2,
+        };
+        out.u8(existence | base << 2);
+        if let Some(stamp) = existence_stamp {
+            out.stamp(stamp);
+        }
+        if base == 2
+            && let Some(stamp) = self.base
+        {
+            out.stamp(stamp);
+        }
+        out.varint(self.cells.len() as u64);
+        for (column, stamp) in &self.cells {
+            out.varint(u64::from(column.0));
+            out.stamp(*stamp);
+        }
+    }
+
+    /// Reads the canonical form.
+    ///
+    /// # Errors
+    /// Fails when cut short or of an unknown tag.
+    pub fn decode(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let tag = from.u8()?;
+        let existence = match tag & 3 {
+            0 => None,
+            1 => Some(Existence { stamp: from.stamp()?, live: false }),
+            2 => Some(Existence { stamp: from.stamp()?, live: true }),
+            _ => return Err(DecodeError::UnknownTag { what: "existence", tag }),
+        };
+        let base = match (tag >> 2, existence) {
+            (0, _) => None,
+            (1, Some(existence)) => Some(existence.stamp),
+            (2, _) => Some(from.stamp()?),
+            _ => return Err(DecodeError::UnknownTag { what: "row base", tag }),
+        };
+        let mut cells = BTreeMap::new();
+        for _ in 0..from.count(COLUMNS_MAX)? {
+            cells.insert(ColumnId(from.u16()?), from.stamp()?);
+        }
+        Ok(Self { existence, base, cells })
+    }
+}

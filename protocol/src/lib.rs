@@ -20,11 +20,13 @@
 pub mod change;
 pub mod clock;
 pub mod codec;
+pub mod compress;
 
 pub mod id;
 pub mod lattice;
 
 pub mod schema;
 
+pub mod unit;
 pub mod value;
 pub mod version;

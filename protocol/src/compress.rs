@@ -1,0 +1,78 @@
+//! zstd with the two guards it needs: a content checksum when writing (without it two of three
+//! single flipped bits decode to something else), and a hard output size when reading (32 kB can
+//! claim to be a gigabyte).
+
+use zstd::bulk::{Compressor, Decompressor};
+use zstd::zstd_safe::{CParameter, DParameter};
+
+/// Largest window a decoder here accepts: 8 MiB.
+const WINDOW_LOG_MAX: u32 = 23;
+
+/// Why bytes could not be unpacked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CompressError {
+    /// Not a zstd frame, damaged, or larger than declared.
+    #[error("compressed bytes are damaged or larger than declared: {0}")]
+    Damaged(String),
+    /// Smaller than declared.
+    #[error("unpacked to {found} bytes where {declared} were declared")]
+    WrongLength {
+        /// What was declared.
+        declared: usize,
+        /// What came out.
+        found: usize,
+    },
+}
+
+/// Packs `plain` at a zstd `level` (1 to 19), with a content checksum.
+pub fn compress(plain: &[u8], level: i32) -> Vec<u8> {
+    let mut compressor = Compressor::new(level).expect("zstd allocates a context");
+    compressor.set_parameter(CParameter::ChecksumFlag(true)).expect("every zstd has checksums");
+    compressor
+        .set_parameter(CParameter::WindowLog(WINDOW_LOG_MAX))
+        .expect("the window is within zstd's range");
+    compressor.compress(plain).expect("the output buffer is sized by zstd's own bound")
+}
+
+/// Unpacks bytes that must give exactly `declared` bytes. The caller has checked `declared`
+/// against its limit.
+///
+/// # Errors
+/// Fails when the bytes are damaged or give another length.
+pub fn decompress(packed: &[u8], declared: usize) -> Result<Vec<u8>, CompressError> {
+    let damaged = |error: std::io::Error| CompressError::Damaged(error.to_string());
+    let mut decompressor = Decompressor::new().map_err(damaged)?;
+    decompressor.set_parameter(DParameter::WindowLogMax(WINDOW_LOG_MAX)).map_err(damaged)?;
+    let plain = decompressor.decompress(packed, declared).map_err(damaged)?;
+    if plain.len() == declared {
+        Ok(plain)
+    } else {
+        Err(CompressError::WrongLength { declared, found: plain.len() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flipped_bit_is_always_noticed() {
+        let plain: Vec<u8> = (0..2000u32).flat_map(|n| (n * n % 251).to_le_bytes()).collect();
+        let packed = compress(&plain, 3);
+        assert_eq!(decompress(&packed, plain.len()).unwrap(), plain);
+        for bit in (0..packed.len() * 8).step_by(7) {
+            let mut damaged = packed.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            if let Ok(back) = decompress(&damaged, plain.len()) {
+                assert_eq!(back, plain, "bit {bit}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_bomb_is_refused() {
+        let packed = compress(&vec![0; 64 << 20], 3);
+        assert!(packed.len() < 10_000);
+        assert!(decompress(&packed, 1 << 20).is_err());
+    }
+}

@@ -1,0 +1,444 @@
+//! Units: what travels and what is kept.
+//!
+//! A unit is a sealed, signed, immutable run `[first..last]` of one origin's transactions. Its
+//! header carries the hash of the unit before it, so a log is a chain that nobody but its origin
+//! can lengthen or change; relays pass the bytes on as they are. The signature covers the header,
+//! the header covers the uncompressed content of every part.
+//!
+//! ```text
+//! format:u8  header:len+bytes  signature:64  parts: (packing:u8  len+bytes)*
+//! ```
+//! The byte-level description is in `docs/wire.md`.
+
+mod body;
+
+use std::fmt;
+
+use ed25519_dalek::{Signature, VerifyingKey};
+
+use crate::change::Transaction;
+use crate::clock::Hlc;
+use crate::codec::{DecodeError, Reader, Writer};
+use crate::compress::{CompressError, compress, decompress};
+use crate::id::{Origin, PublicKey, Seq};
+use crate::schema::{SetId, TableId};
+use crate::version::VersionVector;
+
+/// First byte of every unit of this layout.
+pub const UNIT_FORMAT: u8 = 1;
+/// Longest unit in its travelling form; one transaction never exceeds it.
+pub const UNIT_BYTES_MAX: usize = 72 << 20;
+/// Most uncompressed content of all parts together.
+pub const UNIT_PLAIN_BYTES_MAX: usize = 64 << 20;
+/// Longest header.
+pub const HEADER_BYTES_MAX: usize = 4 << 20;
+/// Where the sealer cuts, in uncompressed bytes, when a transaction boundary allows it.
+pub const UNIT_PLAIN_BYTES_TARGET: usize = 1 << 20;
+/// Parts one unit may have: one per replication set and the spine.
+pub const PARTS_MAX: usize = 1024;
+/// Below this many bytes compression is not tried.
+const PACK_FROM_BYTES: usize = 64;
+
+/// The place of a unit in its origin's hash chain.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UnitHash(pub [u8; 32]);
+
+impl UnitHash {
+    /// What the first unit of an origin names as its predecessor.
+    pub const GENESIS: Self = Self([0; 32]);
+}
+
+impl fmt::Debug for UnitHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0[..6].iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Display for UnitHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self:?}")
+    }
+}
+
+/// What a part holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PartId {
+    /// Clock readings and table descriptions; always travels.
+    Spine,
+    /// The changes of one replication set.
+    Set(SetId),
+}
+
+/// What the header says of a part.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartHeader {
+    /// Which part.
+    pub id: PartId,
+    /// Row changes in it; for the spine, transactions.
+    pub count: u64,
+    /// Length of the uncompressed content in bytes.
+    pub plain_bytes: u64,
+    /// BLAKE3 of the uncompressed content.
+    pub root: [u8; 32],
+}
+
+/// The signed part of a unit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnitHeader {
+    /// The fleet file's version when the unit was sealed.
+    pub fleet_version: u64,
+    /// Whose transactions these are.
+    pub origin: Origin,
+    /// The first transaction.
+    pub first: Seq,
+    /// The last transaction.
+    pub last: Seq,
+    /// Hash of the unit before, or [`UnitHash::GENESIS`].
+    pub previous: UnitHash,
+    /// Lowest clock reading inside.
+    pub hlc_first: Hlc,
+    /// Highest clock reading inside.
+    pub hlc_last: Hlc,
+    /// What the origin had applied since its previous unit: these transactions must be applied
+    /// before any of this unit is.
+    pub vector: VersionVector,
+    /// The spine, then sets in number order.
+    pub parts: Vec<PartHeader>,
+}
+
+impl UnitHeader {
+    /// Row changes in all parts.
+    pub fn changes(&self) -> u64 {
+        self.parts.iter().filter(|part| part.id != PartId::Spine).map(|part| part.count).sum()
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let mut out = Writer::new();
+        out.varint(self.fleet_version);
+        out.origin(self.origin);
+        out.varint(self.first.0);
+        out.varint(self.last.0 - self.first.0);
+        out.raw(&self.previous.0);
+        out.varint(self.hlc_first.0);
+        out.varint(self.hlc_last.0 - self.hlc_first.0);
+        self.vector.encode(&mut out);
+        out.varint(self.parts.len() as u64);
+        for part in &self.parts {
+            out.varint(match part.id {
+                PartId::Spine => 0,
+                PartId::Set(set) => u64::from(set.0),
+            });
+            out.varint(part.count);
+            out.varint(part.plain_bytes);
+            out.raw(&part.root);
+        }
+        out.into_bytes()
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let mut from = Reader::new(bytes);
+        let fleet_version = from.varint()?;
+        let origin = from.origin()?;
+        let first = Seq(from.varint()?);
+        let last = Seq(first.0.checked_add(from.varint()?).ok_or(DecodeError::BadNumber)?);
+        let previous = UnitHash(from.array()?);
+        let hlc_first = Hlc(from.varint()?);
+        let hlc_last =
+            Hlc(hlc_first.0.checked_add(from.varint()?).ok_or(DecodeError::BadNumber)?);
+        let vector = VersionVector::decode(&mut from)?;
+        let mut parts: Vec<PartHeader> = Vec::new();
+        for index in 0..from.count(PARTS_MAX)? {
+            let id = match from.u16()? {
+                0 => PartId::Spine,
+                number => PartId::Set(SetId(number)),
+            };
+            if (index == 0) != (id == PartId::Spine) || parts.last().is_some_and(|p| p.id >= id) {
+                return Err(DecodeError::NotCanonical("parts"));
+            }
+            let (count, plain_bytes, root) = (from.varint()?, from.varint()?, from.array()?);
+            parts.push(PartHeader { id, count, plain_bytes, root });
+        }
+        from.finish()?;
+        if first == Seq::ZERO || parts.is_empty() {
+            return Err(DecodeError::NotCanonical("unit header"));
+        }
+        Ok(Self {
+            fleet_version,
+            origin,
+            first,
+            last,
+            previous,
+            hlc_first,
+            hlc_last,
+            vector,
+            parts,
+        })
+    }
+}
+
+/// Why bytes are not an acceptable unit.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum UnitError {
+    /// A format this version does not know.
+    #[error("unit format {0} is not known to this version")]
+    UnknownFormat(u8),
+    /// The bytes do not decode.
+    #[error("unit does not decode: {0}")]
+    Malformed(#[from] DecodeError),
+    /// A declared size is over its limit.
+    #[error("unit declares {found} bytes of content, limit is {limit}")]
+    TooLarge {
+        /// What it declares.
+        found: u64,
+        /// What is allowed.
+        limit: u64,
+    },
+    /// The origin's key did not sign this header.
+    #[error("signature of unit {first} of origin {origin} is not by the origin's key")]
+    BadSignature {
+        /// The claimed origin.
+        origin: Origin,
+        /// The claimed first transaction.
+        first: Seq,
+    },
+    /// A part is damaged.
+    #[error("part does not unpack: {0}")]
+    BadPart(#[from] CompressError),
+    /// A part is not the one the header names.
+    #[error("content of part {0:?} is not what the header names")]
+    WrongContent(PartId),
+}
+
+/// What the sealer knows beside the transactions.
+#[derive(Debug, Clone, Copy)]
+pub struct SealContext<'a> {
+    /// Whose unit this is.
+    pub origin: Origin,
+    /// The fleet file's version.
+    pub fleet_version: u64,
+    /// Hash of the origin's unit before this one.
+    pub previous: UnitHash,
+    /// What the origin applied since then.
+    pub vector: &'a VersionVector,
+    /// zstd level, 1 to 19.
+    pub level: i32,
+}
+
+/// A unit whose signature and content were checked, or that was sealed here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unit {
+    header: UnitHeader,
+    hash: UnitHash,
+    bytes: Vec<u8>,
+}
+
+impl Unit {
+    /// Seals consecutive transactions. `set_of` names the replication set of a table; `sign` signs
+    /// with the origin's key.
+    ///
+    /// # Panics
+    /// When `transactions` is empty or has gaps: the log never does.
+    pub fn seal(
+        context: SealContext<'_>,
+        transactions: &[Transaction],
+        set_of: impl Fn(TableId) -> SetId,
+        sign: impl FnOnce(&[u8]) -> [u8; 64],
+    ) -> Self {
+        let (Some(first), Some(last)) = (transactions.first(), transactions.last()) else {
+            panic!("a unit holds at least one transaction");
+        };
+        assert!(
+            transactions.windows(2).all(|pair| pair[0].seq.next() == pair[1].seq),
+            "a unit holds consecutive transactions"
+        );
+        let parts = body::encode(transactions, set_of);
+        let header = UnitHeader {
+            fleet_version: context.fleet_version,
+            origin: context.origin,
+            first: first.seq,
+            last: last.seq,
+            previous: context.previous,
+            hlc_first: first.hlc,
+            hlc_last: last.hlc,
+            vector: context.vector.clone(),
+            parts: parts.iter().map(body::PlainPart::header).collect(),
+        };
+        let header_bytes = header.encode();
+        let mut out = Writer::new();
+        out.u8(UNIT_FORMAT);
+        out.bytes(&header_bytes);
+        out.raw(&sign(&signed_message(&header_bytes)));
+        for part in &parts {
+            write_part(&mut out, &part.plain, context.level);
+        }
+        Self { hash: chain_hash(&header_bytes), header, bytes: out.into_bytes() }
+    }
+
+    /// Reads only the header of a unit, without believing it.
+    ///
+    /// # Errors
+    /// Fails when the format is unknown or the header does not decode.
+    pub fn peek(bytes: &[u8]) -> Result<UnitHeader, UnitError> {
+        Ok(Layout::read(bytes)?.header)
+    }
+
+    /// Accepts a unit from outside: layout and limits, then the signature by `key`, and only then
+    /// the content against the header.
+    ///
+    /// # Errors
+    /// Fails at the first rule the bytes break.
+    pub fn open(bytes: Vec<u8>, key: &PublicKey) -> Result<Self, UnitError> {
+        let layout = Layout::read(&bytes)?;
+        let (origin, first) = (layout.header.origin, layout.header.first);
+        let signed = VerifyingKey::from_bytes(&key.0).is_ok_and(|key| {
+            let message = signed_message(layout.header_bytes);
+            key.verify_strict(&message, &Signature::from_bytes(&layout.signature)).is_ok()
+        });
+        if !signed {
+            return Err(UnitError::BadSignature { origin, first });
+        }
+        for (part, stored) in layout.header.parts.iter().zip(&layout.parts) {
+            let plain = stored.unpack(part)?;
+            if *blake3::hash(&plain).as_bytes() != part.root {
+                return Err(UnitError::WrongContent(part.id));
+            }
+        }
+        let hash = chain_hash(layout.header_bytes);
+        Ok(Self { header: layout.header, hash, bytes })
+    }
+
+    /// A unit from this site's own store, which checked it before and guards it with a checksum.
+    ///
+    /// # Errors
+    /// Fails when the bytes do not decode.
+    pub fn from_store(bytes: Vec<u8>) -> Result<Self, UnitError> {
+        let layout = Layout::read(&bytes)?;
+        let hash = chain_hash(layout.header_bytes);
+        Ok(Self { header: layout.header, hash, bytes })
+    }
+
+    /// The signed header.
+    pub fn header(&self) -> &UnitHeader {
+        &self.header
+    }
+
+    /// Its place in the chain.
+    pub fn hash(&self) -> UnitHash {
+        self.hash
+    }
+
+    /// The travelling form.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The travelling form, given away.
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.bytes
+    }
+
+    /// The transactions inside.
+    ///
+    /// # Errors
+    /// Fails when the content does not decode: the origin sealed something this version does not
+    /// understand.
+    pub fn transactions(&self) -> Result<Vec<Transaction>, UnitError> {
+        let layout = Layout::read(&self.bytes)?;
+        let plain = layout
+            .header
+            .parts
+            .iter()
+            .zip(&layout.parts)
+            .map(|(part, stored)| stored.unpack(part))
+            .collect::<Result<Vec<_>, _>>()?;
+        Ok(body::decode(&layout.header, &plain)?)
+    }
+}
+
+fn signed_message(header: &[u8]) -> Vec<u8> {
+    [b"landfall unit v1\0".as_slice(), header].concat()
+}
+
+fn chain_hash(header: &[u8]) -> UnitHash {
+    let mut hasher = blake3::Hasher::new_derive_key("landfall unit chain v1");
+    hasher.update(header);
+    UnitHash(*hasher.finalize().as_bytes())
+}
+
+fn write_part(out: &mut Writer, plain: &[u8], level: i32) {
+    if plain.len() >= PACK_FROM_BYTES {
+        let packed = compress(plain, level);
+        if packed.len() < plain.len() {
+            out.u8(1);
+            out.bytes(&packed);
+            return;
+        }
+    }
+    out.u8(0);
+    out.bytes(plain);
+}
+
+struct StoredPart<'a> {
+    packed: bool,
+    bytes: &'a [u8],
+}
+
+impl StoredPart<'_> {
+    fn unpack(&self, part: &PartHeader) -> Result<Vec<u8>, UnitError> {
+        // Layout::read held plain_bytes under UNIT_PLAIN_BYTES_MAX.
+        let declared = part.plain_bytes as usize;
+        if self.packed {
+            return Ok(decompress(self.bytes, declared)?);
+        }
+        if self.bytes.len() == declared {
+            Ok(self.bytes.to_vec())
+        } else {
+            Err(UnitError::WrongContent(part.id))
+        }
+    }
+}
+
+struct Layout<'a> {
+    header: UnitHeader,
+    header_bytes: &'a [u8],
+    signature: [u8; 64],
+    parts: Vec<StoredPart<'a>>,
+}
+
+impl<'a> Layout<'a> {
+    fn read(bytes: &'a [u8]) -> Result<Self, UnitError> {
+        if bytes.len() > UNIT_BYTES_MAX {
+            return Err(UnitError::TooLarge {
+                found: bytes.len() as u64,
+                limit: UNIT_BYTES_MAX as u64,
+            });
+        }
+        let mut from = Reader::new(bytes);
+        let format = from.u8()?;
+        if format != UNIT_FORMAT {
+            return Err(UnitError::UnknownFormat(format));
+        }
+        let header_bytes = from.bytes(HEADER_BYTES_MAX)?;
+        let header = UnitHeader::decode(header_bytes)?;
+        let declared =
+            header.parts.iter().fold(0u64, |sum, part| sum.saturating_add(part.plain_bytes));
+        if declared > UNIT_PLAIN_BYTES_MAX as u64 {
+            return Err(UnitError::TooLarge {
+                found: declared,
+                limit: UNIT_PLAIN_BYTES_MAX as u64,
+            });
+        }
+        let signature = from.array()?;
+        let mut parts = Vec::with_capacity(header.parts.len());
+        for _ in &header.parts {
+            let packed = match from.u8()? {
+                0 => false,
+                1 => true,
+                tag => return Err(DecodeError::UnknownTag { what: "packing", tag }.into()),
+            };
+            parts.push(StoredPart { packed, bytes: from.bytes(UNIT_BYTES_MAX)? });
+        }
+        from.finish()?;
+        Ok(Self { header, header_bytes, signature, parts })
+    }
+}

@@ -1,0 +1,180 @@
+//! The content of a unit: a spine that gives every transaction its clock reading and its table
+//! descriptions, and one part per replication set with the row changes.
+
+use std::collections::BTreeMap;
+
+use crate::change::{Describe, RowChange, Transaction};
+use crate::clock::Hlc;
+use crate::codec::{DecodeError, Reader, Writer};
+use crate::id::Seq;
+use crate::schema::{SetId, TableDef, TableId};
+use crate::unit::{PartHeader, PartId, UnitHeader};
+
+/// Tables one transaction may describe.
+const DESCRIBES_MAX: usize = 1 << 16;
+
+pub(super) struct PlainPart {
+    id: PartId,
+    count: u64,
+    pub(super) plain: Vec<u8>,
+}
+
+impl PlainPart {
+    pub(super) fn header(&self) -> PartHeader {
+        PartHeader {
+            id: self.id,
+            count: self.count,
+            plain_bytes: self.plain.len() as u64,
+            root: *blake3::hash(&self.plain).as_bytes(),
+        }
+    }
+}
+
+/// The spine first, then one part per set that has changes.
+pub(super) fn encode(
+    transactions: &[Transaction],
+    set_of: impl Fn(TableId) -> SetId,
+) -> Vec<PlainPart> {
+    let mut spine = Writer::new();
+    let mut sets: BTreeMap<SetId, SetWriter> = BTreeMap::new();
+    let mut last = transactions.first().map_or(Hlc::ZERO, |transaction| transaction.hlc);
+    for (index, transaction) in transactions.iter().enumerate() {
+        spine.varint(transaction.hlc.0 - last.0);
+        last = transaction.hlc;
+        spine.varint(transaction.describes.len() as u64);
+        for describe in &transaction.describes {
+            spine.varint(u64::from(describe.table.0));
+            describe.def.encode(&mut spine);
+        }
+        for (set, changes) in by_set(&transaction.changes, &set_of) {
+            sets.entry(set).or_default().push(index, &changes);
+        }
+    }
+    let count = transactions.len() as u64;
+    let mut parts = vec![PlainPart { id: PartId::Spine, count, plain: spine.into_bytes() }];
+    parts.extend(sets.into_iter().map(|(set, writer)| PlainPart {
+        id: PartId::Set(set),
+        count: writer.count,
+        plain: writer.out.into_bytes(),
+    }));
+    parts
+}
+
+#[derive(Default)]
+struct SetWriter {
+    out: Writer,
+    count: u64,
+    last_index: usize,
+}
+
+impl SetWriter {
+    fn push(&mut self, index: usize, changes: &[&RowChange]) {
+        self.out.varint((index - self.last_index) as u64);
+        self.last_index = index;
+        self.out.varint(changes.len() as u64);
+        self.count += changes.len() as u64;
+        for change in changes {
+            change.encode(&mut self.out);
+        }
+    }
+}
+
+fn by_set<'a>(
+    changes: &'a [RowChange],
+    set_of: impl Fn(TableId) -> SetId,
+) -> BTreeMap<SetId, Vec<&'a RowChange>> {
+    let mut sets: BTreeMap<SetId, Vec<&RowChange>> = BTreeMap::new();
+    for change in changes {
+        sets.entry(set_of(change.table)).or_default().push(change);
+    }
+    sets
+}
+
+/// Puts the transactions together again; `plain` are the parts in header order.
+pub(super) fn decode(
+    header: &UnitHeader,
+    plain: &[Vec<u8>],
+) -> Result<Vec<Transaction>, DecodeError> {
+    let mut transactions = Vec::new();
+    for (part, bytes) in header.parts.iter().zip(plain) {
+        let mut from = Reader::new(bytes);
+        match part.id {
+            PartId::Spine => transactions = decode_spine(header, part.count, &mut from)?,
+            PartId::Set(_) => decode_set(part.count, &mut from, &mut transactions)?,
+        }
+        from.finish()?;
+    }
+    for transaction in &mut transactions {
+        transaction.changes.sort_by(|a, b| (a.table, &a.key).cmp(&(b.table, &b.key)));
+        if transaction
+            .changes
+            .windows(2)
+            .any(|two| two[0].table == two[1].table && two[0].key == two[1].key)
+        {
+            return Err(DecodeError::NotCanonical("transaction with two changes of one row"));
+        }
+    }
+    Ok(transactions)
+}
+
+fn decode_spine(
+    header: &UnitHeader,
+    count: u64,
+    from: &mut Reader<'_>,
+) -> Result<Vec<Transaction>, DecodeError> {
+    if (header.last.0 - header.first.0).checked_add(1) != Some(count)
+        || count > from.rest().len() as u64
+    {
+        return Err(DecodeError::NotCanonical("spine"));
+    }
+    let mut transactions = Vec::with_capacity(count as usize);
+    let mut hlc = header.hlc_first;
+    for index in 0..count {
+        let step = from.varint()?;
+        if (index == 0) != (step == 0) {
+            return Err(DecodeError::NotCanonical("clock readings"));
+        }
+        hlc = Hlc(hlc.0.checked_add(step).ok_or(DecodeError::BadNumber)?);
+        let describes = (0..from.count(DESCRIBES_MAX)?)
+            .map(|_| Ok(Describe { table: TableId(from.u32()?), def: TableDef::decode(from)? }))
+            .collect::<Result<_, DecodeError>>()?;
+        transactions.push(Transaction {
+            seq: Seq(header.first.0 + index),
+            hlc,
+            describes,
+            changes: Vec::new(),
+        });
+    }
+    if hlc != header.hlc_last {
+        return Err(DecodeError::NotCanonical("clock readings"));
+    }
+    Ok(transactions)
+}
+
+fn decode_set(
+    count: u64,
+    from: &mut Reader<'_>,
+    transactions: &mut [Transaction],
+) -> Result<(), DecodeError> {
+    let mut index = 0usize;
+    let mut found = 0u64;
+    let mut first = true;
+    while !from.rest().is_empty() {
+        let step = from.varint()?;
+        if !first && step == 0 {
+            return Err(DecodeError::NotCanonical("part"));
+        }
+        first = false;
+        index = usize::try_from(step)
+            .ok()
+            .and_then(|step| index.checked_add(step))
+            .ok_or(DecodeError::BadNumber)?;
+        let transaction = transactions.get_mut(index).ok_or(DecodeError::BadNumber)?;
+        let changes = from.count(usize::MAX)?;
+        for _ in 0..changes {
+            transaction.changes.push(RowChange::decode(from)?);
+        }
+        found += changes as u64;
+    }
+    if found == count { Ok(()) } else { Err(DecodeError::NotCanonical("part")) }
+}

@@ -21,6 +21,8 @@ pub mod change;
 pub mod clock;
 pub mod codec;
 pub mod compress;
+pub mod dictionary;
+pub mod fold;
 
 pub mod id;
 pub mod lattice;

@@ -79,10 +79,10 @@ impl SetWriter {
     }
 }
 
-fn by_set<'a>(
-    changes: &'a [RowChange],
+fn by_set(
+    changes: &[RowChange],
     set_of: impl Fn(TableId) -> SetId,
-) -> BTreeMap<SetId, Vec<&'a RowChange>> {
+) -> BTreeMap<SetId, Vec<&RowChange>> {
     let mut sets: BTreeMap<SetId, Vec<&RowChange>> = BTreeMap::new();
     for change in changes {
         sets.entry(set_of(change.table)).or_default().push(change);

@@ -1,0 +1,239 @@
+//! How tables and columns get their numbers, and how foreign numbers become local ones.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::change::{Cell, Describe, RowChange, RowOp};
+use crate::schema::{ColumnId, TableDef, TableId, TableName};
+use crate::value::RowKey;
+
+/// The tables of one site under the numbers its own stream and its row clocks use. Numbers keep
+/// their meaning for ever: columns are appended, and a table whose key changes gets a new number.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Dictionary {
+    tables: BTreeMap<TableId, TableDef>,
+    by_name: BTreeMap<TableName, TableId>,
+    described: BTreeSet<TableId>,
+}
+
+/// Why a foreign change cannot be shown here.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unshowable {
+    /// The origin never described the table; its stream is broken.
+    #[error("table number {0:?} was never described by its origin")]
+    Undescribed(TableId),
+    /// This site has no such replicated table.
+    #[error("table {0} does not exist here or is not replicated here")]
+    UnknownTable(TableName),
+    /// The table's primary key has other columns here.
+    #[error("primary key of table {0} has other columns here")]
+    OtherKey(TableName),
+    /// The change does not fit its table's description.
+    #[error("change does not fit the description of table {0}")]
+    Malformed(TableName),
+}
+
+/// A foreign change under this site's numbers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocalChange {
+    /// Which row.
+    pub row: RowId,
+    /// What happened.
+    pub op: RowOp,
+    /// New values in column order, of columns this site has.
+    pub cells: Vec<Cell>,
+    /// An insert that names every column this site has.
+    pub whole: bool,
+    /// Columns this site does not have.
+    pub unknown_columns: Vec<String>,
+}
+
+/// A row under this site's numbers. The order is the order in which rows are locked.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RowId {
+    /// Which table.
+    pub table: TableId,
+    /// Which row.
+    pub key: RowKey,
+}
+
+impl Dictionary {
+    /// A dictionary as it was stored: tables with whether they were described in the own stream.
+    pub fn restore(tables: impl IntoIterator<Item = (TableId, TableDef, bool)>) -> Self {
+        let mut dictionary = Self::default();
+        for (id, def, described) in tables {
+            dictionary.by_name.insert(def.name.clone(), id);
+            dictionary.tables.insert(id, def);
+            if described {
+                dictionary.described.insert(id);
+            }
+        }
+        dictionary
+    }
+
+    /// Everything there is to store.
+    pub fn entries(&self) -> impl Iterator<Item = (TableId, &TableDef, bool)> {
+        self.tables.iter().map(|(id, def)| (*id, def, self.described.contains(id)))
+    }
+
+    /// The table of this number.
+    pub fn table(&self, id: TableId) -> Option<&TableDef> {
+        self.tables.get(&id)
+    }
+
+    /// The number a table of this name has now.
+    pub fn id_of(&self, name: &TableName) -> Option<TableId> {
+        self.by_name.get(name).copied()
+    }
+
+    /// Learns a table as the database describes it now and returns its number and, for each of
+    /// its columns in the given order, the column's number.
+    pub fn learn(&mut self, seen: &TableDef) -> (TableId, Vec<ColumnId>) {
+        let id = match self.id_of(&seen.name) {
+            Some(id) if same_key(&self.tables[&id], seen) => id,
+            _ => return self.learn_new(seen),
+        };
+        let known = self.tables.get_mut(&id).expect("ids in by_name are in tables");
+        let mut changed = known.set != seen.set;
+        known.set = seen.set;
+        let numbers = seen.columns.iter().map(|column| {
+            if let Some(number) = known.column(&column.name) {
+                let def = &mut known.columns[usize::from(number.0)];
+                changed |= def.type_name != column.type_name;
+                def.type_name.clone_from(&column.type_name);
+                number
+            } else {
+                changed = true;
+                known.columns.push(column.clone());
+                ColumnId((known.columns.len() - 1) as u16)
+            }
+        });
+        let numbers = numbers.collect();
+        if changed {
+            self.described.remove(&id);
+        }
+        (id, numbers)
+    }
+
+    fn learn_new(&mut self, seen: &TableDef) -> (TableId, Vec<ColumnId>) {
+        let id = TableId(self.tables.last_key_value().map_or(1, |(last, _)| last.0 + 1));
+        self.tables.insert(id, seen.clone());
+        self.by_name.insert(seen.name.clone(), id);
+        (id, (0..seen.columns.len() as u16).map(ColumnId).collect())
+    }
+
+    /// The description the own stream still owes its readers before it may use this table.
+    pub fn describe(&mut self, id: TableId) -> Option<Describe> {
+        if !self.described.insert(id) {
+            return None;
+        }
+        self.tables.get(&id).map(|def| Describe { table: id, def: def.clone() })
+    }
+
+    /// Puts a foreign change under local numbers, matching tables and columns by name.
+    ///
+    /// # Errors
+    /// Says why the change cannot be shown here.
+    pub fn localize(
+        &self,
+        foreign: &TableDef,
+        change: &RowChange,
+    ) -> Result<LocalChange, Unshowable> {
+        let unknown = || Unshowable::UnknownTable(foreign.name.clone());
+        let malformed = || Unshowable::Malformed(foreign.name.clone());
+        let table = self.id_of(&foreign.name).ok_or_else(unknown)?;
+        let def = self.table(table).ok_or_else(unknown)?;
+        let key = localize_key(def, foreign, &change.key)?;
+        let mut cells = Vec::with_capacity(change.cells.len());
+        let mut unknown_columns = Vec::new();
+        for cell in &change.cells {
+            let column = foreign.column_def(cell.column).ok_or_else(malformed)?;
+            match def.column(&column.name) {
+                Some(number) if def.is_key(number) => return Err(malformed()),
+                Some(number) => cells.push(Cell { column: number, value: cell.value.clone() }),
+                None => unknown_columns.push(column.name.clone()),
+            }
+        }
+        cells.sort_by_key(|cell| cell.column);
+        let whole = change.op == RowOp::Insert
+            && cells.iter().map(|cell| cell.column).eq(def.cell_columns());
+        Ok(LocalChange { row: RowId { table, key }, op: change.op, cells, whole, unknown_columns })
+    }
+}
+
+fn same_key(known: &TableDef, seen: &TableDef) -> bool {
+    let names = |def: &TableDef| -> Vec<String> {
+        def.key.iter().filter_map(|id| def.column_def(*id)).map(|c| c.name.clone()).collect()
+    };
+    names(known) == names(seen)
+}
+
+fn localize_key(local: &TableDef, foreign: &TableDef, key: &RowKey) -> Result<RowKey, Unshowable> {
+    if same_key(local, foreign) {
+        return Ok(key.clone());
+    }
+    let other = || Unshowable::OtherKey(foreign.name.clone());
+    let values = key.values().map_err(|_| Unshowable::Malformed(foreign.name.clone()))?;
+    if local.key.len() != foreign.key.len() || values.len() != foreign.key.len() {
+        return Err(other());
+    }
+    let reordered = local.key.iter().map(|id| {
+        let name = &local.column_def(*id).ok_or_else(other)?.name;
+        let place = foreign
+            .key
+            .iter()
+            .position(|id| foreign.column_def(*id).is_some_and(|column| column.name == *name))
+            .ok_or_else(other)?;
+        Ok(values[place].clone())
+    });
+    Ok(RowKey::new(&reordered.collect::<Result<Vec<_>, _>>()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schema::{ColumnDef, SetId};
+    use crate::value::Value;
+
+    fn table(columns: &[&str], key: &[u16]) -> TableDef {
+        TableDef {
+            name: TableName::new("public", "t"),
+            set: SetId(1),
+            columns: columns
+                .iter()
+                .map(|name| ColumnDef { name: (*name).into(), type_name: "integer".into() })
+                .collect(),
+            key: key.iter().copied().map(ColumnId).collect(),
+        }
+    }
+
+    #[test]
+    fn numbers_keep_their_meaning() {
+        let mut dictionary = Dictionary::default();
+        let (id, _) = dictionary.learn(&table(&["id", "a"], &[0]));
+        assert!(dictionary.describe(id).is_some() && dictionary.describe(id).is_none());
+        let (same, numbers) = dictionary.learn(&table(&["b", "id", "a"], &[1]));
+        assert_eq!((same, numbers), (id, vec![ColumnId(2), ColumnId(0), ColumnId(1)]));
+        assert!(dictionary.describe(id).is_some(), "a grown table is described anew");
+        let (other, _) = dictionary.learn(&table(&["id", "a"], &[0, 1]));
+        assert_ne!(other, id, "another key is another table");
+    }
+
+    #[test]
+    fn foreign_changes_are_matched_by_name() {
+        let mut dictionary = Dictionary::default();
+        dictionary.learn(&table(&["x", "k2", "k1", "y"], &[2, 1]));
+        let foreign = table(&["k1", "k2", "y", "z"], &[1, 0]);
+        let change = RowChange {
+            table: TableId(9),
+            key: RowKey::new(&[Value::Int(2), Value::Int(1)]),
+            op: RowOp::Insert,
+            cells: [(2, 30), (3, 40)]
+                .map(|(column, value)| Cell { column: ColumnId(column), value: Value::Int(value) })
+                .to_vec(),
+        };
+        let local = dictionary.localize(&foreign, &change).unwrap();
+        assert_eq!(local.row.key, RowKey::new(&[Value::Int(1), Value::Int(2)]));
+        assert_eq!(local.cells, vec![Cell { column: ColumnId(3), value: Value::Int(30) }]);
+        assert_eq!((local.whole, local.unknown_columns), (false, vec!["z".to_owned()]));
+    }
+}

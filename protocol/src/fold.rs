@@ -1,0 +1,459 @@
+//! The fold: WAL in, durable state out.
+//!
+//! Own transactions are stamped and enter the outbox; own apply transactions, known by their
+//! marker, join the foreign transactions they showed into the row clocks. The shell calls
+//! [`Fold::localize`], loads the clocks of [`Localized::touched`] rows, calls [`Fold::fold`], and
+//! writes everything that comes back, with the WAL position, in one transaction.
+//!
+//! The clock moves only here, so folding the same WAL again gives the same stamps.
+
+mod image;
+mod marker;
+
+pub use image::{Image, Relation, RowEvent};
+pub use marker::{MARKER_PREFIX, Marker, ParkedChange};
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::change::{Describe, RowChange, RowOp, Transaction};
+use crate::clock::{Clock, Stamp};
+use crate::dictionary::{Dictionary, LocalChange, RowId, Unshowable};
+use crate::id::{Origin, Seq, TxnId};
+use crate::lattice::{Fate, RowClock};
+use crate::schema::{ColumnId, TableDef, TableId};
+use crate::value::Value;
+use crate::version::VersionVector;
+
+/// A transaction of the local database as capture saw it commit.
+#[derive(Clone, Debug)]
+pub struct CapturedTransaction {
+    /// Commit timestamp of the WAL record, milliseconds since 1970.
+    pub commit_ms: u64,
+    /// Row events of replicated tables in WAL order.
+    pub rows: Vec<RowEvent>,
+    /// What the transaction says it is, when it is ours.
+    pub marker: Option<Marker>,
+}
+
+/// Counts of what became of received row changes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fates {
+    /// Became the newest word in all they said.
+    pub applied: u64,
+    /// Became it in part.
+    pub merged: u64,
+    /// Were older than what was known.
+    pub superseded: u64,
+    /// Could not be shown here and were set aside.
+    pub parked: u64,
+}
+
+impl Fates {
+    /// All of them.
+    pub fn total(self) -> u64 {
+        self.applied + self.merged + self.superseded + self.parked
+    }
+
+    /// Adds other counts.
+    pub fn add(&mut self, other: Self) {
+        self.applied += other.applied;
+        self.merged += other.merged;
+        self.superseded += other.superseded;
+        self.parked += other.parked;
+    }
+}
+
+/// An own transaction on its way into the outbox.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnTransaction {
+    /// The stamped transaction.
+    pub transaction: Transaction,
+    /// What this site applied since its previous own transaction; a unit is cut before it when
+    /// this is not empty.
+    pub vector: VersionVector,
+}
+
+/// What the shell must make durable together.
+#[derive(Clone, Debug, Default)]
+pub struct FoldOutput {
+    /// Own transactions in order.
+    pub own: Vec<OwnTransaction>,
+    /// Row clocks that changed.
+    pub clocks: BTreeMap<RowId, RowClock>,
+    /// What became of foreign row changes.
+    pub fates: Fates,
+    /// Rows that PostgreSQL does not show as the clocks say.
+    pub dirty: BTreeSet<RowId>,
+    /// Foreign table descriptions that are in force from here on.
+    pub described: Vec<(Origin, Describe)>,
+}
+
+/// Why the fold cannot go on: its inputs contradict each other.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FoldError {
+    /// A marker names transactions the inbox does not hold.
+    #[error("apply marker names transaction {0}, which the inbox does not hold")]
+    MissingTransaction(TxnId),
+    /// A marker does not go on where the one before ended.
+    #[error("apply marker of origin {origin} starts at {first}, {expected} was expected")]
+    MarkerGap {
+        /// Whose transactions were applied.
+        origin: Origin,
+        /// The first one the marker names.
+        first: Seq,
+        /// The first one not applied before.
+        expected: Seq,
+    },
+}
+
+/// The fold's own state: small, kept in memory, stored with every step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fold {
+    /// This site in this life.
+    pub origin: Origin,
+    /// The site's clock.
+    pub clock: Clock,
+    /// The last own transaction.
+    pub last_seq: Seq,
+    /// How far every origin is applied, as seen in the WAL.
+    pub applied: VersionVector,
+    /// The part of `applied` that no own transaction has carried yet.
+    pub unsent: VersionVector,
+    /// What each origin had applied by the last of its transactions applied here.
+    pub origin_vectors: BTreeMap<Origin, VersionVector>,
+    /// Own table and column numbers.
+    pub dictionary: Dictionary,
+    /// Every origin's tables as described up to what is applied.
+    pub foreign_tables: BTreeMap<Origin, BTreeMap<TableId, TableDef>>,
+}
+
+/// Foreign transactions by name, with the vector record of the unit each begins, as the shell
+/// gathered them for the markers of a batch.
+pub type ForeignTransactions = BTreeMap<TxnId, ForeignTransaction>;
+
+/// One foreign transaction from the inbox.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForeignTransaction {
+    /// The transaction.
+    pub transaction: Transaction,
+    /// The vector record that stands before it; empty inside a unit.
+    pub vector: VersionVector,
+}
+
+/// A batch under local numbers, between the two halves of a fold.
+#[derive(Clone, Debug, Default)]
+pub struct Localized(Vec<LocalizedTransaction>);
+
+#[derive(Clone, Debug)]
+enum LocalizedTransaction {
+    Own { commit_ms: u64, changes: Vec<RowChange> },
+    Apply { origin: Origin, transactions: Vec<ForeignChanges>, images: BTreeMap<RowId, Image> },
+    Repair,
+}
+
+#[derive(Clone, Debug)]
+struct ForeignChanges {
+    stamp: Stamp,
+    vector: VersionVector,
+    describes: Vec<Describe>,
+    changes: Vec<ForeignChange>,
+}
+
+#[derive(Clone, Debug)]
+struct ForeignChange {
+    local: Result<LocalChange, Unshowable>,
+    parked: bool,
+}
+
+impl Localized {
+    /// The rows whose clocks the second half needs.
+    pub fn touched(&self) -> BTreeSet<RowId> {
+        let mut rows = BTreeSet::new();
+        for transaction in &self.0 {
+            match transaction {
+                // An own insert or delete is newer than all that was folded: nothing to read.
+                LocalizedTransaction::Own { changes, .. } => rows
+                    .extend(changes.iter().filter(|change| change.op == RowOp::Update).map(row_of)),
+                LocalizedTransaction::Apply { transactions, .. } => rows.extend(
+                    transactions
+                        .iter()
+                        .flat_map(|transaction| &transaction.changes)
+                        .filter_map(|change| change.local.as_ref().ok())
+                        .map(|local| local.row.clone()),
+                ),
+                LocalizedTransaction::Repair => {}
+            }
+        }
+        rows
+    }
+}
+
+fn row_of(change: &RowChange) -> RowId {
+    RowId { table: change.table, key: change.key.clone() }
+}
+
+impl Fold {
+    /// The state of a site that has seen nothing yet.
+    pub fn new(origin: Origin) -> Self {
+        Self {
+            origin,
+            clock: Clock::default(),
+            last_seq: Seq::ZERO,
+            applied: VersionVector::new(),
+            unsent: VersionVector::new(),
+            origin_vectors: BTreeMap::new(),
+            dictionary: Dictionary::default(),
+            foreign_tables: BTreeMap::new(),
+        }
+    }
+
+    /// First half: nets the rows of own transactions and puts everything under local numbers.
+    ///
+    /// # Errors
+    /// Fails when a marker names transactions that are not in `foreign` or leaves a gap.
+    pub fn localize(
+        &mut self,
+        batch: Vec<CapturedTransaction>,
+        foreign: &ForeignTransactions,
+    ) -> Result<Localized, FoldError> {
+        let mut reached = self.applied.clone();
+        let mut localized = Vec::with_capacity(batch.len());
+        for captured in batch {
+            let images = image::net(&mut self.dictionary, captured.rows);
+            localized.push(match captured.marker {
+                None => LocalizedTransaction::Own {
+                    commit_ms: captured.commit_ms,
+                    changes: images
+                        .into_iter()
+                        .filter_map(|(row, image)| image.into_change(row))
+                        .collect(),
+                },
+                Some(Marker::Repair) => LocalizedTransaction::Repair,
+                Some(Marker::Apply { origin, first, last, parked }) => {
+                    let expected = reached.get(origin).next();
+                    if first != expected || last < first {
+                        return Err(FoldError::MarkerGap { origin, first, expected });
+                    }
+                    reached.advance(origin, last);
+                    let transactions = (first.0..=last.0)
+                        .map(|seq| self.localize_foreign(origin, Seq(seq), &parked, foreign))
+                        .collect::<Result<_, _>>()?;
+                    LocalizedTransaction::Apply { origin, transactions, images }
+                }
+            });
+        }
+        Ok(Localized(localized))
+    }
+
+    fn localize_foreign(
+        &mut self,
+        origin: Origin,
+        seq: Seq,
+        parked: &[ParkedChange],
+        foreign: &ForeignTransactions,
+    ) -> Result<ForeignChanges, FoldError> {
+        let txn = TxnId { origin, seq };
+        let found = foreign.get(&txn).ok_or(FoldError::MissingTransaction(txn))?;
+        let tables = self.foreign_tables.entry(origin).or_default();
+        for describe in &found.transaction.describes {
+            tables.insert(describe.table, describe.def.clone());
+        }
+        let changes = found.transaction.changes.iter().enumerate().map(|(index, change)| {
+            let local = match tables.get(&change.table) {
+                Some(def) => self.dictionary.localize(def, change),
+                None => Err(Unshowable::Undescribed(change.table)),
+            };
+            let place = ParkedChange { seq, index: index as u32 };
+            ForeignChange { local, parked: parked.contains(&place) }
+        });
+        Ok(ForeignChanges {
+            stamp: found.transaction.stamp(origin),
+            vector: found.vector.clone(),
+            changes: changes.collect(),
+            describes: found.transaction.describes.clone(),
+        })
+    }
+
+    /// Second half: stamps, joins and checks. `clocks` holds the stored clocks of the touched
+    /// rows; a row without one is absent from it.
+    pub fn fold(&mut self, batch: Localized, clocks: BTreeMap<RowId, RowClock>) -> FoldOutput {
+        let mut rows = Rows { stored: clocks, changed: BTreeMap::new() };
+        let mut output = FoldOutput::default();
+        for transaction in batch.0 {
+            match transaction {
+                LocalizedTransaction::Own { commit_ms, changes } => {
+                    output.own.extend(self.fold_own(commit_ms, changes, &mut rows));
+                }
+                LocalizedTransaction::Apply { origin, transactions, images } => {
+                    self.fold_apply(origin, &transactions, &images, &mut rows, &mut output);
+                }
+                LocalizedTransaction::Repair => {}
+            }
+        }
+        output.clocks = rows.changed;
+        output
+    }
+
+    fn fold_own(
+        &mut self,
+        commit_ms: u64,
+        changes: Vec<RowChange>,
+        rows: &mut Rows,
+    ) -> Option<OwnTransaction> {
+        if changes.is_empty() {
+            return None;
+        }
+        let hlc = self.clock.tick(commit_ms);
+        self.last_seq = self.last_seq.next();
+        let stamp = Stamp::new(hlc, self.origin, self.last_seq);
+        let mut tables = BTreeSet::new();
+        for change in &changes {
+            tables.insert(change.table);
+            let columns: Vec<ColumnId> = change.cells.iter().map(|cell| cell.column).collect();
+            let row = row_of(change);
+            let mut clock =
+                if change.op == RowOp::Update { rows.get(&row) } else { RowClock::default() };
+            clock.join(change.op, stamp, &columns, true);
+            rows.changed.insert(row, clock);
+        }
+        let describes = tables.into_iter().filter_map(|id| self.dictionary.describe(id)).collect();
+        Some(OwnTransaction {
+            transaction: Transaction { seq: self.last_seq, hlc, describes, changes },
+            vector: std::mem::take(&mut self.unsent),
+        })
+    }
+
+    fn fold_apply(
+        &mut self,
+        origin: Origin,
+        transactions: &[ForeignChanges],
+        images: &BTreeMap<RowId, Image>,
+        rows: &mut Rows,
+        output: &mut FoldOutput,
+    ) {
+        let mut shown: BTreeMap<RowId, Shown> = BTreeMap::new();
+        for transaction in transactions {
+            self.clock.observe(transaction.stamp.hlc);
+            self.origin_vectors.entry(origin).or_default().join(&transaction.vector);
+            output.described.extend(transaction.describes.iter().map(|d| (origin, d.clone())));
+            for change in &transaction.changes {
+                match &change.local {
+                    Ok(local) => {
+                        let fate =
+                            join_foreign(transaction.stamp, local, change.parked, rows, &mut shown);
+                        if change.parked || !local.unknown_columns.is_empty() {
+                            output.fates.parked += 1;
+                        } else {
+                            output.fates.count(fate);
+                        }
+                    }
+                    Err(_) => output.fates.parked += 1,
+                }
+            }
+            self.applied.advance(origin, transaction.stamp.txn.seq);
+            self.unsent.advance(origin, transaction.stamp.txn.seq);
+        }
+        for (row, shown) in shown {
+            let image = images.get(&row);
+            if !shown.parked && !shown.agrees(&rows.get(&row), image) {
+                output.dirty.insert(row);
+            }
+        }
+    }
+}
+
+impl Fates {
+    fn count(&mut self, fate: Fate) {
+        match fate {
+            Fate::Applied => self.applied += 1,
+            Fate::Merged => self.merged += 1,
+            Fate::Superseded => self.superseded += 1,
+        }
+    }
+}
+
+struct Rows {
+    stored: BTreeMap<RowId, RowClock>,
+    changed: BTreeMap<RowId, RowClock>,
+}
+
+impl Rows {
+    fn get(&self, row: &RowId) -> RowClock {
+        self.changed.get(row).or_else(|| self.stored.get(row)).cloned().unwrap_or_default()
+    }
+}
+
+/// What an apply transaction must have made visible in one row.
+#[derive(Default)]
+struct Shown {
+    before: RowClock,
+    values: BTreeMap<ColumnId, (Stamp, Value)>,
+    stamps: BTreeSet<Stamp>,
+    parked: bool,
+}
+
+fn join_foreign(
+    stamp: Stamp,
+    local: &LocalChange,
+    parked: bool,
+    rows: &mut Rows,
+    shown: &mut BTreeMap<RowId, Shown>,
+) -> Fate {
+    let mut clock = rows.get(&local.row);
+    let shown = shown
+        .entry(local.row.clone())
+        .or_insert_with(|| Shown { before: clock.clone(), ..Shown::default() });
+    let columns: Vec<ColumnId> = local.cells.iter().map(|cell| cell.column).collect();
+    let outcome = clock.join(local.op, stamp, &columns, local.whole);
+    for cell in &local.cells {
+        shown.values.insert(cell.column, (stamp, cell.value.clone()));
+    }
+    shown.stamps.insert(stamp);
+    shown.parked |= parked;
+    rows.changed.insert(local.row.clone(), clock);
+    outcome.fate()
+}
+
+impl Shown {
+    /// Whether the row's image in the apply transaction is what the joined clock says.
+    fn agrees(&self, clock: &RowClock, image: Option<&Image>) -> bool {
+        let live = clock.existence().map(|existence| existence.live);
+        let Some(image) = image else {
+            return !self.owed_a_write(clock, live);
+        };
+        let Some(after) = &image.after else {
+            return live != Some(true);
+        };
+        if live == Some(false) {
+            return false;
+        }
+        let won_right = self.values.iter().all(|(column, (stamp, value))| {
+            clock.cell(*column) != Some(*stamp) || after.get(column) == Some(value)
+        });
+        let kept_right = image.before.as_ref().is_none_or(|before| {
+            after.iter().all(|(column, value)| {
+                before.get(column) == Some(value)
+                    || clock.cell(*column).is_some_and(|stamp| self.stamps.contains(&stamp))
+            })
+        });
+        won_right && kept_right
+    }
+
+    /// Whether the row should have been written though it was not.
+    fn owed_a_write(&self, clock: &RowClock, live: Option<bool>) -> bool {
+        let won_existence =
+            clock.existence().is_some_and(|existence| self.stamps.contains(&existence.stamp));
+        let was_live = self.before.existence().is_some_and(|existence| existence.live);
+        match live {
+            Some(true) => {
+                won_existence
+                    || self
+                        .values
+                        .iter()
+                        .any(|(column, (stamp, _))| clock.cell(*column) == Some(*stamp))
+            }
+            Some(false) => won_existence && was_live,
+            None => false,
+        }
+    }
+}

@@ -446,7 +446,7 @@ impl Shown {
         let was_live = self.before.existence().is_some_and(|existence| existence.live);
         match live {
             Some(true) => {
-                won_existence
+                won_existence && !was_live
                     || self
                         .values
                         .iter()

@@ -27,6 +27,8 @@ pub mod fold;
 pub mod id;
 pub mod lattice;
 
+pub mod plan;
+pub mod queue;
 pub mod schema;
 
 pub mod unit;

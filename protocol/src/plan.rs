@@ -1,0 +1,348 @@
+//! The apply plan: what a run of foreign transactions of one origin means for the visible rows.
+//!
+//! The shell locks the rows of [`Group::rows`], loads their folded clocks, and asks
+//! [`RowWork::decide`] for each row. Deciding joins the changes into a copy of the clock; the
+//! clock itself is only moved by the fold, when the apply transaction comes back through the WAL.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::change::{Cell, RowOp};
+use crate::clock::Stamp;
+use crate::dictionary::{Dictionary, LocalChange, RowId, Unshowable};
+use crate::fold::{ForeignTransaction, ParkedChange};
+use crate::id::{Origin, Seq, TxnId};
+use crate::lattice::RowClock;
+use crate::schema::{ColumnId, TableDef, TableId};
+use crate::value::Value;
+use crate::version::VersionVector;
+
+/// A run of consecutive transactions of one origin that becomes one PostgreSQL transaction.
+#[derive(Clone, Debug)]
+pub struct Group {
+    /// Whose.
+    pub origin: Origin,
+    /// The first one.
+    pub first: Seq,
+    /// The last one.
+    pub last: Seq,
+    /// Work by row, in the order in which rows are locked.
+    pub rows: BTreeMap<RowId, RowWork>,
+    /// Changes that cannot be shown here, with the reason.
+    pub parked: Vec<(ParkedChange, Unshowable)>,
+    /// Changes in all, parked ones included.
+    pub changes: usize,
+}
+
+/// What the group does to one row, in order.
+#[derive(Clone, Debug, Default)]
+pub struct RowWork {
+    steps: Vec<Step>,
+}
+
+#[derive(Clone, Debug)]
+struct Step {
+    stamp: Stamp,
+    /// What the origin had applied when it wrote this.
+    seen: std::sync::Arc<VersionVector>,
+    place: ParkedChange,
+    change: LocalChange,
+}
+
+/// Where an inserted cell's value comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// From the group.
+    Value(Value),
+    /// From the log: the cell was written by this earlier transaction while the row was hidden.
+    Logged(TxnId),
+}
+
+/// What must become of a row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It already shows what it should.
+    Keep,
+    /// It must appear. Columns that are not named take their default.
+    Insert(Vec<(ColumnId, Source)>),
+    /// These cells change.
+    Update(Vec<Cell>),
+    /// It must go.
+    Delete,
+    /// The clock and the table disagree about the row's existence: capture and visibility are
+    /// apart for a moment. Nothing may be decided; roll back and try again.
+    Retry,
+}
+
+/// One of two concurrent writes that had to give way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Conflict {
+    /// The cell; `None` when the existence of the row was at stake.
+    pub column: Option<ColumnId>,
+    /// Which rule decided.
+    pub rule: Rule,
+    /// Who stays.
+    pub winner: Stamp,
+    /// Who gives way.
+    pub loser: Stamp,
+    /// What gives way.
+    pub lost: LostValue,
+}
+
+/// Where the losing value is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LostValue {
+    /// Here.
+    Value(Value),
+    /// In the row as PostgreSQL shows it before the group.
+    Shown,
+    /// In the loser's transaction in the log.
+    Logged,
+    /// There is none: a delete gave way.
+    Nothing,
+}
+
+/// Why one of two writes gave way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rule {
+    /// The later of two concurrent writes of one cell stays.
+    LastWriterWins,
+    /// A delete takes concurrent updates of the row with it.
+    DeleteWins,
+    /// An insert newer than a concurrent delete keeps the row.
+    InsertAfterDelete,
+}
+
+impl Rule {
+    /// The name in `landfall.conflict`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::LastWriterWins => "last_writer_wins",
+            Self::DeleteWins => "delete_wins",
+            Self::InsertAfterDelete => "insert_after_delete",
+        }
+    }
+}
+
+impl Group {
+    /// Puts consecutive foreign transactions together. `tables` are the origin's tables up to the
+    /// first of them, and `seen` is what the origin had applied by then; both move forward.
+    /// Changes in `set_aside` are parked without being tried.
+    ///
+    /// # Panics
+    /// When `transactions` is empty.
+    pub fn build(
+        origin: Origin,
+        transactions: &[ForeignTransaction],
+        dictionary: &Dictionary,
+        tables: &mut BTreeMap<TableId, TableDef>,
+        seen: &mut VersionVector,
+    ) -> Self {
+        let (Some(first), Some(last)) = (transactions.first(), transactions.last()) else {
+            panic!("a group holds at least one transaction");
+        };
+        let mut group = Self {
+            origin,
+            first: first.transaction.seq,
+            last: last.transaction.seq,
+            rows: BTreeMap::new(),
+            parked: Vec::new(),
+            changes: 0,
+        };
+        let mut shared = std::sync::Arc::new(seen.clone());
+        for foreign in transactions {
+            if !foreign.vector.is_empty() {
+                seen.join(&foreign.vector);
+                shared = std::sync::Arc::new(seen.clone());
+            }
+            let transaction = &foreign.transaction;
+            for describe in &transaction.describes {
+                tables.insert(describe.table, describe.def.clone());
+            }
+            for (index, change) in transaction.changes.iter().enumerate() {
+                group.changes += 1;
+                let place = ParkedChange { seq: transaction.seq, index: index as u32 };
+                let local = match tables.get(&change.table) {
+                    Some(def) => dictionary.localize(def, change),
+                    None => Err(Unshowable::Undescribed(change.table)),
+                };
+                match local {
+                    Ok(change) => {
+                        group.rows.entry(change.row.clone()).or_default().steps.push(Step {
+                            stamp: transaction.stamp(origin),
+                            seen: std::sync::Arc::clone(&shared),
+                            place,
+                            change,
+                        })
+                    }
+                    Err(reason) => group.parked.push((place, reason)),
+                }
+            }
+        }
+        group
+    }
+}
+
+impl RowWork {
+    /// Whether the row may have to be deleted, which takes the stronger row lock.
+    pub fn may_delete(&self) -> bool {
+        self.steps.iter().any(|step| step.change.op == RowOp::Delete)
+    }
+
+    /// The columns it may write.
+    pub fn columns(&self) -> BTreeSet<ColumnId> {
+        let cells = self.steps.iter().flat_map(|step| &step.change.cells);
+        cells.map(|cell| cell.column).collect()
+    }
+
+    /// The changes it is made of.
+    pub fn places(&self) -> impl Iterator<Item = ParkedChange> + '_ {
+        self.steps.iter().map(|step| step.place)
+    }
+
+    /// The values a column takes along the way, the last one last.
+    pub fn last_value(&self, column: ColumnId) -> Option<&Value> {
+        let cells = self.steps.iter().rev().flat_map(|step| &step.change.cells);
+        cells.filter(|cell| cell.column == column).map(|cell| &cell.value).next()
+    }
+
+    /// Columns of these changes that this site does not have.
+    pub fn unknown_columns(&self) -> impl Iterator<Item = (ParkedChange, &[String])> {
+        let steps = self.steps.iter().filter(|step| !step.change.unknown_columns.is_empty());
+        steps.map(|step| (step.place, step.change.unknown_columns.as_slice()))
+    }
+
+    /// Decides what must become of the row, given its folded clock and whether PostgreSQL shows
+    /// it, and which concurrent writes give way. `hidden` says that the row is known to be parked,
+    /// so that its absence is no contradiction.
+    pub fn decide(
+        &self,
+        def: &TableDef,
+        clock: &RowClock,
+        present: bool,
+        hidden: bool,
+    ) -> (Verdict, Vec<Conflict>) {
+        if clock.existence().is_some_and(|existence| existence.live != present) && !hidden {
+            return (Verdict::Retry, Vec::new());
+        }
+        let mut joined = clock.clone();
+        let mut values: BTreeMap<ColumnId, (Stamp, &Value)> = BTreeMap::new();
+        let mut conflicts = Vec::new();
+        for step in &self.steps {
+            let before = joined.clone();
+            let columns: Vec<ColumnId> = step.change.cells.iter().map(|cell| cell.column).collect();
+            let outcome = joined.join(step.change.op, step.stamp, &columns, step.change.whole);
+            step.conflicts(def, &before, &outcome, present, &mut conflicts);
+            for cell in &step.change.cells {
+                if outcome.won.contains(&cell.column) {
+                    values.insert(cell.column, (step.stamp, &cell.value));
+                }
+            }
+        }
+        // A value counts only while nothing later in the group, a delete included, overwrote it.
+        values.retain(|column, (stamp, _)| joined.cell(*column) == Some(*stamp));
+        (verdict(def, &joined, present, &values), conflicts)
+    }
+}
+
+fn verdict(
+    def: &TableDef,
+    joined: &RowClock,
+    present: bool,
+    values: &BTreeMap<ColumnId, (Stamp, &Value)>,
+) -> Verdict {
+    match (present, joined.is_live(present)) {
+        (false, false) => Verdict::Keep,
+        (true, false) => Verdict::Delete,
+        (true, true) => {
+            let cells: Vec<Cell> = values
+                .iter()
+                .map(|(column, (_, value))| Cell { column: *column, value: (*value).clone() })
+                .collect();
+            if cells.is_empty() { Verdict::Keep } else { Verdict::Update(cells) }
+        }
+        (false, true) => {
+            let cells = def.cell_columns().filter_map(|column| {
+                let source = match values.get(&column) {
+                    Some((_, value)) => Source::Value((*value).clone()),
+                    None => Source::Logged(joined.cell(column)?.txn),
+                };
+                Some((column, source))
+            });
+            Verdict::Insert(cells.collect())
+        }
+    }
+}
+
+impl Step {
+    /// The origin of this change had seen that write, or made it itself.
+    fn knew(&self, other: Stamp) -> bool {
+        other.txn.origin == self.stamp.txn.origin || self.seen.covers(other.txn)
+    }
+
+    fn conflicts(
+        &self,
+        def: &TableDef,
+        before: &RowClock,
+        outcome: &crate::lattice::JoinOutcome,
+        present: bool,
+        conflicts: &mut Vec<Conflict>,
+    ) {
+        let was_live = before.is_live(present);
+        let lost_value = if present { LostValue::Shown } else { LostValue::Logged };
+        for cell in &self.change.cells {
+            let lost_to = outcome.lost.iter().find(|(column, _)| *column == cell.column);
+            let known = before.cell(cell.column);
+            let (rule, winner, loser, lost) = if let Some((_, winner)) = lost_to {
+                (Rule::LastWriterWins, *winner, self.stamp, LostValue::Value(cell.value.clone()))
+            } else if let Some(deleted) = outcome.existence_lost
+                && !was_live
+            {
+                (Rule::DeleteWins, deleted, self.stamp, LostValue::Value(cell.value.clone()))
+            } else if let Some(loser) = known
+                && was_live
+                && loser != self.stamp
+                && !self.knew(loser)
+            {
+                (Rule::LastWriterWins, self.stamp, loser, lost_value.clone())
+            } else {
+                continue;
+            };
+            conflicts.push(Conflict { column: Some(cell.column), rule, winner, loser, lost });
+        }
+        match self.change.op {
+            RowOp::Delete if outcome.existence_won && was_live => {
+                self.lost_to_this_delete(def, before, &lost_value, conflicts);
+            }
+            RowOp::Delete => {
+                conflicts.extend(outcome.existence_lost.filter(|_| was_live).map(|winner| {
+                    let (rule, loser) = (Rule::InsertAfterDelete, self.stamp);
+                    Conflict { column: None, rule, winner, loser, lost: LostValue::Nothing }
+                }))
+            }
+            RowOp::Insert | RowOp::Update => {}
+        }
+    }
+
+    fn lost_to_this_delete(
+        &self,
+        def: &TableDef,
+        before: &RowClock,
+        lost: &LostValue,
+        conflicts: &mut Vec<Conflict>,
+    ) {
+        for column in def.cell_columns() {
+            if let Some(loser) = before.cell(column).filter(|loser| !self.knew(*loser)) {
+                let (rule, winner, lost) = (Rule::DeleteWins, self.stamp, lost.clone());
+                conflicts.push(Conflict { column: Some(column), rule, winner, loser, lost });
+            }
+        }
+    }
+}
+
+/// What a row must show by its clock alone, for repairing it: `None` when it must not be there,
+/// otherwise each cell with the transaction that holds its value. Cells older than every stamp
+/// are absent.
+pub fn visible(def: &TableDef, clock: &RowClock, present: bool) -> Option<Vec<(ColumnId, TxnId)>> {
+    let cells = || def.cell_columns().filter_map(|id| Some((id, clock.cell(id)?.txn))).collect();
+    clock.is_live(present).then(cells)
+}

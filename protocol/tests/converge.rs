@@ -1,0 +1,321 @@
+//! Any order, grouping, repetition and path of causal delivery gives the same rows at every site,
+//! and they are the rows an independent oracle computes from all transactions at once.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use landfall_protocol::change::{RowOp, Transaction};
+use landfall_protocol::clock::Stamp;
+use landfall_protocol::dictionary::RowId;
+use landfall_protocol::fold::{
+    CapturedTransaction, Fates, Fold, ForeignTransaction, ForeignTransactions, Marker, Relation,
+    RowEvent,
+};
+use landfall_protocol::id::{Incarnation, Origin, Seq, SiteId, TxnId};
+use landfall_protocol::lattice::RowClock;
+use landfall_protocol::plan::{Group, Source, Verdict};
+use landfall_protocol::queue::{Head, Readiness, TrustedTime, readiness};
+use landfall_protocol::schema::{ColumnDef, ColumnId, SetId, TableDef, TableName};
+use landfall_protocol::value::Value;
+use landfall_protocol::version::VersionVector;
+use proptest::prelude::*;
+
+const COLUMNS: usize = 3;
+type Row = Vec<Value>;
+
+/// One site: a model table, its fold, and the clocks the fold keeps.
+struct Site {
+    fold: Fold,
+    relation: Arc<Relation>,
+    rows: BTreeMap<i64, Row>,
+    clocks: BTreeMap<RowId, RowClock>,
+    fates: Fates,
+    now_ms: u64,
+}
+
+/// Every own transaction ever written, and what its site showed at that moment.
+#[derive(Default)]
+struct Log {
+    transactions: BTreeMap<TxnId, ForeignTransaction>,
+    shown: BTreeMap<TxnId, VersionVector>,
+}
+
+fn origin(site: usize) -> Origin {
+    Origin {
+        site: SiteId::new(site as u16 + 1).unwrap(),
+        incarnation: Incarnation::new(77 - site as u64).unwrap(),
+    }
+}
+
+/// Sites have their columns in different orders.
+fn table(site: usize) -> TableDef {
+    let mut names = vec!["id", "a", "b", "c"];
+    names.rotate_left(site % 4);
+    let key = names.iter().position(|name| *name == "id").unwrap() as u16;
+    TableDef {
+        name: TableName::new("public", "t"),
+        set: SetId(1),
+        columns: names
+            .iter()
+            .map(|name| ColumnDef { name: (*name).into(), type_name: "bigint".into() })
+            .collect(),
+        key: vec![ColumnId(key)],
+    }
+}
+
+impl Site {
+    fn new(site: usize, now_ms: u64) -> Self {
+        let mut fold = Fold::new(origin(site));
+        fold.dictionary.learn(&table(site));
+        Self {
+            fold,
+            relation: Arc::new(table(site)),
+            rows: BTreeMap::new(),
+            clocks: BTreeMap::new(),
+            fates: Fates::default(),
+            now_ms,
+        }
+    }
+
+    fn row_values(&self, key: i64, cells: &Row) -> Vec<Value> {
+        let mut cells_by_name: BTreeMap<&str, Value> = BTreeMap::new();
+        cells_by_name.insert("id", Value::Int(key));
+        for (name, value) in ["a", "b", "c"].iter().zip(cells) {
+            cells_by_name.insert(name, value.clone());
+        }
+        self.relation.columns.iter().map(|c| cells_by_name[c.name.as_str()].clone()).collect()
+    }
+
+    fn cell_index(&self, column: ColumnId) -> usize {
+        let name = &self.relation.columns[usize::from(column.0)].name;
+        ["a", "b", "c"].iter().position(|n| n == name).unwrap()
+    }
+
+    fn write(&mut self, key: i64, new: Option<Row>) -> Option<RowEvent> {
+        let old = match &new {
+            Some(row) => self.rows.insert(key, row.clone()),
+            None => Some(self.rows.remove(&key)?),
+        };
+        Some(RowEvent {
+            relation: Arc::clone(&self.relation),
+            old: old.map(|row| self.row_values(key, &row)),
+            new: new.map(|row| self.row_values(key, &row)),
+        })
+    }
+
+    fn commit(&mut self, rows: Vec<RowEvent>, marker: Option<Marker>, log: &mut Log) {
+        let foreign: ForeignTransactions = match &marker {
+            Some(Marker::Apply { origin, first, last, .. }) => (first.0..=last.0)
+                .map(|seq| TxnId { origin: *origin, seq: Seq(seq) })
+                .map(|txn| (txn, log.transactions[&txn].clone()))
+                .collect(),
+            _ => ForeignTransactions::new(),
+        };
+        let batch = vec![CapturedTransaction { commit_ms: self.now_ms, rows, marker }];
+        let localized = self.fold.localize(batch, &foreign).unwrap();
+        let touched = localized.touched();
+        let clocks = touched
+            .into_iter()
+            .filter_map(|row| Some((row.clone(), self.clocks.get(&row)?.clone())));
+        let output = self.fold.fold(localized, clocks.collect());
+        assert!(output.dirty.is_empty(), "without races every image is what the clocks say");
+        self.clocks.extend(output.clocks);
+        self.fates.add(output.fates);
+        for own in output.own {
+            let txn = TxnId { origin: self.fold.origin, seq: own.transaction.seq };
+            let foreign = ForeignTransaction { transaction: own.transaction, vector: own.vector };
+            log.transactions.insert(txn, foreign);
+            log.shown.insert(txn, self.fold.applied.clone());
+        }
+    }
+
+    fn local(&mut self, edits: &[Edit], log: &mut Log) {
+        let mut events = Vec::new();
+        for edit in edits {
+            let new = match (edit.kind, self.rows.get(&edit.key)) {
+                (0, _) => None,
+                (_, None) => Some(vec![Value::Int(edit.value); COLUMNS]),
+                (_, Some(row)) => {
+                    let mut row = row.clone();
+                    row[edit.column] = Value::Int(edit.value);
+                    Some(row)
+                }
+            };
+            events.extend(self.write(edit.key, new));
+        }
+        self.commit(events, None, log);
+    }
+
+    /// Applies up to `most` transactions of an origin; says whether any was ready.
+    fn apply(&mut self, from: Origin, most: usize, log: &mut Log) -> bool {
+        let mut applied = self.fold.applied.clone();
+        let mut group = Vec::new();
+        let time = TrustedTime { now_ms: u64::MAX >> 20, drift_ms_max: 0 };
+        while group.len() < most {
+            let seq = applied.get(from).next();
+            let txn = TxnId { origin: from, seq };
+            let Some(next) = log.transactions.get(&txn) else { break };
+            let head = Head { origin: from, seq, vector: &next.vector, hlc: next.transaction.hlc };
+            if readiness(&head, &applied, self.fold.origin, time) != Readiness::Ready {
+                break;
+            }
+            let mut known = applied.clone();
+            known.advance(self.fold.origin, self.fold.last_seq);
+            assert!(known.contains(&log.shown[&txn]), "nothing shows before what it may depend on");
+            applied.advance(from, seq);
+            group.push(next.clone());
+        }
+        if group.is_empty() {
+            return false;
+        }
+        let mut tables = self.fold.foreign_tables.get(&from).cloned().unwrap_or_default();
+        let mut seen = self.fold.origin_vectors.get(&from).cloned().unwrap_or_default();
+        let group = Group::build(from, &group, &self.fold.dictionary, &mut tables, &mut seen);
+        assert!(group.parked.is_empty());
+        let mut events = Vec::new();
+        for (row, work) in &group.rows {
+            let Value::Int(key) = row.key.values().unwrap()[0] else { panic!("keys are integers") };
+            let def = self.fold.dictionary.table(row.table).unwrap();
+            let clock = self.clocks.get(row).cloned().unwrap_or_default();
+            let present = self.rows.contains_key(&key);
+            let new = match work.decide(def, &clock, present, false).0 {
+                Verdict::Keep => continue,
+                Verdict::Retry => panic!("without races the clock and the table agree"),
+                Verdict::Delete => None,
+                Verdict::Update(cells) => {
+                    let mut new = self.rows[&key].clone();
+                    for cell in cells {
+                        new[self.cell_index(cell.column)] = cell.value;
+                    }
+                    Some(new)
+                }
+                Verdict::Insert(cells) => {
+                    let mut new = vec![Value::Null; COLUMNS];
+                    for (column, source) in cells {
+                        new[self.cell_index(column)] = match source {
+                            Source::Value(value) => value,
+                            Source::Logged(txn) => self.logged(txn, row, column, log),
+                        };
+                    }
+                    Some(new)
+                }
+            };
+            events.extend(self.write(key, new));
+        }
+        let marker = Marker::Apply {
+            origin: from,
+            first: group.first,
+            last: group.last,
+            parked: Vec::new(),
+        };
+        self.commit(events, Some(marker), log);
+        true
+    }
+
+    fn logged(&self, txn: TxnId, row: &RowId, column: ColumnId, log: &Log) -> Value {
+        let name = &self.relation.columns[usize::from(column.0)].name;
+        let transaction = &log.transactions[&txn].transaction;
+        let change = transaction.changes.iter().find(|change| change.key == row.key).unwrap();
+        let site = usize::from(txn.origin.site.number() - 1);
+        let number = table(site).column(name).unwrap();
+        change.cells.iter().find(|cell| cell.column == number).unwrap().value.clone()
+    }
+}
+
+/// The published rules, computed from the whole log at once and in no particular order.
+fn oracle(log: &Log) -> BTreeMap<i64, Row> {
+    let mut existence: BTreeMap<i64, (Stamp, bool)> = BTreeMap::new();
+    let mut cells: BTreeMap<(i64, usize), (Stamp, Value)> = BTreeMap::new();
+    for (txn, foreign) in &log.transactions {
+        let Transaction { changes, .. } = &foreign.transaction;
+        let stamp = foreign.transaction.stamp(txn.origin);
+        let columns = table(usize::from(txn.origin.site.number() - 1)).columns;
+        for change in changes {
+            let Value::Int(key) = change.key.values().unwrap()[0] else {
+                panic!("keys are integers")
+            };
+            if change.op != RowOp::Update && existence.get(&key).is_none_or(|known| known.0 < stamp)
+            {
+                existence.insert(key, (stamp, change.op == RowOp::Insert));
+            }
+            for cell in &change.cells {
+                let name = &columns[usize::from(cell.column.0)].name;
+                let place = (key, ["a", "b", "c"].iter().position(|n| n == name).unwrap());
+                if cells.get(&place).is_none_or(|known| known.0 < stamp) {
+                    cells.insert(place, (stamp, cell.value.clone()));
+                }
+            }
+        }
+    }
+    let live = existence.into_iter().filter(|(_, (_, live))| *live);
+    live.map(|(key, _)| (key, (0..COLUMNS).map(|c| cells[&(key, c)].1.clone()).collect())).collect()
+}
+
+#[derive(Clone, Debug)]
+struct Edit {
+    kind: u8,
+    key: i64,
+    column: usize,
+    value: i64,
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Local { site: usize, edits: Vec<Edit> },
+    Apply { site: usize, from: usize, most: usize },
+    Clock { site: usize, ms: u64 },
+}
+
+fn steps(sites: usize) -> impl Strategy<Value = Vec<Step>> {
+    let edit = (0u8..4, 0i64..4, 0..COLUMNS, 0i64..1000)
+        .prop_map(|(kind, key, column, value)| Edit { kind, key, column, value });
+    let local = (0..sites, proptest::collection::vec(edit, 1..4))
+        .prop_map(|(site, edits)| Step::Local { site, edits });
+    let apply = (0..sites, 0..sites, 1usize..5).prop_map(|(site, from, most)| Step::Apply {
+        site,
+        from,
+        most,
+    });
+    let clock = (0..sites, 0u64..10_000).prop_map(|(site, ms)| Step::Clock { site, ms });
+    proptest::collection::vec(prop_oneof![4 => local, 4 => apply, 1 => clock], 1..60)
+}
+
+fn run(steps: Vec<Step>, sites: usize) {
+    let mut log = Log::default();
+    let mut world: Vec<Site> = (0..sites).map(|site| Site::new(site, 5_000)).collect();
+    for step in steps {
+        match step {
+            Step::Local { site, edits } => world[site].local(&edits, &mut log),
+            Step::Apply { site, from, most } if site != from => {
+                world[site].apply(origin(from), most, &mut log);
+            }
+            Step::Apply { .. } => {}
+            Step::Clock { site, ms } => world[site].now_ms = ms,
+        }
+    }
+    while (0..sites * sites).any(|pair| {
+        let (site, from) = (pair / sites, pair % sites);
+        site != from && world[site].apply(origin(from), 3, &mut log)
+    }) {}
+    let expected = oracle(&log);
+    let everything: VersionVector =
+        log.transactions.keys().map(|txn| (txn.origin, txn.seq)).collect();
+    for site in &world {
+        let mut known = site.fold.applied.clone();
+        known.advance(site.fold.origin, site.fold.last_seq);
+        assert_eq!(known, everything, "everything is delivered in the end");
+        assert_eq!(site.rows, expected);
+        let foreign = log.transactions.iter().filter(|(txn, _)| txn.origin != site.fold.origin);
+        let received: usize = foreign.map(|(_, foreign)| foreign.transaction.changes.len()).sum();
+        assert_eq!(site.fates.total(), received as u64, "every change has exactly one fate");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn all_sites_show_what_the_oracle_says(steps in steps(3)) {
+        run(steps, 3);
+    }
+}

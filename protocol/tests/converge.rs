@@ -2,6 +2,8 @@
 //! and they are the rows an independent oracle computes from all transactions at once.
 
 use std::collections::BTreeMap;
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::sync::Arc;
 
 use landfall_protocol::change::{RowOp, Transaction};

@@ -1,1 +1,5 @@
-//! placeholder
+//! The I/O both Landfall daemons share: SQLite store, QUIC links, PostgreSQL apply, supervision.
+
+pub mod identity;
+pub mod tasks;
+pub mod time;

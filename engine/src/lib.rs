@@ -3,3 +3,4 @@
 pub mod identity;
 pub mod tasks;
 pub mod time;
+pub mod transport;

@@ -1,0 +1,290 @@
+//! The UDP socket of this process: dials members and takes their calls.
+
+use std::fmt;
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::Duration;
+
+use quinn::crypto::{CryptoError, HmacKey};
+use quinn::{
+    ClientConfig, ConnectError, ConnectionId, ConnectionIdGenerator, EndpointConfig, Incoming,
+    ServerConfig, TokioRuntime,
+};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+
+use crate::identity::{MemberKey, PublicKey};
+use crate::transport::connection::Connection;
+use crate::transport::error::{CloseCode, KeyFault, PeerLabel, TransportError};
+use crate::transport::settings::TransportSettings;
+use crate::transport::tls::{self, ALPN, PinnedKeys, Presented, Tls};
+
+/// Datagrams held for one call that is not taken yet, and for all of them, in bytes.
+const INCOMING_BYTES: u64 = 64 << 10;
+const INCOMING_BYTES_TOTAL: u64 = 4 << 20;
+/// How long [`Endpoint::shut_down`] waits for peers to learn of it.
+const DRAIN_MAX: Duration = Duration::from_secs(3);
+/// Purpose of the key that makes stateless resets survive a restart; part of no message.
+const RESET_PURPOSE: &str = "landfall: key of stateless resets, version 1";
+/// quinn wants a host name; it is never sent.
+const HOST_NAME: &str = "landfall.invalid";
+
+/// Our end of all links. Clones are the same endpoint.
+#[derive(Debug, Clone)]
+pub struct Endpoint {
+    quic: quinn::Endpoint,
+    tls: Arc<Tls>,
+    server: Arc<ServerConfig>,
+    transport: Arc<quinn::TransportConfig>,
+    settings: Arc<TransportSettings>,
+    pins: watch::Sender<Arc<PinnedKeys>>,
+    handshakes: Arc<Semaphore>,
+}
+
+impl Endpoint {
+    /// Binds a UDP socket. Must be called within a tokio runtime.
+    pub fn bind(
+        addr: SocketAddr,
+        key: &MemberKey,
+        pins: PinnedKeys,
+        settings: TransportSettings,
+    ) -> Result<Self, TransportError> {
+        Self::bind_with_alpn(addr, key, pins, settings, ALPN)
+    }
+
+    pub(super) fn bind_with_alpn(
+        addr: SocketAddr,
+        key: &MemberKey,
+        pins: PinnedKeys,
+        settings: TransportSettings,
+        alpn: &[u8],
+    ) -> Result<Self, TransportError> {
+        let tls = Tls::new(key, alpn)?;
+        let pins = Arc::new(pins);
+        let transport = settings.quic();
+        // Replaced for each call by one with the pins of the moment.
+        let mut server = ServerConfig::with_crypto(Arc::new(tls.accepting(pins.clone()).0));
+        server
+            .transport_config(transport.clone())
+            .max_incoming(settings.handshakes_max)
+            .incoming_buffer_size(INCOMING_BYTES)
+            .incoming_buffer_size_total(INCOMING_BYTES_TOTAL);
+        let failed = |error: std::io::Error| TransportError::Bind { addr, why: error.to_string() };
+        let socket = UdpSocket::bind(addr).map_err(failed)?;
+        let quic = quinn::Endpoint::new(
+            endpoint_config(key),
+            Some(server.clone()),
+            socket,
+            Arc::new(TokioRuntime),
+        );
+        Ok(Self {
+            quic: quic.map_err(failed)?,
+            tls: Arc::new(tls),
+            server: Arc::new(server),
+            transport,
+            handshakes: Arc::new(Semaphore::new(settings.handshakes_max)),
+            settings: Arc::new(settings),
+            pins: watch::Sender::new(pins),
+        })
+    }
+
+    /// The address the socket is bound to.
+    pub fn local_addr(&self) -> Result<SocketAddr, TransportError> {
+        self.quic.local_addr().map_err(|_| TransportError::ShutDown)
+    }
+
+    /// Replaces the accepted keys: for calls from now on, and for [`Connection::revoked`].
+    pub fn set_pins(&self, pins: PinnedKeys) {
+        self.pins.send_replace(Arc::new(pins));
+    }
+
+    /// The next call that is let in; `None` once the endpoint is shut down. Cancel-safe. Run
+    /// [`Arriving::establish`] in a task of its own, so that a slow caller delays nobody.
+    pub async fn accept(&self) -> Option<Arriving> {
+        loop {
+            let incoming = self.quic.accept().await?;
+            if let Some(arriving) = self.admit(incoming) {
+                return Some(arriving);
+            }
+        }
+    }
+
+    fn admit(&self, incoming: Incoming) -> Option<Arriving> {
+        let in_progress = self.settings.handshakes_max - self.handshakes.available_permits();
+        let addr = incoming.remote_address();
+        if self.quic.open_connections() >= self.settings.connections_max {
+            tracing::debug!(%addr, "refused a call: too many connections");
+            incoming.refuse();
+            return None;
+        }
+        if in_progress >= self.settings.retry_from_handshakes && incoming.may_retry() {
+            // Fails only where `may_retry` is false.
+            let _ = incoming.retry();
+            return None;
+        }
+        let Ok(permit) = self.handshakes.clone().try_acquire_owned() else {
+            tracing::debug!(%addr, "refused a call: too many handshakes");
+            incoming.refuse();
+            return None;
+        };
+        Some(Arriving { incoming, endpoint: self.clone(), _permit: permit })
+    }
+
+    /// Calls the member with key `expected` at `addr`; anybody else who answers is refused.
+    ///
+    /// The peer's own check of our key comes after the end of our handshake: if it refuses, the
+    /// first operation on the connection fails with [`TransportError::WrongKey`].
+    pub async fn dial(
+        &self,
+        addr: SocketAddr,
+        expected: PublicKey,
+    ) -> Result<Connection, TransportError> {
+        let label = PeerLabel { name: self.pins.borrow().label(&expected), addr };
+        let (crypto, presented) = self.tls.dialling(expected);
+        let mut config = ClientConfig::new(Arc::new(crypto));
+        config.transport_config(self.transport.clone());
+        let connecting =
+            self.quic.connect_with(config, addr, HOST_NAME).map_err(|error| match error {
+                ConnectError::EndpointStopping => TransportError::ShutDown,
+                error => TransportError::Unreachable { addr, why: error.to_string() },
+            })?;
+        let fault = |presented: PublicKey| {
+            let name = label.name.clone();
+            (presented != expected).then_some(KeyFault::NotTheExpected { name, presented })
+        };
+        let quic = self.handshake(connecting, &label, &presented, fault).await?;
+        Ok(self.connection(quic, expected, label))
+    }
+
+    async fn handshake(
+        &self,
+        connecting: quinn::Connecting,
+        label: &PeerLabel,
+        presented: &Presented,
+        fault: impl FnOnce(PublicKey) -> Option<KeyFault>,
+    ) -> Result<quinn::Connection, TransportError> {
+        let limit = self.settings.handshake_timeout;
+        match tokio::time::timeout(limit, connecting).await {
+            Ok(Ok(quic)) => Ok(quic),
+            Ok(Err(error)) => {
+                let fault = presented.get().copied().and_then(fault);
+                Err(label.not_established(&error, fault))
+            }
+            Err(_) => {
+                let why = format!("no handshake within {} s", limit.as_secs_f32());
+                Err(TransportError::Unreachable { addr: label.addr, why })
+            }
+        }
+    }
+
+    fn connection(&self, quic: quinn::Connection, key: PublicKey, label: PeerLabel) -> Connection {
+        Connection { quic, key, label: Arc::new(label), pins: self.pins.subscribe() }
+    }
+
+    /// Closes all connections with [`CloseCode::SHUTDOWN`] and gives the peers a moment to hear it.
+    pub async fn shut_down(&self, reason: &str) {
+        self.quic.close(CloseCode::SHUTDOWN.var_int(), reason.as_bytes());
+        // Whoever did not hear it within the limit finds out by itself.
+        let _ = tokio::time::timeout(DRAIN_MAX, self.quic.wait_idle()).await;
+    }
+}
+
+/// A call that was let in and is to be authenticated. Dropping it refuses the call.
+pub struct Arriving {
+    incoming: Incoming,
+    endpoint: Endpoint,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Arriving {
+    /// Where the call comes from. Not proven yet.
+    pub fn peer_addr(&self) -> SocketAddr {
+        self.incoming.remote_address()
+    }
+
+    /// Completes the handshake: the caller has proven to have a pinned key.
+    pub async fn establish(self) -> Result<Connection, TransportError> {
+        let Self { incoming, endpoint, _permit } = self;
+        let addr = incoming.remote_address();
+        let caller = PeerLabel { name: "caller".into(), addr };
+        let pins = endpoint.pins.borrow().clone();
+        let (crypto, presented) = endpoint.tls.accepting(pins.clone());
+        let mut config = ServerConfig::clone(&endpoint.server);
+        config.crypto = Arc::new(crypto);
+        let connecting = incoming
+            .accept_with(Arc::new(config))
+            .map_err(|error| caller.not_established(&error, None))?;
+        let fault = |presented: PublicKey| {
+            (!pins.contains(&presented)).then_some(KeyFault::NotAMember { presented })
+        };
+        let quic = endpoint.handshake(connecting, &caller, &presented, fault).await?;
+        let key = tls::peer_key(&quic).expect("the handshake ends only with a pinned key");
+        // The pins may have been replaced in between.
+        let Some(name) = endpoint.pins.borrow().name(&key).map(str::to_owned) else {
+            quic.close(CloseCode::REVOKED.var_int(), b"");
+            let fault = KeyFault::NotAMember { presented: key };
+            return Err(TransportError::WrongKey { addr, fault });
+        };
+        Ok(endpoint.connection(quic, key, PeerLabel { name, addr }))
+    }
+}
+
+#[cfg(test)]
+impl Arriving {
+    pub(super) fn address_is_proven(&self) -> bool {
+        self.incoming.remote_address_validated()
+    }
+}
+
+impl fmt::Debug for Arriving {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Arriving").field("peer_addr", &self.peer_addr()).finish_non_exhaustive()
+    }
+}
+
+/// The reset key is derived from the member key, so that after a restart we can tell the peers of
+/// our former connections at once that they are over.
+fn endpoint_config(key: &MemberKey) -> EndpointConfig {
+    let mut config = EndpointConfig::new(Arc::new(ResetKey(key.derive(RESET_PURPOSE))));
+    config.cid_generator(|| Box::new(RandomIds));
+    config
+}
+
+/// Random connection ids. quinn's own carry a hash under a key that is lost in a restart, and
+/// packets that fail it are dropped in silence instead of answered with a reset.
+struct RandomIds;
+
+const CONNECTION_ID_BYTES: usize = 8;
+
+impl ConnectionIdGenerator for RandomIds {
+    fn generate_cid(&mut self) -> ConnectionId {
+        let mut id = [0; CONNECTION_ID_BYTES];
+        getrandom::fill(&mut id).expect("the system gave randomness for the keys before");
+        ConnectionId::new(&id)
+    }
+
+    fn cid_len(&self) -> usize {
+        CONNECTION_ID_BYTES
+    }
+
+    fn cid_lifetime(&self) -> Option<Duration> {
+        None
+    }
+}
+
+/// ed25519 signatures are deterministic and unpredictable, so they serve as a keyed hash without
+/// another dependency.
+struct ResetKey(MemberKey);
+
+impl HmacKey for ResetKey {
+    fn sign(&self, data: &[u8], signature_out: &mut [u8]) {
+        signature_out.copy_from_slice(&self.0.sign(data));
+    }
+
+    fn signature_len(&self) -> usize {
+        64
+    }
+
+    fn verify(&self, data: &[u8], signature: &[u8]) -> Result<(), CryptoError> {
+        if self.0.sign(data) == signature { Ok(()) } else { Err(CryptoError) }
+    }
+}

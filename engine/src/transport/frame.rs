@@ -1,0 +1,250 @@
+//! Frames on a stream: a length (LEB128, one to four bytes, shortest form) and that many bytes.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use quinn::{ReadError, RecvStream, SendStream, WriteError};
+
+use crate::transport::error::{FrameError, PeerLabel, StreamCode};
+
+/// What four bytes of length can say; no reader or writer takes more, in bytes.
+pub const FRAME_BYTES_LIMIT: usize = (1 << 28) - 1;
+/// How much is taken from QUIC at once, in bytes: bounds what a reader holds beyond one frame.
+const READ_BYTES: usize = 64 << 10;
+
+/// Writes frames to a stream.
+///
+/// Dropping it before [`FrameWriter::finish`] resets the stream, so that the reader never takes a
+/// half-written stream for a whole one.
+#[derive(Debug)]
+pub struct FrameWriter {
+    stream: SendStream,
+    label: Arc<PeerLabel>,
+    frame_bytes_max: usize,
+    /// Prefixes and frames (or what is left of the first) that QUIC has not taken yet.
+    queue: VecDeque<Bytes>,
+    closed: bool,
+}
+
+impl FrameWriter {
+    pub(super) fn new(stream: SendStream, label: Arc<PeerLabel>, frame_bytes_max: usize) -> Self {
+        let frame_bytes_max = frame_bytes_max.min(FRAME_BYTES_LIMIT);
+        Self { stream, label, frame_bytes_max, queue: VecDeque::new(), closed: false }
+    }
+
+    /// Queues a frame and flushes. When the future is dropped half-way, the frame stays queued:
+    /// call [`FrameWriter::flush`] to go on, not `send` again.
+    pub async fn send(&mut self, frame: Bytes) -> Result<(), FrameError> {
+        self.queue(frame)?;
+        self.flush().await
+    }
+
+    /// Queues a frame without waiting. Refused while an earlier frame is not flushed.
+    pub fn queue(&mut self, frame: Bytes) -> Result<(), FrameError> {
+        if self.closed {
+            return Err(FrameError::Finished);
+        }
+        if frame.len() > self.frame_bytes_max {
+            let (bytes, bytes_max) = (frame.len(), self.frame_bytes_max);
+            return Err(FrameError::TooLong { bytes, bytes_max });
+        }
+        if !self.queue.is_empty() {
+            return Err(FrameError::Backlog { bytes: self.queue.iter().map(Bytes::len).sum() });
+        }
+        self.queue.push_back(length_prefix(frame.len()));
+        self.queue.push_back(frame);
+        Ok(())
+    }
+
+    /// Waits until QUIC has taken everything queued. Cancel-safe: call it again to go on.
+    pub async fn flush(&mut self) -> Result<(), FrameError> {
+        while let Some(chunk) = self.queue.front_mut() {
+            if !chunk.is_empty() {
+                let written = self.stream.write(chunk).await;
+                chunk.advance(written.map_err(|error| write_error(&self.label, error))?);
+            }
+            if chunk.is_empty() {
+                self.queue.pop_front();
+            }
+        }
+        Ok(())
+    }
+
+    /// Flushes, then says that no more frames come. Says nothing about arrival.
+    pub async fn finish(&mut self) -> Result<(), FrameError> {
+        self.flush().await?;
+        self.stream.finish().map_err(|_| FrameError::Finished)?;
+        self.closed = true;
+        Ok(())
+    }
+
+    /// After [`FrameWriter::finish`]: waits until the peer's QUIC layer has acknowledged
+    /// everything. That is not durable; use it only before closing a connection. Cancel-safe.
+    pub async fn delivered(&mut self) -> Result<(), FrameError> {
+        match self.stream.stopped().await {
+            Ok(None) => Ok(()),
+            Ok(Some(code)) => Err(FrameError::Stopped(StreamCode::from_var_int(code))),
+            Err(error) => Err(write_error(&self.label, error.into())),
+        }
+    }
+
+    /// Gives the stream up: what is queued or not yet delivered is lost, and the reader sees
+    /// `code`.
+    pub fn reset(&mut self, code: StreamCode) {
+        self.queue.clear();
+        self.closed = true;
+        // An error means that the stream is closed already.
+        let _ = self.stream.reset(code.var_int());
+    }
+
+    /// Sends this stream before those of lower priority of the same connection. 0 at first.
+    pub fn set_priority(&self, priority: i32) {
+        // An error means that the stream is closed already.
+        let _ = self.stream.set_priority(priority);
+    }
+}
+
+impl Drop for FrameWriter {
+    fn drop(&mut self) {
+        if !self.closed {
+            self.reset(StreamCode::ABANDONED);
+        }
+    }
+}
+
+fn write_error(label: &PeerLabel, error: WriteError) -> FrameError {
+    match error {
+        WriteError::Stopped(code) => FrameError::Stopped(StreamCode::from_var_int(code)),
+        WriteError::ConnectionLost(error) => label.ended(&error).into(),
+        WriteError::ClosedStream | WriteError::ZeroRttRejected => FrameError::Finished,
+    }
+}
+
+/// Reads frames from a stream.
+///
+/// Holds up to `frame_bytes_max` and 64 KiB while a frame arrives, beyond QUIC's own window. A peer
+/// can make that happen on as many streams as it may open (64), so frames on part streams should be
+/// small.
+#[derive(Debug)]
+pub struct FrameReader {
+    stream: RecvStream,
+    label: Arc<PeerLabel>,
+    frame_bytes_max: usize,
+    /// What has arrived and is not handed out yet. Grows with what arrives, never by what a prefix
+    /// claims.
+    buffer: BytesMut,
+}
+
+impl FrameReader {
+    pub(super) fn new(stream: RecvStream, label: Arc<PeerLabel>, frame_bytes_max: usize) -> Self {
+        let frame_bytes_max = frame_bytes_max.min(FRAME_BYTES_LIMIT);
+        Self { stream, label, frame_bytes_max, buffer: BytesMut::new() }
+    }
+
+    /// The next frame; `None` when the writer finished. Cancel-safe: what has arrived stays here.
+    ///
+    /// After an error about the frame itself the stream is of no more use: its boundaries are lost.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, FrameError> {
+        loop {
+            if let Some(frame) = self.take_frame()? {
+                return Ok(Some(frame));
+            }
+            let chunk = self.stream.read_chunk(READ_BYTES, true).await;
+            match chunk.map_err(|error| self.read_error(error))? {
+                Some(chunk) => self.buffer.extend_from_slice(&chunk.bytes),
+                None if self.buffer.is_empty() => return Ok(None),
+                None => return Err(FrameError::Truncated { bytes: self.buffer.len() }),
+            }
+        }
+    }
+
+    /// Tells the writer that no more is wanted, and why.
+    pub fn stop(&mut self, code: StreamCode) {
+        // An error means that the stream is closed already.
+        let _ = self.stream.stop(code.var_int());
+    }
+
+    fn take_frame(&mut self) -> Result<Option<Bytes>, FrameError> {
+        let Some((prefix, bytes)) = parse_length(&self.buffer)? else { return Ok(None) };
+        if bytes > self.frame_bytes_max {
+            return Err(FrameError::TooLong { bytes, bytes_max: self.frame_bytes_max });
+        }
+        if self.buffer.len() - prefix < bytes {
+            return Ok(None);
+        }
+        self.buffer.advance(prefix);
+        Ok(Some(self.buffer.split_to(bytes).freeze()))
+    }
+
+    fn read_error(&self, error: ReadError) -> FrameError {
+        match error {
+            ReadError::Reset(code) => FrameError::Reset(StreamCode::from_var_int(code)),
+            ReadError::ConnectionLost(error) => self.label.ended(&error).into(),
+            ReadError::ClosedStream
+            | ReadError::IllegalOrderedRead
+            | ReadError::ZeroRttRejected => FrameError::Finished,
+        }
+    }
+}
+
+fn length_prefix(mut bytes: usize) -> Bytes {
+    let mut prefix = BytesMut::with_capacity(4);
+    loop {
+        let low = u8::try_from(bytes & 0x7f).expect("seven bits");
+        bytes >>= 7;
+        if bytes == 0 {
+            prefix.extend_from_slice(&[low]);
+            return prefix.freeze();
+        }
+        prefix.extend_from_slice(&[low | 0x80]);
+    }
+}
+
+/// Length of the prefix and of the frame; `None` while the prefix is incomplete.
+fn parse_length(buffer: &[u8]) -> Result<Option<(usize, usize)>, FrameError> {
+    let mut length = 0;
+    for (at, &byte) in buffer.iter().take(4).enumerate() {
+        length |= usize::from(byte & 0x7f) << (7 * at);
+        if byte & 0x80 == 0 {
+            let shortest = byte != 0 || at == 0;
+            return if shortest { Ok(Some((at + 1, length))) } else { Err(FrameError::BadLength) };
+        }
+    }
+    if buffer.len() < 4 { Ok(None) } else { Err(FrameError::BadLength) }
+}
+
+#[cfg(test)]
+impl FrameReader {
+    /// Bytes of memory the reader holds.
+    pub(super) fn capacity(&self) -> usize {
+        self.buffer.capacity()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_round_trip_in_their_shortest_form() {
+        let edges = [(0, 1), (1, 1), (127, 1), (128, 2), (16_383, 2), (16_384, 3), (2_097_151, 3)];
+        for (length, prefix_bytes) in
+            edges.into_iter().chain([(2_097_152, 4), (FRAME_BYTES_LIMIT, 4)])
+        {
+            let prefix = length_prefix(length);
+            assert_eq!(prefix.len(), prefix_bytes, "{length}");
+            assert_eq!(parse_length(&prefix), Ok(Some((prefix_bytes, length))));
+            for cut in 0..prefix_bytes {
+                assert_eq!(parse_length(&prefix[..cut]), Ok(None), "{length} cut at {cut}");
+            }
+        }
+    }
+
+    #[test]
+    fn malformed_lengths_are_refused() {
+        for bad in [&[0x80, 0][..], &[0xff, 0x80, 0], &[0x80; 4], &[0xff, 0xff, 0xff, 0xff, 0]] {
+            assert_eq!(parse_length(bad), Err(FrameError::BadLength), "{bad:?}");
+        }
+    }
+}

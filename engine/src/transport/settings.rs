@@ -1,0 +1,92 @@
+//! What can be set per link, and the limits that hold for all of them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use quinn::{IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
+
+/// Streams a peer may have open towards us: parts being sent, each on its own stream.
+pub(super) const UNI_STREAMS_MAX: u32 = 64;
+/// Streams in both directions: the control stream and its successor.
+pub(super) const BIDI_STREAMS_MAX: u32 = 2;
+/// Unread bytes we hold for one peer, over all its streams.
+const CONNECTION_WINDOW_BYTES: u32 = 2 << 20;
+/// Unread bytes we hold for one stream. 20 Mbit/s over a satellite (600 ms) need 1.5 MB.
+const STREAM_WINDOW_BYTES: u32 = 3 << 19;
+/// TLS messages held while they are out of order. A raw-key handshake is below 1 kB.
+const CRYPTO_BUFFER_BYTES: usize = 8 << 10;
+
+/// How an endpoint behaves on its links. The defaults suit a wired or mobile link whose owner does
+/// not want to pay for silence.
+#[derive(Debug, Clone)]
+pub struct TransportSettings {
+    /// Send a sign of life after this long without traffic. `None` (the default): an idle link
+    /// carries nothing at all.
+    pub keep_alive: Option<Duration>,
+    /// Give a connection up after this long without hearing from the peer; the smaller of both
+    /// sides' values counts. 600 s by default, with and without keep-alive: measured on satellite
+    /// and mobile profiles, a connection that outlives the outage resumes sooner than a fresh dial,
+    /// and a restarted peer says so at once (stateless reset), so a short time-out buys nothing.
+    pub idle_timeout: Duration,
+    /// Give a handshake up after this long, on both sides. 30 s by default: two lost rounds on a
+    /// satellite link of 1.5 s.
+    pub handshake_timeout: Duration,
+    /// Round-trip time assumed before the first measurement, 333 ms by default (RFC 9002). Too
+    /// small repeats the handshake needlessly, too large makes a lost packet cost seconds.
+    pub initial_rtt: Duration,
+    /// Probe for datagrams above 1,200 bytes. Off for links of a few kB/s, where a lost probe of
+    /// 1,450 bytes costs seconds. On by default.
+    pub mtu_discovery: bool,
+    /// Bytes handed to QUIC but not yet acknowledged, per connection: 256 KiB by default. What is
+    /// buffered below us is not overtaken by urgent data, so thin links want less (32 KiB at 22
+    /// kbit/s, 64 KiB at 88 kbit/s, 128 KiB over a geostationary satellite).
+    pub send_window_bytes: u64,
+    /// Connections held at once, both directions together, 256 by default; more are refused.
+    pub connections_max: usize,
+    /// Handshakes of others in progress at once, 64 by default; more are refused.
+    pub handshakes_max: usize,
+    /// From this many handshakes in progress on, 8 by default, strangers must first prove their
+    /// address by returning a retry token, which costs them a round trip and us no memory.
+    pub retry_from_handshakes: usize,
+}
+
+impl Default for TransportSettings {
+    fn default() -> Self {
+        Self {
+            keep_alive: None,
+            idle_timeout: Duration::from_secs(600),
+            handshake_timeout: Duration::from_secs(30),
+            initial_rtt: Duration::from_millis(333),
+            mtu_discovery: true,
+            send_window_bytes: 256 << 10,
+            connections_max: 256,
+            handshakes_max: 64,
+            retry_from_handshakes: 8,
+        }
+    }
+}
+
+impl TransportSettings {
+    pub(super) fn quic(&self) -> Arc<TransportConfig> {
+        let mut quic = TransportConfig::default();
+        quic.max_concurrent_uni_streams(UNI_STREAMS_MAX.into())
+            .max_concurrent_bidi_streams(BIDI_STREAMS_MAX.into())
+            .stream_receive_window(STREAM_WINDOW_BYTES.into())
+            .receive_window(CONNECTION_WINDOW_BYTES.into())
+            .send_window(self.send_window_bytes)
+            // Streams of one priority one after the other: a part that is complete can be used.
+            .send_fairness(false)
+            .crypto_buffer_size(CRYPTO_BUFFER_BYTES)
+            .datagram_receive_buffer_size(None)
+            .keep_alive_interval(self.keep_alive)
+            .max_idle_timeout(Some(idle_timeout(self.idle_timeout)))
+            .initial_rtt(self.initial_rtt)
+            .mtu_discovery_config(self.mtu_discovery.then(MtuDiscoveryConfig::default));
+        Arc::new(quic)
+    }
+}
+
+/// QUIC's own unit has 62 bits of milliseconds; what does not fit means "never" to anybody.
+fn idle_timeout(wanted: Duration) -> IdleTimeout {
+    wanted.try_into().unwrap_or_else(|_| VarInt::MAX.into())
+}

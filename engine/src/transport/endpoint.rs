@@ -229,6 +229,14 @@ impl Arriving {
 }
 
 #[cfg(test)]
+impl Endpoint {
+    /// From now on presents `public`, whose secret key it does not have.
+    pub(super) fn claim(&mut self, public: PublicKey) {
+        Arc::get_mut(&mut self.tls).unwrap().claim(public);
+    }
+}
+
+#[cfg(test)]
 impl Arriving {
     pub(super) fn address_is_proven(&self) -> bool {
         self.incoming.remote_address_validated()

@@ -109,6 +109,19 @@ async fn acceptor_refuses_a_stranger_and_the_stranger_learns_why() {
 }
 
 #[tokio::test]
+async fn public_key_without_its_secret_is_refused_both_ways() {
+    let (ship_key, thief_key) = keys();
+    let port_key = MemberKey::generate().unwrap().public();
+    let ship = member(&ship_key, &[(port_key, "port")]);
+    let mut thief = member(&thief_key, &[(ship.key, "ship")]);
+    thief.endpoint.claim(port_key);
+    let (dialled, _) = tokio::join!(ship.endpoint.dial(thief.addr(), port_key), thief.accept());
+    assert!(matches!(dialled, Err(TransportError::Handshake { .. })), "{dialled:?}");
+    let (_, accepted) = tokio::join!(thief.endpoint.dial(ship.addr(), ship.key), ship.accept());
+    assert!(matches!(accepted, Err(TransportError::Handshake { .. })), "{accepted:?}");
+}
+
+#[tokio::test]
 async fn other_protocol_is_a_version_error_on_both_sides() {
     let (ship_key, port_key) = keys();
     let settings = TransportSettings::default;

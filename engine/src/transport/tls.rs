@@ -124,6 +124,16 @@ impl Tls {
     }
 }
 
+#[cfg(test)]
+impl Tls {
+    /// Presents `public`, whose secret key it does not have.
+    pub(super) fn claim(&mut self, public: PublicKey) {
+        let signing = self.own_key.key.clone();
+        let public = CertificateDer::from(public.spki_der());
+        self.own_key = Arc::new(CertifiedKey::new(vec![public], signing));
+    }
+}
+
 /// The authenticated key in what quinn knows of the peer after the handshake.
 pub(super) fn peer_key(connection: &quinn::Connection) -> Option<PublicKey> {
     let identity = connection.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;

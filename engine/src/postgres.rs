@@ -1,0 +1,5 @@
+//! What both daemons share on the way to PostgreSQL: settings, connections, positions.
+
+pub mod connect;
+pub mod lsn;
+pub mod tls;

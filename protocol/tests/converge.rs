@@ -1,9 +1,9 @@
 //! Any order, grouping, repetition and path of causal delivery gives the same rows at every site,
 //! and they are the rows an independent oracle computes from all transactions at once.
 
-use std::collections::BTreeMap;
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use landfall_protocol::change::{RowOp, Transaction};

@@ -1,1 +1,3 @@
-fn main() {}
+//! End-to-end tests: real PostgreSQL, real processes, one file per promise.
+
+mod harness;

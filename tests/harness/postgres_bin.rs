@@ -1,0 +1,166 @@
+//! Finding the PostgreSQL server binaries of this machine.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::{env, fs};
+
+use anyhow::{Context, bail, ensure};
+
+/// The oldest major version we support.
+pub const OLDEST: u32 = 15;
+
+/// Tests use this version when it is installed: the oldest supported one has the fewest features,
+/// so what works there works on the newer ones too.
+const PREFERRED: u32 = 15;
+
+/// Folders that packages use, as (folder, prefix of an entry, folder inside the entry).
+const PLACES: &[(&str, &str, &str)] = &[
+    ("/usr/lib/postgresql", "", "bin"),          // Debian, Ubuntu
+    ("/usr", "pgsql-", "bin"),                   // PostgreSQL's own RPMs
+    ("/usr/libexec", "postgresql", ""),          // Alpine
+    ("/opt/homebrew/opt", "postgresql@", "bin"), // Homebrew on ARM
+    ("/usr/local/opt", "postgresql@", "bin"),    // Homebrew on Intel
+    ("/Applications/Postgres.app/Contents/Versions", "", "bin"),
+];
+
+/// A folder with PostgreSQL server binaries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PgBin {
+    /// The folder that holds `postgres`, `initdb` and the rest.
+    pub dir: PathBuf,
+    /// Major version, such as 15.
+    pub major: u32,
+    /// What `postgres --version` says, such as `15.18`.
+    pub version: String,
+}
+
+impl PgBin {
+    /// Finds server binaries of major version `version`, or of any supported one.
+    ///
+    /// `LANDFALL_PG_BIN` decides when set; otherwise `PATH` and the folders that packages use are
+    /// searched. Without a wish for a version, 15 is taken if it is there, else the newest.
+    pub fn find(version: Option<u32>) -> anyhow::Result<Self> {
+        if let Some(dir) = env::var_os("LANDFALL_PG_BIN").filter(|dir| !dir.is_empty()) {
+            let found = Self::probe(Path::new(&dir)).context("LANDFALL_PG_BIN is not usable")?;
+            let wanted = version.is_none_or(|version| version == found.major);
+            ensure!(
+                wanted && found.major >= OLDEST,
+                "LANDFALL_PG_BIN names PostgreSQL {}, but {} is needed",
+                found.version,
+                version.map_or(format!("{OLDEST} or newer"), |version| version.to_string()),
+            );
+            return Ok(found);
+        }
+        match choose(Self::installed(), version) {
+            Some(found) => Ok(found),
+            None => bail!("{}", missing(version)),
+        }
+    }
+
+    /// Every supported installation of this machine, in the order of the search.
+    pub fn installed() -> Vec<Self> {
+        let mut found: Vec<Self> = Vec::new();
+        for dir in candidates() {
+            if let Ok(bin) = Self::probe(&dir)
+                && bin.major >= OLDEST
+                && !found.iter().any(|other| other.dir == bin.dir)
+            {
+                found.push(bin);
+            }
+        }
+        found
+    }
+
+    /// The path of one of the programs, such as `initdb`.
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    fn probe(dir: &Path) -> anyhow::Result<Self> {
+        for name in ["postgres", "initdb", "pg_resetwal"] {
+            let path = dir.join(name);
+            ensure!(path.is_file(), "{} is missing", path.display());
+        }
+        let output = Command::new(dir.join("postgres")).arg("--version").output();
+        let output = output.with_context(|| format!("run postgres in {}", dir.display()))?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let (major, version) = parse_version(&text)
+            .with_context(|| format!("no version in the answer of postgres: {text:?}"))?;
+        // PATH often leads to the same binaries by a link: compare and show the real place.
+        let dir = dir.canonicalize().with_context(|| format!("resolve {}", dir.display()))?;
+        Ok(Self { dir, major, version })
+    }
+}
+
+/// What a person should do to get server binaries, one sentence.
+pub fn install_hint() -> String {
+    format!(
+        "install the PostgreSQL server, version {OLDEST} or newer (Debian, Ubuntu: apt-get install \
+         postgresql; Fedora: dnf install postgresql-server; Alpine: apk add postgresql; macOS: \
+         brew install postgresql@17), or set LANDFALL_PG_BIN to the folder that holds postgres \
+         and initdb"
+    )
+}
+
+fn missing(version: Option<u32>) -> String {
+    let what = version.map_or(format!("{OLDEST} or newer"), |version| version.to_string());
+    format!("found no server binaries of PostgreSQL {what}: {}", install_hint())
+}
+
+fn choose(found: Vec<PgBin>, version: Option<u32>) -> Option<PgBin> {
+    let wanted = version.unwrap_or(PREFERRED);
+    let exact = found.iter().find(|bin| bin.major == wanted).cloned();
+    match version {
+        Some(_) => exact,
+        None => exact.or_else(|| found.into_iter().max_by_key(|bin| bin.major)),
+    }
+}
+
+fn candidates() -> Vec<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let mut dirs: Vec<PathBuf> = env::split_paths(&path).collect();
+    for (parent, prefix, inside) in PLACES {
+        let Ok(entries) = fs::read_dir(parent) else { continue };
+        let mut here: Vec<PathBuf> = entries
+            .flatten()
+            .filter(|entry| entry.file_name().to_string_lossy().starts_with(prefix))
+            .map(|entry| entry.path().join(inside))
+            .collect();
+        here.sort();
+        dirs.append(&mut here);
+    }
+    dirs.retain(|dir| dir.join("postgres").is_file());
+    dirs
+}
+
+/// `postgres (PostgreSQL) 15.18 (Debian …)`; beta versions read `19beta1`.
+fn parse_version(text: &str) -> Option<(u32, String)> {
+    let version = text.split_once("(PostgreSQL)")?.1.split_whitespace().next()?;
+    let digits: String = version.chars().take_while(char::is_ascii_digit).collect();
+    Some((digits.parse().ok()?, version.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bin(major: u32) -> PgBin {
+        PgBin { dir: PathBuf::from(major.to_string()), major, version: major.to_string() }
+    }
+
+    #[test]
+    fn version_line_is_read() {
+        let line = "postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)\n";
+        assert_eq!(parse_version(line), Some((15, "15.18".to_owned())));
+        assert_eq!(parse_version("postgres (PostgreSQL) 19beta1"), Some((19, "19beta1".into())));
+        assert_eq!(parse_version("mysqld 8"), None);
+    }
+
+    #[test]
+    fn fifteen_is_preferred_and_the_newest_comes_next() {
+        assert_eq!(choose(vec![bin(18), bin(15), bin(17)], None), Some(bin(15)));
+        assert_eq!(choose(vec![bin(16), bin(18), bin(17)], None), Some(bin(18)));
+        assert_eq!(choose(vec![bin(16)], Some(17)), None);
+        assert_eq!(choose(vec![bin(16), bin(17)], Some(17)), Some(bin(17)));
+    }
+}

@@ -1,0 +1,296 @@
+//! How a replicated table is reached by SQL: its statements, built once from the catalog.
+//!
+//! Values travel as text arrays and are cast on the server to the column's type without its
+//! length: a cast to `varchar(10)` would cut a long value off in silence, an assignment refuses it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+
+use landfall_protocol::schema::{ColumnId, TableDef, TableName};
+use tokio_postgres::Client;
+
+/// What the catalog says of the columns and keys of one table.
+#[derive(Debug, Clone, Default)]
+struct Facts {
+    /// Column name to qualified, quoted type name.
+    types: BTreeMap<String, String>,
+    /// Columns of unique indexes other than the primary key's.
+    unique: BTreeSet<String>,
+    parents: Vec<ParentFacts>,
+}
+
+#[derive(Debug, Clone)]
+struct ParentFacts {
+    columns: Vec<String>,
+    parent: TableName,
+    referenced: Vec<String>,
+}
+
+/// One column: its quoted name and the cast that gives it its type.
+#[derive(Debug, Clone)]
+struct Column {
+    name: String,
+    cast: String,
+}
+
+/// A foreign key of the table, for locking the rows it points to.
+#[derive(Debug, Clone)]
+pub struct ParentLock {
+    /// The child's columns, in the order of the statement's parameters.
+    pub columns: Vec<ColumnId>,
+    /// Locks the parents of the given values `FOR KEY SHARE`.
+    pub sql: String,
+}
+
+/// The statements of one table.
+#[derive(Debug, Clone)]
+pub struct TableAccess {
+    /// Quoted, qualified name.
+    table: String,
+    key: Vec<Column>,
+    cells: BTreeMap<ColumnId, Column>,
+    unique: BTreeSet<ColumnId>,
+    parents: Vec<ParentLock>,
+}
+
+/// How strongly rows are locked before they are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LockStrength {
+    /// Only cells outside every unique key change: readers of the key go on.
+    NoKeyUpdate,
+    /// The row may go, or a unique key changes.
+    Update,
+}
+
+impl TableAccess {
+    /// Reads the catalog for these tables. A table, or a column, that the database does not have
+    /// is left out.
+    ///
+    /// # Errors
+    /// Passes the server's error on.
+    pub async fn load(
+        client: &Client,
+        tables: &[&TableDef],
+    ) -> Result<Vec<Option<Self>>, tokio_postgres::Error> {
+        let mut facts = load_facts(client, tables).await?;
+        Ok(tables
+            .iter()
+            .map(|def| facts.remove(&def.name).and_then(|facts| Self::build(def, &facts)))
+            .collect())
+    }
+
+    fn build(def: &TableDef, facts: &Facts) -> Option<Self> {
+        let column = |id: ColumnId| {
+            let def = def.column_def(id)?;
+            let cast = facts.types.get(&def.name)?;
+            Some(Column { name: quote(&def.name), cast: format!("::{cast}") })
+        };
+        let key = def.key.iter().map(|id| column(*id)).collect::<Option<Vec<_>>>()?;
+        let cells = def.cell_columns().filter_map(|id| Some((id, column(id)?))).collect();
+        let unique = facts.unique.iter().filter_map(|name| def.column(name)).collect();
+        let parents = facts.parents.iter().filter_map(|fk| parent_lock(def, facts, fk)).collect();
+        Some(Self { table: quote_table(&def.name), key, cells, unique, parents })
+    }
+
+    /// Foreign keys whose parents must be locked.
+    pub fn parents(&self) -> &[ParentLock] {
+        &self.parents
+    }
+
+    /// Whether the database has this column.
+    pub fn has(&self, column: ColumnId) -> bool {
+        self.cells.contains_key(&column)
+    }
+
+    /// The lock that writing these columns takes.
+    pub fn strength(&self, columns: &BTreeSet<ColumnId>, may_delete: bool) -> LockStrength {
+        if may_delete || !self.unique.is_disjoint(columns) {
+            LockStrength::Update
+        } else {
+            LockStrength::NoKeyUpdate
+        }
+    }
+
+    /// Locks rows in the order of the key arrays; returns `(place, xmin)` of those that exist.
+    pub fn lock_sql(&self, strength: LockStrength) -> String {
+        let lock = match strength {
+            LockStrength::NoKeyUpdate => "FOR NO KEY UPDATE",
+            LockStrength::Update => "FOR UPDATE",
+        };
+        format!(
+            "SELECT k.n, t.xmin::text::int8 FROM {} JOIN {} t ON {} ORDER BY k.n {lock} OF t",
+            unnest(0, self.key.len(), "k", "k"),
+            self.table,
+            self.key_join("k")
+        )
+    }
+
+    /// Shows the cells of rows as text, in the order of [`TableAccess::cell_ids`]; returns
+    /// `(place, text[])`.
+    pub fn show_sql(&self) -> String {
+        let mut cells = String::new();
+        for column in self.cells.values() {
+            let comma = if cells.is_empty() { "" } else { ", " };
+            write!(cells, "{comma}t.{}::text", column.name).expect("a String takes all");
+        }
+        format!(
+            "SELECT k.n, ARRAY[{cells}]::text[] FROM {} JOIN {} t ON {}",
+            unnest(0, self.key.len(), "k", "k"),
+            self.table,
+            self.key_join("k")
+        )
+    }
+
+    /// The cells of the table in number order.
+    pub fn cell_ids(&self) -> impl Iterator<Item = ColumnId> + '_ {
+        self.cells.keys().copied()
+    }
+
+    /// Inserts rows of these cells: key arrays first, then one array per cell.
+    pub fn insert_sql(&self, columns: &[ColumnId]) -> String {
+        let all: Vec<&Column> = self.key.iter().chain(self.named(columns)).collect();
+        let names: Vec<&str> = all.iter().map(|column| column.name.as_str()).collect();
+        let values = casts(&all, "v", 0);
+        let key: Vec<&str> = self.key.iter().map(|column| column.name.as_str()).collect();
+        format!(
+            "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {values} FROM {} ORDER BY v.n \
+             ON CONFLICT ({}) DO NOTHING",
+            self.table,
+            names.join(", "),
+            unnest(0, all.len(), "v", "c"),
+            key.join(", ")
+        )
+    }
+
+    /// Writes these cells: key arrays first, then one array per cell.
+    pub fn update_sql(&self, columns: &[ColumnId]) -> String {
+        let mut set = String::new();
+        for (place, column) in self.named(columns).enumerate() {
+            let comma = if place == 0 { "" } else { ", " };
+            let place = place + self.key.len();
+            write!(set, "{comma}{} = k.k{place}{}", column.name, column.cast)
+                .expect("a String takes all");
+        }
+        format!(
+            "UPDATE {} t SET {set} FROM {} WHERE {}",
+            self.table,
+            unnest(0, self.key.len() + columns.len(), "k", "k"),
+            self.key_join("k")
+        )
+    }
+
+    /// Deletes rows by key arrays.
+    pub fn delete_sql(&self) -> String {
+        format!(
+            "DELETE FROM {} t USING {} WHERE {}",
+            self.table,
+            unnest(0, self.key.len(), "k", "k"),
+            self.key_join("k")
+        )
+    }
+
+    fn named<'a>(&'a self, columns: &'a [ColumnId]) -> impl Iterator<Item = &'a Column> {
+        columns.iter().filter_map(|id| self.cells.get(id))
+    }
+
+    fn key_join(&self, alias: &str) -> String {
+        let equal = |(place, column): (usize, &Column)| {
+            format!("t.{} = {alias}.k{place}{}", column.name, column.cast)
+        };
+        self.key.iter().enumerate().map(equal).collect::<Vec<_>>().join(" AND ")
+    }
+}
+
+fn casts(columns: &[&Column], alias: &str, from: usize) -> String {
+    let cast =
+        |(place, column): (usize, &&Column)| format!("{alias}.c{}{}", place + from, column.cast);
+    columns.iter().enumerate().map(cast).collect::<Vec<_>>().join(", ")
+}
+
+/// `unnest($1::text[], …) WITH ORDINALITY AS alias(prefix0, …, n)`.
+fn unnest(first: usize, count: usize, alias: &str, prefix: &str) -> String {
+    let arrays: Vec<_> = (first + 1..=first + count).map(|n| format!("${n}::text[]")).collect();
+    let names: Vec<_> = (0..count).map(|n| format!("{prefix}{n}")).collect();
+    format!("unnest({}) WITH ORDINALITY AS {alias}({}, n)", arrays.join(", "), names.join(", "))
+}
+
+fn parent_lock(def: &TableDef, facts: &Facts, fk: &ParentFacts) -> Option<ParentLock> {
+    let columns = fk.columns.iter().map(|name| def.column(name)).collect::<Option<Vec<_>>>()?;
+    let mut join = Vec::new();
+    for (place, (column, referenced)) in fk.columns.iter().zip(&fk.referenced).enumerate() {
+        join.push(format!("p.{} = k.k{place}::{}", quote(referenced), facts.types.get(column)?));
+    }
+    let sql = format!(
+        "SELECT count(*) FROM (SELECT 1 FROM {} JOIN {} p ON {} ORDER BY k.n FOR KEY SHARE OF p) l",
+        unnest(0, fk.columns.len(), "k", "k"),
+        quote_table(&fk.parent),
+        join.join(" AND ")
+    );
+    Some(ParentLock { columns, sql })
+}
+
+/// An identifier in double quotes.
+pub fn quote(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// A qualified table name in double quotes.
+pub fn quote_table(name: &TableName) -> String {
+    format!("{}.{}", quote(&name.schema), quote(&name.name))
+}
+
+const COLUMNS_SQL: &str = "\
+SELECT n.nspname, c.relname, a.attname, quote_ident(tn.nspname) || '.' || quote_ident(t.typname)
+FROM unnest($1::text[], $2::text[]) AS w(s, r)
+JOIN pg_namespace n ON n.nspname = w.s
+JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = w.r
+JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
+JOIN pg_type t ON t.oid = a.atttypid
+JOIN pg_namespace tn ON tn.oid = t.typnamespace";
+
+const UNIQUE_SQL: &str = "\
+SELECT n.nspname, c.relname, a.attname
+FROM unnest($1::text[], $2::text[]) AS w(s, r)
+JOIN pg_namespace n ON n.nspname = w.s
+JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = w.r
+JOIN pg_index i ON i.indrelid = c.oid AND i.indisunique AND NOT i.indisprimary
+JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = ANY (i.indkey) AND a.attgenerated = ''";
+
+const PARENTS_SQL: &str = "\
+SELECT n.nspname, c.relname, pn.nspname, p.relname,
+  ARRAY(SELECT a.attname::text FROM unnest(f.conkey) WITH ORDINALITY AS k(num, ord)
+        JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.num ORDER BY k.ord),
+  ARRAY(SELECT a.attname::text FROM unnest(f.confkey) WITH ORDINALITY AS k(num, ord)
+        JOIN pg_attribute a ON a.attrelid = p.oid AND a.attnum = k.num ORDER BY k.ord)
+FROM unnest($1::text[], $2::text[]) AS w(s, r)
+JOIN pg_namespace n ON n.nspname = w.s
+JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = w.r
+JOIN pg_constraint f ON f.conrelid = c.oid AND f.contype = 'f'
+JOIN pg_class p ON p.oid = f.confrelid
+JOIN pg_namespace pn ON pn.oid = p.relnamespace";
+
+async fn load_facts(
+    client: &Client,
+    tables: &[&TableDef],
+) -> Result<BTreeMap<TableName, Facts>, tokio_postgres::Error> {
+    let schemas: Vec<&str> = tables.iter().map(|def| def.name.schema.as_str()).collect();
+    let names: Vec<&str> = tables.iter().map(|def| def.name.name.as_str()).collect();
+    let mut facts: BTreeMap<TableName, Facts> = BTreeMap::new();
+    for row in client.query(COLUMNS_SQL, &[&schemas, &names]).await? {
+        let table = TableName::new(row.get::<_, String>(0), row.get::<_, String>(1));
+        facts.entry(table).or_default().types.insert(row.get(2), row.get(3));
+    }
+    for row in client.query(UNIQUE_SQL, &[&schemas, &names]).await? {
+        let table = TableName::new(row.get::<_, String>(0), row.get::<_, String>(1));
+        facts.entry(table).or_default().unique.insert(row.get(2));
+    }
+    for row in client.query(PARENTS_SQL, &[&schemas, &names]).await? {
+        let table = TableName::new(row.get::<_, String>(0), row.get::<_, String>(1));
+        facts.entry(table).or_default().parents.push(ParentFacts {
+            columns: row.get(4),
+            parent: TableName::new(row.get::<_, String>(2), row.get::<_, String>(3)),
+            referenced: row.get(5),
+        });
+    }
+    Ok(facts)
+}

@@ -1,1 +1,57 @@
-fn main() {}
+//! What developers run: `cargo xtask demo | test | ci | pg`.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod cargo;
+mod checks;
+mod demo;
+mod postgres;
+
+/// Developer commands of Landfall.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Shows Landfall at work: two ships and the region ashore, on throw-away databases.
+    Demo,
+    /// Runs every test: unit, property, doc and tidy tests, then end-to-end tests on PostgreSQL.
+    ///
+    /// Builds the daemons first. Looks for PostgreSQL 15 or newer (LANDFALL_PG_BIN, PATH, the usual
+    /// folders) and installs it with the system's package manager if there is none.
+    Test {
+        /// A part of a test's name, and options for the test programs such as --nocapture.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "FILTER")]
+        extra: Vec<String>,
+    },
+    /// Runs what must pass before a push: formatting, lints, documentation, tests, dependencies.
+    Ci,
+    /// Says which PostgreSQL the tests and the demo would use.
+    Pg {
+        /// Installs one, if there is none, with the system's package manager.
+        #[arg(long)]
+        install: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Task::Demo => demo::run(),
+        Task::Test { extra } => checks::test(&extra),
+        Task::Ci => checks::ci(),
+        Task::Pg { install } => postgres::report(install),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

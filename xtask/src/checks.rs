@@ -1,0 +1,80 @@
+//! `cargo xtask test` and `cargo xtask ci`.
+
+use std::process::Command;
+
+use anyhow::bail;
+
+use crate::cargo::{TEST_FEATURES, build_daemons, cargo, now, on_path, run, seconds, test_targets};
+use crate::postgres;
+
+/// The test target that needs PostgreSQL and the daemons, and takes longest.
+const END_TO_END: &str = "e2e";
+
+/// Everything there is to test, end-to-end tests last. `extra` is handed to each test program.
+pub(crate) fn test(extra: &[String]) -> anyhow::Result<()> {
+    let began = now();
+    let postgres = postgres::ensure()?;
+    eprintln!("=== PostgreSQL {} in {}", postgres.version, postgres.dir.display());
+    build_daemons()?;
+    // A mistake that does not compile is reported once, here.
+    run("build the tests", workspace_tests(["--no-run"]))?;
+
+    let targets = test_targets()?;
+    let others = targets.iter().filter(|name| *name != END_TO_END);
+    let others: Vec<&str> = others.flat_map(|name| ["--test", name.as_str()]).collect();
+    let quick = ["--no-fail-fast", "--lib", "--bins", "--examples"].into_iter().chain(others);
+    // All three select the whole workspace: then cargo builds the same thing for all of them.
+    let steps = [
+        ("unit, property and tidy tests", workspace_tests(quick)),
+        ("doc tests", workspace_tests(["--no-fail-fast", "--doc"])),
+        ("end-to-end tests", workspace_tests(["--test", END_TO_END])),
+    ];
+    let mut failed = Vec::new();
+    for (what, mut command) in steps {
+        command.env("LANDFALL_PG_BIN", &postgres.dir).arg("--").args(extra);
+        if let Err(error) = run(what, command) {
+            eprintln!("=== {error:#}");
+            failed.push(what);
+        }
+    }
+    if !failed.is_empty() {
+        bail!("failed after {}: {}", seconds(began), failed.join(", "));
+    }
+    eprintln!("\n=== all tests passed in {}", seconds(began));
+    Ok(())
+}
+
+/// What must pass before a push, cheapest first.
+pub(crate) fn ci() -> anyhow::Result<()> {
+    let began = now();
+    run("formatting", cargo(["fmt", "--all", "--check"]))?;
+    let clippy = ["clippy", "--locked", "--workspace", "--all-targets"];
+    let deny_warnings = ["--", "-D", "warnings"];
+    run("lints", cargo(clippy.into_iter().chain(deny_warnings)))?;
+    let planted = clippy.into_iter().chain(TEST_FEATURES).chain(deny_warnings);
+    run("lints of the test build", cargo(planted))?;
+    let mut doc = cargo(["doc", "--locked", "--workspace", "--no-deps"]);
+    doc.env("RUSTDOCFLAGS", "-D warnings");
+    run("documentation", doc)?;
+    dependencies()?;
+    test(&[])?;
+    eprintln!("\n=== ci passed in {}", seconds(began));
+    Ok(())
+}
+
+fn dependencies() -> anyhow::Result<()> {
+    if !on_path("cargo-deny") {
+        eprintln!(
+            "\n=== dependencies: NOT CHECKED, as cargo-deny is not installed\n    install it with: \
+             cargo install cargo-deny --locked"
+        );
+        return Ok(());
+    }
+    run("licences, bans and sources", cargo(["deny", "check", "bans", "licenses", "sources"]))?;
+    run("advisories", cargo(["deny", "check", "advisories"]))
+}
+
+fn workspace_tests<'a>(args: impl IntoIterator<Item = &'a str>) -> Command {
+    let all = ["test", "--locked", "--workspace"].into_iter().chain(TEST_FEATURES);
+    cargo(all.chain(args))
+}

@@ -337,6 +337,11 @@ mod tests {
 
     use super::*;
 
+    /// `Tasks::wait`, with a limit that turns a hang into a failure.
+    async fn wait(tasks: &Tasks) -> Result<(), TaskError> {
+        tokio::time::timeout(Duration::from_secs(30), tasks.wait()).await.expect("the wait ends")
+    }
+
     /// A task that ends when told to, and says so.
     fn spawn_obedient(tasks: &Tasks) -> oneshot::Receiver<()> {
         let (ended, has_ended) = oneshot::channel();
@@ -354,7 +359,7 @@ mod tests {
         let tasks = Tasks::new();
         tasks.spawn("one", async { Ok::<_, Infallible>(()) });
         tasks.spawn(String::from("two"), async { Ok::<_, Infallible>(()) });
-        assert_eq!(tasks.wait().await, Ok(()));
+        assert_eq!(wait(&tasks).await, Ok(()));
     }
 
     #[tokio::test]
@@ -362,7 +367,7 @@ mod tests {
         let tasks = Tasks::new();
         let has_ended = spawn_obedient(&tasks);
         tasks.spawn("walsender", async { Err("slot is missing") });
-        let error = tasks.wait().await.unwrap_err();
+        let error = wait(&tasks).await.unwrap_err();
         assert_eq!(error.to_string(), "task \"walsender\" failed: slot is missing");
         has_ended.await.unwrap();
     }
@@ -378,7 +383,7 @@ mod tests {
             }
             Ok::<_, Infallible>(())
         });
-        let error = tasks.wait().await.unwrap_err();
+        let error = wait(&tasks).await.unwrap_err();
         assert_eq!(error.to_string(), "task \"sealer\" panicked: offset 7 is past the end");
         has_ended.await.unwrap();
     }
@@ -390,7 +395,7 @@ mod tests {
         let child = tasks.spawn_child("session", async { panic!("boom") });
         let outcome: Result<(), _> = child.await;
         assert_eq!(outcome, Err(TaskError::Aborted { task: "session".into() }));
-        let error = tasks.wait().await.unwrap_err();
+        let error = wait(&tasks).await.unwrap_err();
         assert_eq!(error.to_string(), "task \"session\" panicked: boom");
         has_ended.await.unwrap();
     }
@@ -400,7 +405,7 @@ mod tests {
         let tasks = Tasks::new();
         let child = tasks.spawn_child("dial", async { Err::<(), _>("link is down") });
         assert_eq!(child.await, Ok(Err("link is down")));
-        assert_eq!(tasks.wait().await, Ok(()));
+        assert_eq!(wait(&tasks).await, Ok(()));
     }
 
     #[tokio::test]
@@ -413,7 +418,7 @@ mod tests {
         });
         drop(child);
         assert!(released.await.is_err(), "the future was dropped, and with it the sender");
-        assert_eq!(tasks.wait().await, Ok(()));
+        assert_eq!(wait(&tasks).await, Ok(()));
     }
 
     #[tokio::test]
@@ -421,7 +426,7 @@ mod tests {
         let tasks = Tasks::new();
         let has_ended = spawn_obedient(&tasks);
         tasks.clone().stop().cancel();
-        assert_eq!(tasks.wait().await, Ok(()));
+        assert_eq!(wait(&tasks).await, Ok(()));
         has_ended.await.unwrap();
     }
 
@@ -434,7 +439,7 @@ mod tests {
             pending::<Result<(), Infallible>>().await
         });
         tasks.stop().cancel();
-        let error = tasks.wait().await.unwrap_err();
+        let error = wait(&tasks).await.unwrap_err();
         assert_eq!(error, TaskError::Stuck { tasks: vec!["stubborn".into()] });
         assert!(released.await.is_err());
     }

@@ -251,7 +251,8 @@ fn restarted_peer_says_so() {
         let _restarted = member_at(addr, &port_key, &[(ship.key, "ship")]);
         let mut writer = dialled.open_uni(FRAME_BYTES_MAX).await.unwrap();
         writer.send(Bytes::from_static(b"are you there")).await.unwrap();
-        dialled.closed().await
+        // A limit well below the idle time-out, which would end it too.
+        tokio::time::timeout(Duration::from_secs(30), dialled.closed()).await.expect("a reset")
     });
     let why = "the peer was restarted";
     assert_eq!(lost, TransportError::Lost { name: "port".into(), addr, why });

@@ -155,7 +155,7 @@ async fn handshake_fits_into_three_kilobytes_up_and_two_down() {
     let at_dial = world.relay.relayed();
     exchange(&dialled, &accepted).await;
     let after_frames = world.relay.relayed();
-    // Shown by `--nocapture`; the README quotes it.
+    // Shown by `--nocapture`.
     println!("handshake: {at_dial:?}; with a frame each way: {after_frames:?}");
     assert!(after_frames.bytes_up < 3_000 && after_frames.bytes_down < 2_200, "{after_frames:?}");
 }

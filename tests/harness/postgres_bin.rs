@@ -42,12 +42,12 @@ impl PgBin {
     pub fn find(version: Option<u32>) -> anyhow::Result<Self> {
         if let Some(dir) = env::var_os("LANDFALL_PG_BIN").filter(|dir| !dir.is_empty()) {
             let found = Self::probe(Path::new(&dir)).context("LANDFALL_PG_BIN is not usable")?;
-            let wanted = version.is_none_or(|version| version == found.major);
+            let wanted = version.map_or(found.major >= OLDEST, |version| version == found.major);
             ensure!(
-                wanted && found.major >= OLDEST,
-                "LANDFALL_PG_BIN names PostgreSQL {}, but {} is needed",
+                wanted,
+                "LANDFALL_PG_BIN names PostgreSQL {}, but needed is PostgreSQL {}",
                 found.version,
-                version.map_or(format!("{OLDEST} or newer"), |version| version.to_string()),
+                describe(version),
             );
             return Ok(found);
         }
@@ -103,8 +103,11 @@ pub fn install_hint() -> String {
 }
 
 fn missing(version: Option<u32>) -> String {
-    let what = version.map_or(format!("{OLDEST} or newer"), |version| version.to_string());
-    format!("found no server binaries of PostgreSQL {what}: {}", install_hint())
+    format!("found no server binaries of PostgreSQL {}: {}", describe(version), install_hint())
+}
+
+fn describe(version: Option<u32>) -> String {
+    version.map_or_else(|| format!("{OLDEST} or newer"), |version| version.to_string())
 }
 
 fn choose(found: Vec<PgBin>, version: Option<u32>) -> Option<PgBin> {

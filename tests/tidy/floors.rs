@@ -30,7 +30,7 @@ pub(crate) const TABLES: &[(&str, &[Floor])] = &[
             (Blind, &["change"]),
             (Blind, &["dictionary"]),
             (Open, &["lattice", "merge", "stamp", "fold", "unit", "wire"]),
-            (Open, &["queue", "sync", "fleet"]),
+            (Open, &["plan", "queue", "sync", "fleet"]),
         ],
     ),
     (

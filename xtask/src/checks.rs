@@ -31,7 +31,7 @@ pub(crate) fn test(extra: &[String]) -> anyhow::Result<()> {
     ];
     let mut failed = Vec::new();
     for (what, mut command) in steps {
-        command.env("LANDFALL_PG_BIN", &postgres.dir).arg("--").args(extra);
+        command.arg("--").args(extra);
         if let Err(error) = run(what, command) {
             eprintln!("=== {error:#}");
             failed.push(what);

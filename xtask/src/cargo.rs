@@ -21,6 +21,14 @@ pub(crate) fn workspace() -> PathBuf {
 pub(crate) fn cargo<'a>(args: impl IntoIterator<Item = &'a str>) -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(args).current_dir(workspace());
+    // What `cargo run` told us about this crate. Build scripts look at it (ring's does), so handing
+    // it on would build half of the dependencies anew at every change between cargo and xtask.
+    for (key, _) in env::vars_os() {
+        let name = key.to_string_lossy();
+        if name.starts_with("CARGO_MANIFEST_") || name.starts_with("CARGO_PKG_") {
+            command.env_remove(key);
+        }
+    }
     command
 }
 

@@ -36,6 +36,10 @@ pub const HEADER_BYTES_MAX: usize = 4 << 20;
 pub const UNIT_PLAIN_BYTES_TARGET: usize = 1 << 20;
 /// Parts one unit may have: one per replication set and the spine.
 pub const PARTS_MAX: usize = 1024;
+/// Transactions one unit may hold. A transaction takes at least two bytes, so a sealer that cuts at
+/// [`UNIT_PLAIN_BYTES_TARGET`] never comes near; a reader is spared the 4 GiB that 64 MiB of empty
+/// transactions would take in memory.
+pub const UNIT_TRANSACTIONS_MAX: usize = 1 << 20;
 /// Below this many bytes compression is not tried.
 const PACK_FROM_BYTES: usize = 64;
 
@@ -237,7 +241,8 @@ impl Unit {
     /// with the origin's key.
     ///
     /// # Panics
-    /// When `transactions` is empty or has gaps: the log never does.
+    /// When `transactions` is empty, has gaps, clock readings that do not grow, or more content than
+    /// a reader accepts: the log never does, and a unit nobody can open must not be sealed.
     pub fn seal(
         context: SealContext<'_>,
         transactions: &[Transaction],
@@ -248,10 +253,18 @@ impl Unit {
             panic!("a unit holds at least one transaction");
         };
         assert!(
-            transactions.windows(2).all(|pair| pair[0].seq.next() == pair[1].seq),
-            "a unit holds consecutive transactions"
+            transactions
+                .windows(2)
+                .all(|pair| pair[0].seq.next() == pair[1].seq && pair[0].hlc < pair[1].hlc),
+            "a unit holds consecutive transactions of growing clock readings"
         );
+        assert!(transactions.len() <= UNIT_TRANSACTIONS_MAX, "a unit is cut in time");
         let parts = body::encode(transactions, set_of);
+        let plain_bytes: usize = parts.iter().map(|part| part.plain.len()).sum();
+        assert!(
+            plain_bytes <= UNIT_PLAIN_BYTES_MAX && parts.len() <= PARTS_MAX,
+            "a unit's content is within its limits"
+        );
         let header = UnitHeader {
             fleet_version: context.fleet_version,
             origin: context.origin,
@@ -388,6 +401,11 @@ impl StoredPart<'_> {
         // Layout::read held plain_bytes under UNIT_PLAIN_BYTES_MAX.
         let declared = part.plain_bytes as usize;
         if self.packed {
+            // The packing is not signed. Without this rule whoever passes a unit on could blow it
+            // up with zstd frames that say nothing.
+            if self.bytes.len() >= declared {
+                return Err(DecodeError::NotCanonical("packed part").into());
+            }
             return Ok(decompress(self.bytes, declared)?);
         }
         if self.bytes.len() == declared {

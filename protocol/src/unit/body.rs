@@ -8,7 +8,7 @@ use crate::clock::Hlc;
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::id::Seq;
 use crate::schema::{SetId, TableDef, TableId};
-use crate::unit::{PartHeader, PartId, UnitHeader};
+use crate::unit::{PartHeader, PartId, UNIT_TRANSACTIONS_MAX, UnitHeader};
 
 /// Tables one transaction may describe.
 const DESCRIBES_MAX: usize = 1 << 16;
@@ -122,8 +122,13 @@ fn decode_spine(
     count: u64,
     from: &mut Reader<'_>,
 ) -> Result<Vec<Transaction>, DecodeError> {
+    if count > UNIT_TRANSACTIONS_MAX as u64 {
+        let limit = UNIT_TRANSACTIONS_MAX as u64;
+        return Err(DecodeError::TooLong { found: count, limit });
+    }
+    // Each takes two bytes or more.
     if (header.last.0 - header.first.0).checked_add(1) != Some(count)
-        || count > from.rest().len() as u64
+        || count > from.rest().len() as u64 / 2
     {
         return Err(DecodeError::NotCanonical("spine"));
     }
@@ -171,10 +176,13 @@ fn decode_set(
             .ok_or(DecodeError::BadNumber)?;
         let transaction = transactions.get_mut(index).ok_or(DecodeError::BadNumber)?;
         let changes = from.count(usize::MAX)?;
+        if changes == 0 {
+            return Err(DecodeError::NotCanonical("part"));
+        }
         for _ in 0..changes {
             transaction.changes.push(RowChange::decode(from)?);
         }
         found += changes as u64;
     }
-    if found == count { Ok(()) } else { Err(DecodeError::NotCanonical("part")) }
+    if found == count && found > 0 { Ok(()) } else { Err(DecodeError::NotCanonical("part")) }
 }

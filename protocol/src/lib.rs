@@ -24,6 +24,8 @@ pub mod compress;
 pub mod dictionary;
 pub mod fold;
 
+#[cfg(test)]
+mod golden;
 pub mod id;
 pub mod lattice;
 

@@ -11,6 +11,8 @@
 //! The byte-level description is in `docs/wire.md`.
 
 mod body;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 

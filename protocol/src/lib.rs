@@ -36,3 +36,4 @@ pub mod schema;
 pub mod unit;
 pub mod value;
 pub mod version;
+pub mod wire;

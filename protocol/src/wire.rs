@@ -1,0 +1,182 @@
+//! What two members say to each other.
+//!
+//! One control stream per connection carries [`Message`]s, each in a frame whose length the
+//! transport writes. Units travel on streams of their own, one per followed origin, which begin
+//! with a [`UnitStreamHead`] and go on with one unit per frame. The byte-level description is in
+//! `docs/wire.md`; how the bytes are laid out is known to [`v1`] only.
+
+pub mod v1;
+
+#[cfg(test)]
+mod tests;
+
+use crate::codec::DecodeError;
+use crate::id::{Origin, Seq};
+use crate::unit::UnitHash;
+use crate::version::VersionVector;
+
+/// Oldest protocol this version speaks.
+pub const PROTOCOL_MIN: u16 = 1;
+/// Newest protocol this version speaks.
+pub const PROTOCOL_MAX: u16 = 1;
+/// Longest control frame in bytes: a [`Hello`] with two full vectors takes 5.6 MB.
+pub const FRAME_BYTES_MAX: usize = 8 << 20;
+/// Longest first frame of a unit stream in bytes.
+pub const HEAD_BYTES_MAX: usize = 64;
+/// Lives of one site's log that a [`Hello`] may name.
+pub const HELD_MAX: usize = 4096;
+/// Longest name of the sender's software in bytes.
+pub const SOFTWARE_BYTES_MAX: usize = 128;
+
+/// How far the sender holds a log of the receiver's site, and which log that is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// The receiver's site in one of its lives.
+    pub origin: Origin,
+    /// The last transaction of the last unit held; never 0.
+    pub seq: Seq,
+    /// The hash of that unit.
+    pub hash: UnitHash,
+}
+
+/// The first message on every control stream, from both sides.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hello {
+    /// Oldest protocol the sender speaks.
+    pub protocol_min: u16,
+    /// Newest protocol the sender speaks.
+    pub protocol_max: u16,
+    /// Every log of the receiver's site that the sender holds something of, in origin order. It
+    /// comes first because it decides whether the receiver may speak at all.
+    pub holds_of_you: Vec<Held>,
+    /// Who the sender is, and in which life.
+    pub origin: Origin,
+    /// The sender's fleet file.
+    pub fleet_version: u64,
+    /// What the sender's fleet file says of sets, tables and rules, as a hash.
+    pub sets_digest: [u8; 32],
+    /// What the sender holds durably, its own log included.
+    pub received: VersionVector,
+    /// What shows in the sender's PostgreSQL.
+    pub applied: VersionVector,
+    /// The sender's clock, milliseconds since 1970.
+    pub wall_ms: u64,
+    /// The sender's software and its version, for operators; at most [`SOFTWARE_BYTES_MAX`].
+    pub software: String,
+}
+
+/// What moved since the sender last spoke of it.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Have {
+    /// Held durably: the acknowledgement that lets the receiver forget what it kept for the sender.
+    pub received: VersionVector,
+    /// Showing in the sender's PostgreSQL.
+    pub applied: VersionVector,
+}
+
+/// A message on the control stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// Who I am and what I hold; first, and once.
+    Hello(Box<Hello>),
+    /// What I hold now.
+    Have(Have),
+    /// Send me every unit of this origin after that one, and go on as new ones come.
+    Follow {
+        /// Whose units.
+        origin: Origin,
+        /// The last transaction I hold.
+        after: Seq,
+    },
+    /// Finish the unit you are sending, then send no more of this origin.
+    Unfollow {
+        /// Whose units.
+        origin: Origin,
+    },
+}
+
+impl Message {
+    /// The frame's content.
+    pub fn encode(&self) -> Vec<u8> {
+        v1::encode(self)
+    }
+
+    /// Reads a frame's content.
+    ///
+    /// # Errors
+    /// Fails at the first rule the bytes break, naming the message.
+    pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
+        v1::decode(bytes)
+    }
+
+    /// What the message is called.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Hello(_) => "hello",
+            Self::Have(_) => "have",
+            Self::Follow { .. } => "follow",
+            Self::Unfollow { .. } => "unfollow",
+        }
+    }
+}
+
+/// The first frame of a unit stream; every further frame is one unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnitStreamHead {
+    /// Whose units follow.
+    pub origin: Origin,
+    /// As in the [`Message::Follow`] it answers: the first unit begins right after it.
+    pub after: Seq,
+}
+
+impl UnitStreamHead {
+    /// The frame's content.
+    pub fn encode(&self) -> Vec<u8> {
+        v1::encode_head(*self)
+    }
+
+    /// Reads a frame's content.
+    ///
+    /// # Errors
+    /// Fails at the first rule the bytes break.
+    pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
+        v1::decode_head(bytes)
+    }
+}
+
+/// Why a frame is not an acceptable message.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum WireError {
+    /// Nothing in it.
+    #[error("frame is empty")]
+    Empty,
+    /// Longer than any message may be.
+    #[error("frame of {found} bytes is over the limit of {limit}")]
+    TooLong {
+        /// Its length.
+        found: usize,
+        /// What is allowed.
+        limit: usize,
+    },
+    /// The first byte names no message of this version.
+    #[error("unknown message tag {0}")]
+    UnknownTag(u8),
+    /// A hello of a sender that speaks none of our versions; the rest of it was not read.
+    #[error(
+        "hello speaks protocol {min} to {max}, this version speaks {PROTOCOL_MIN} to {PROTOCOL_MAX}"
+    )]
+    ProtocolVersion {
+        /// Oldest protocol of the sender.
+        min: u16,
+        /// Newest protocol of the sender.
+        max: u16,
+    },
+    /// The message does not decode.
+    #[error("{message} does not decode: {error}")]
+    Malformed {
+        /// Which message.
+        message: &'static str,
+        /// What is wrong.
+        error: DecodeError,
+    },
+}

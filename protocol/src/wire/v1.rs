@@ -1,0 +1,177 @@
+//! Protocol version 1: how messages are laid out.
+//!
+//! The first byte of a frame says which message it is. A hello goes on with the range of protocols
+//! its sender speaks; that much is the same in every version to come. A later version may append
+//! to the hello, so bytes left over are allowed where the sender speaks a newer protocol than ours,
+//! and nowhere else.
+
+use crate::codec::{DecodeError, Reader, Writer};
+use crate::id::Seq;
+use crate::unit::UnitHash;
+use crate::version::VersionVector;
+use crate::wire::{
+    FRAME_BYTES_MAX, HEAD_BYTES_MAX, HELD_MAX, Have, Held, Hello, Message, PROTOCOL_MAX,
+    PROTOCOL_MIN, SOFTWARE_BYTES_MAX, UnitStreamHead, WireError,
+};
+
+const HELLO: u8 = 1;
+const HAVE: u8 = 2;
+const FOLLOW: u8 = 3;
+const UNFOLLOW: u8 = 4;
+const UNIT_STREAM_HEAD: u8 = 16;
+
+/// Writes a message.
+pub fn encode(message: &Message) -> Vec<u8> {
+    let mut out = Writer::new();
+    match message {
+        Message::Hello(hello) => {
+            out.u8(HELLO);
+            encode_hello(hello, &mut out);
+        }
+        Message::Have(have) => {
+            out.u8(HAVE);
+            have.received.encode(&mut out);
+            have.applied.encode(&mut out);
+        }
+        Message::Follow { origin, after } => {
+            out.u8(FOLLOW);
+            out.origin(*origin);
+            out.varint(after.0);
+        }
+        Message::Unfollow { origin } => {
+            out.u8(UNFOLLOW);
+            out.origin(*origin);
+        }
+    }
+    out.into_bytes()
+}
+
+/// Reads a message.
+///
+/// # Errors
+/// Fails at the first rule the bytes break.
+pub fn decode(bytes: &[u8]) -> Result<Message, WireError> {
+    let (tag, mut from) = open_frame(bytes, FRAME_BYTES_MAX)?;
+    match tag {
+        HELLO => decode_hello(from).map(|hello| Message::Hello(Box::new(hello))),
+        HAVE => name("have", || {
+            let received = VersionVector::decode(&mut from)?;
+            let applied = VersionVector::decode(&mut from)?;
+            from.finish()?;
+            Ok(Message::Have(Have { received, applied }))
+        }),
+        FOLLOW => name("follow", || {
+            let (origin, after) = (from.origin()?, Seq(from.varint()?));
+            from.finish()?;
+            Ok(Message::Follow { origin, after })
+        }),
+        UNFOLLOW => name("unfollow", || {
+            let origin = from.origin()?;
+            from.finish()?;
+            Ok(Message::Unfollow { origin })
+        }),
+        tag => Err(WireError::UnknownTag(tag)),
+    }
+}
+
+/// Writes the first frame of a unit stream.
+pub fn encode_head(head: UnitStreamHead) -> Vec<u8> {
+    let mut out = Writer::new();
+    out.u8(UNIT_STREAM_HEAD);
+    out.origin(head.origin);
+    out.varint(head.after.0);
+    out.into_bytes()
+}
+
+/// Reads the first frame of a unit stream.
+///
+/// # Errors
+/// Fails at the first rule the bytes break.
+pub fn decode_head(bytes: &[u8]) -> Result<UnitStreamHead, WireError> {
+    let (tag, mut from) = open_frame(bytes, HEAD_BYTES_MAX)?;
+    if tag != UNIT_STREAM_HEAD {
+        return Err(WireError::UnknownTag(tag));
+    }
+    name("unit stream head", || {
+        let (origin, after) = (from.origin()?, Seq(from.varint()?));
+        from.finish()?;
+        Ok(UnitStreamHead { origin, after })
+    })
+}
+
+fn open_frame(bytes: &[u8], limit: usize) -> Result<(u8, Reader<'_>), WireError> {
+    if bytes.len() > limit {
+        return Err(WireError::TooLong { found: bytes.len(), limit });
+    }
+    let (tag, rest) = bytes.split_first().ok_or(WireError::Empty)?;
+    Ok((*tag, Reader::new(rest)))
+}
+
+fn name<T>(
+    message: &'static str,
+    read: impl FnOnce() -> Result<T, DecodeError>,
+) -> Result<T, WireError> {
+    read().map_err(|error| WireError::Malformed { message, error })
+}
+
+fn encode_hello(hello: &Hello, out: &mut Writer) {
+    out.varint(u64::from(hello.protocol_min));
+    out.varint(u64::from(hello.protocol_max));
+    out.varint(hello.holds_of_you.len() as u64);
+    for held in &hello.holds_of_you {
+        out.origin(held.origin);
+        out.varint(held.seq.0);
+        out.raw(&held.hash.0);
+    }
+    out.origin(hello.origin);
+    out.varint(hello.fleet_version);
+    out.raw(&hello.sets_digest);
+    hello.received.encode(out);
+    hello.applied.encode(out);
+    out.varint(hello.wall_ms);
+    out.text(&hello.software);
+}
+
+fn decode_hello(mut from: Reader<'_>) -> Result<Hello, WireError> {
+    let (min, max) = name("hello", || {
+        let (min, max) = (from.u16()?, from.u16()?);
+        if min > max { Err(DecodeError::NotCanonical("protocol range")) } else { Ok((min, max)) }
+    })?;
+    if min > PROTOCOL_MAX || max < PROTOCOL_MIN {
+        return Err(WireError::ProtocolVersion { min, max });
+    }
+    name("hello", || {
+        let hello = Hello {
+            protocol_min: min,
+            protocol_max: max,
+            holds_of_you: decode_held(&mut from)?,
+            origin: from.origin()?,
+            fleet_version: from.varint()?,
+            sets_digest: from.array()?,
+            received: VersionVector::decode(&mut from)?,
+            applied: VersionVector::decode(&mut from)?,
+            wall_ms: from.varint()?,
+            software: from.text(SOFTWARE_BYTES_MAX)?.to_owned(),
+        };
+        if max <= PROTOCOL_MAX {
+            from.finish()?;
+        }
+        Ok(hello)
+    })
+}
+
+fn decode_held(from: &mut Reader<'_>) -> Result<Vec<Held>, DecodeError> {
+    let mut all: Vec<Held> = Vec::new();
+    for _ in 0..from.count(HELD_MAX)? {
+        let held = Held {
+            origin: from.origin()?,
+            seq: Seq(from.varint()?),
+            hash: UnitHash(from.array()?),
+        };
+        if held.seq == Seq::ZERO || all.last().is_some_and(|last| last.origin >= held.origin) {
+            return Err(DecodeError::NotCanonical("list of logs held"));
+        }
+        all.push(held);
+    }
+    Ok(all)
+}

@@ -32,6 +32,7 @@ pub mod lattice;
 pub mod plan;
 pub mod queue;
 pub mod schema;
+pub mod sync;
 
 pub mod unit;
 pub mod value;

@@ -22,6 +22,7 @@ pub mod clock;
 pub mod codec;
 pub mod compress;
 pub mod dictionary;
+pub mod fleet;
 pub mod fold;
 
 #[cfg(test)]

@@ -166,7 +166,7 @@ impl fmt::Debug for PublicKey {
     }
 }
 
-/// A public key was not written as 64 hexadecimal digits.
+/// A public key was not written as 64 lower-case hexadecimal digits.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("public key must be 64 hexadecimal digits, found {0:?}")]
 pub struct ParsePublicKeyError(String);
@@ -174,17 +174,22 @@ pub struct ParsePublicKeyError(String);
 impl FromStr for PublicKey {
     type Err = ParsePublicKeyError;
 
+    /// Takes one spelling per key, so that texts can be compared. Says nothing about whether the
+    /// bytes are a point of the curve.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let error = || ParsePublicKeyError(text.to_owned());
-        let mut key = [0; 32];
-        if text.len() != 64 || !text.is_ascii() {
-            return Err(error());
-        }
-        for (byte, pair) in key.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
-            let pair = std::str::from_utf8(pair).map_err(|_| error())?;
-            *byte = u8::from_str_radix(pair, 16).map_err(|_| error())?;
-        }
-        Ok(Self(key))
+        let parse = || {
+            let digit = |byte: u8| b"0123456789abcdef".iter().position(|digit| *digit == byte);
+            let (pairs, []) = text.as_bytes().as_chunks::<2>() else { return None };
+            let mut key = [0; 32];
+            if pairs.len() != key.len() {
+                return None;
+            }
+            for (byte, [high, low]) in key.iter_mut().zip(pairs) {
+                *byte = u8::try_from(digit(*high)? << 4 | digit(*low)?).ok()?;
+            }
+            Some(Self(key))
+        };
+        parse().ok_or_else(|| ParsePublicKeyError(text.to_owned()))
     }
 }
 
@@ -200,6 +205,16 @@ mod tests {
         assert_eq!(origin.to_string().parse(), Ok(origin));
         for bad in ["", "7", "0.1", "7.0", "7.x", "70000.1"] {
             assert!(bad.parse::<Origin>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_public_key_has_one_spelling() {
+        let key = PublicKey([0xa7; 32]);
+        assert_eq!(key.to_string().parse(), Ok(key));
+        let bad = ["A7".repeat(32), "a7".repeat(31), "a7".repeat(33), "+7".repeat(32)];
+        for bad in bad.into_iter().chain(["zz".repeat(32), String::new()]) {
+            assert!(bad.parse::<PublicKey>().is_err(), "{bad}");
         }
     }
 }

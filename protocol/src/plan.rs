@@ -48,6 +48,17 @@ struct Step {
     change: LocalChange,
 }
 
+/// A change in words, for what operators read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ToldChange {
+    /// The transaction it is part of.
+    pub seq: Seq,
+    /// What happened.
+    pub op: RowOp,
+    /// Column numbers and values.
+    pub text: String,
+}
+
 /// Where an inserted cell's value comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
@@ -203,6 +214,17 @@ impl RowWork {
     pub fn last_value(&self, column: ColumnId) -> Option<&Value> {
         let cells = self.steps.iter().rev().flat_map(|step| &step.change.cells);
         cells.filter(|cell| cell.column == column).map(|cell| &cell.value).next()
+    }
+
+    /// The changes one by one, told for humans.
+    pub fn steps(&self) -> impl Iterator<Item = ToldChange> + '_ {
+        self.steps.iter().map(|step| {
+            let cells = step.change.cells.iter().map(|cell| {
+                format!("{}={}", cell.column.0, cell.value.text().unwrap_or("NULL".into()))
+            });
+            let text = cells.collect::<Vec<_>>().join(", ");
+            ToldChange { seq: step.place.seq, op: step.change.op, text }
+        })
     }
 
     /// Columns of these changes that this site does not have.

@@ -98,6 +98,15 @@ impl Dialer {
         waits.min()
     }
 
+    /// When this peer is called next; `None` while it is being called or connected, or is none of
+    /// those to call.
+    pub fn next_of(&self, peer: SiteId) -> Option<u64> {
+        match self.callees.get(&peer)?.state {
+            State::Waiting { until_ms } => Some(until_ms),
+            State::Calling | State::Connected { .. } => None,
+        }
+    }
+
     /// A connection with this peer is up, whoever made it. It is not called while it lasts.
     pub fn handle_connected(&mut self, peer: SiteId) {
         self.change(peer, |callee| callee.state = State::Connected { was_ready: false });
@@ -118,6 +127,17 @@ impl Dialer {
         self.change(peer, |callee| {
             let worked = callee.state == State::Connected { was_ready: true };
             callee.failures = if worked { 1 } else { callee.failures.saturating_add(1) };
+            let until_ms = now_ms.saturating_add(backoff.delay_ms(callee.failures, random));
+            callee.state = State::Waiting { until_ms };
+        });
+    }
+
+    /// As [`Dialer::handle_down`], where calling again soon would change nothing because somebody
+    /// must act first: the longest wait at once.
+    pub fn handle_refused(&mut self, peer: SiteId, now_ms: u64, random: u64) {
+        let backoff = self.backoff;
+        self.change(peer, |callee| {
+            callee.failures = u32::MAX;
             let until_ms = now_ms.saturating_add(backoff.delay_ms(callee.failures, random));
             callee.state = State::Waiting { until_ms };
         });
@@ -199,6 +219,21 @@ mod tests {
         dialer.handle_ready(site(2));
         dialer.handle_down(site(2), now, 0);
         assert_eq!(dialer.next_ms(), Some(now + 500));
+    }
+
+    #[test]
+    fn a_refused_peer_waits_longest_until_a_connection_was_ready() {
+        let mut dialer = dialer();
+        assert_eq!(dialer.next_of(site(2)), Some(0));
+        dialer.handle_refused(site(2), 0, 0);
+        assert_eq!(dialer.next_of(site(2)), Some(30_000));
+        dialer.handle_down(site(2), 40_000, 0);
+        assert_eq!(dialer.next_of(site(2)), Some(70_000));
+        dialer.handle_connected(site(2));
+        assert_eq!((dialer.next_of(site(2)), dialer.next_of(site(9))), (None, None));
+        dialer.handle_ready(site(2));
+        dialer.handle_down(site(2), 80_000, 0);
+        assert_eq!(dialer.next_of(site(2)), Some(80_500));
     }
 
     #[test]

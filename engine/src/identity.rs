@@ -1,11 +1,13 @@
 //! The ed25519 key a member is known by: it signs units and authenticates the QUIC link.
 //!
 //! ```
-//! use landfall_engine::identity::{MemberKey, PublicKey};
+//! use landfall_engine::identity::{self, MemberKey};
+//! use landfall_protocol::id::PublicKey;
 //! let key = MemberKey::generate()?;
 //! let written: PublicKey = key.public().to_string().parse()?;
-//! assert!(written.verify(b"unit", &key.sign(b"unit")));
-//! # Ok::<(), landfall_engine::identity::IdentityError>(())
+//! identity::check(&written)?;
+//! assert!(identity::verify(&written, b"unit", &key.sign(b"unit")));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
 use std::fmt::{self, Write as _};
@@ -13,9 +15,9 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
+use landfall_protocol::id::PublicKey;
 
 /// What a key file starts with; 64 hex digits and a line feed follow.
 const FILE_PREFIX: &str = "landfall-secret-key:";
@@ -69,10 +71,10 @@ pub enum IdentityError {
     /// The file is not a key file.
     #[error("key file {} is not one line of \"landfall-secret-key:\" and 64 hex digits", .0.display())]
     Malformed(PathBuf),
-    /// The text or bytes are not a usable ed25519 public key. Keys of small order are refused too:
-    /// anyone can forge signatures of those.
-    #[error("\"{0}\" is not an ed25519 public key (64 hex digits)")]
-    PublicKey(String),
+    /// The bytes are not a usable ed25519 public key. Keys of small order are refused too: anyone
+    /// can forge signatures of those.
+    #[error("{0} is not a usable ed25519 public key")]
+    PublicKey(PublicKey),
 }
 
 /// A member's secret key.
@@ -156,68 +158,37 @@ impl fmt::Debug for MemberKey {
     }
 }
 
-/// A member's public key; written as 64 lower-case hex digits.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PublicKey([u8; 32]);
-
-impl PublicKey {
-    /// Takes the 32 bytes of an ed25519 public key; refuses what is no point of the curve, and
-    /// points of small order.
-    pub fn from_bytes(bytes: [u8; 32]) -> Result<Self, IdentityError> {
-        match VerifyingKey::from_bytes(&bytes) {
-            Ok(key) if !key.is_weak() => Ok(Self(bytes)),
-            _ => Err(IdentityError::PublicKey(Hex(&bytes).to_string())),
-        }
-    }
-
-    /// The 32 bytes.
-    pub fn as_bytes(&self) -> &[u8; 32] {
-        &self.0
-    }
-
-    /// Whether `signature` is this key's over `message` (strict: one valid signature per key and
-    /// message, see RFC 8032 §5.1.7 and `verify_strict`).
-    pub fn verify(&self, message: &[u8], signature: &[u8; 64]) -> bool {
-        let Ok(key) = VerifyingKey::from_bytes(&self.0) else { return false };
-        key.verify_strict(message, &Signature::from_bytes(signature)).is_ok()
-    }
-
-    /// The key as SubjectPublicKeyInfo DER: what goes over the wire instead of a certificate.
-    pub fn spki_der(&self) -> Vec<u8> {
-        [SPKI_PREFIX.as_slice(), &self.0].concat()
-    }
-
-    /// The inverse of [`PublicKey::spki_der`]; exactly that encoding and no other.
-    pub fn from_spki_der(der: &[u8]) -> Option<Self> {
-        let bytes = der.strip_prefix(&SPKI_PREFIX)?.try_into().ok()?;
-        Self::from_bytes(bytes).ok()
-    }
-
-    /// The first eight hex digits, for logs and where no name is known.
-    pub fn short(&self) -> String {
-        Hex(&self.0[..4]).to_string()
+/// Refuses what nobody can sign for, and points of small order, for which anybody can. To be asked
+/// of every key that is written down somewhere before it is pinned.
+pub fn check(key: &PublicKey) -> Result<(), IdentityError> {
+    match VerifyingKey::from_bytes(&key.0) {
+        Ok(point) if !point.is_weak() => Ok(()),
+        _ => Err(IdentityError::PublicKey(*key)),
     }
 }
 
-impl fmt::Display for PublicKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        Hex(&self.0).fmt(f)
-    }
+/// Whether `signature` is that of `key` over `message` (strict: one valid signature per key and
+/// message, see RFC 8032 §5.1.7 and `verify_strict`).
+pub fn verify(key: &PublicKey, message: &[u8], signature: &[u8; 64]) -> bool {
+    let Ok(point) = VerifyingKey::from_bytes(&key.0) else { return false };
+    point.verify_strict(message, &Signature::from_bytes(signature)).is_ok()
 }
 
-impl fmt::Debug for PublicKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "PublicKey({self})")
-    }
+/// The key as SubjectPublicKeyInfo DER: what goes over the wire instead of a certificate.
+pub fn spki_der(key: &PublicKey) -> Vec<u8> {
+    [SPKI_PREFIX.as_slice(), &key.0].concat()
 }
 
-impl FromStr for PublicKey {
-    type Err = IdentityError;
+/// The inverse of [`spki_der`]; exactly that encoding and no other, and only keys that pass
+/// [`check`].
+pub fn from_spki_der(der: &[u8]) -> Option<PublicKey> {
+    let key = PublicKey(der.strip_prefix(&SPKI_PREFIX)?.try_into().ok()?);
+    check(&key).ok().map(|()| key)
+}
 
-    fn from_str(text: &str) -> Result<Self, IdentityError> {
-        let bytes = parse_hex(text).ok_or_else(|| IdentityError::PublicKey(text.to_owned()))?;
-        Self::from_bytes(bytes)
-    }
+/// The first eight hex digits, for logs and where no name is known.
+pub fn short(key: &PublicKey) -> String {
+    Hex(&key.0[..4]).to_string()
 }
 
 struct Hex<'a>(&'a [u8]);
@@ -272,8 +243,8 @@ mod tests {
         let loaded = MemberKey::load(&path).unwrap();
         assert_eq!(loaded.public(), key.public());
         assert_eq!(loaded.sign(b"unit"), key.sign(b"unit"));
-        assert!(key.public().verify(b"unit", &loaded.sign(b"unit")));
-        assert!(!key.public().verify(b"other", &loaded.sign(b"unit")));
+        assert!(verify(&key.public(), b"unit", &loaded.sign(b"unit")));
+        assert!(!verify(&key.public(), b"other", &loaded.sign(b"unit")));
     }
 
     #[test]
@@ -320,26 +291,28 @@ mod tests {
     }
 
     #[test]
-    fn public_key_text_has_one_spelling() {
+    fn keys_that_anybody_can_sign_for_are_refused() {
         let key = MemberKey::generate().unwrap().public();
-        assert_eq!(key.to_string().parse::<PublicKey>().unwrap(), key);
-        assert_eq!(key.to_string().len(), 64);
-        assert!(key.to_string().starts_with(&key.short()));
-        assert!("00".repeat(31).parse::<PublicKey>().is_err());
-        assert!("zz".repeat(32).parse::<PublicKey>().is_err());
-        // The neutral element: of small order, anyone can sign for it.
-        let neutral = format!("01{}", "00".repeat(31));
-        assert!(neutral.parse::<PublicKey>().is_err());
+        check(&key).unwrap();
+        assert!(key.to_string().starts_with(&short(&key)));
+        // The neutral element, and bytes that are no point of the curve.
+        let neutral = format!("01{}", "00".repeat(31)).parse().unwrap();
+        let nowhere = format!("02{}", "00".repeat(31)).parse().unwrap();
+        for unusable in [neutral, nowhere] {
+            let error = check(&unusable).unwrap_err();
+            assert!(error.to_string().starts_with(&unusable.to_string()), "{error}");
+            assert_eq!(from_spki_der(&spki_der(&unusable)), None);
+        }
     }
 
     #[test]
     fn spki_round_trips_and_takes_nothing_else() {
         let key = MemberKey::generate().unwrap().public();
-        let der = key.spki_der();
-        assert_eq!(PublicKey::from_spki_der(&der), Some(key));
-        assert_eq!(PublicKey::from_spki_der(&der[..43]), None);
-        assert_eq!(PublicKey::from_spki_der(&[der.as_slice(), &[0]].concat()), None);
-        assert_eq!(PublicKey::from_spki_der(key.as_bytes()), None);
+        let der = spki_der(&key);
+        assert_eq!(from_spki_der(&der), Some(key));
+        assert_eq!(from_spki_der(&der[..43]), None);
+        assert_eq!(from_spki_der(&[der.as_slice(), &[0]].concat()), None);
+        assert_eq!(from_spki_der(&key.0), None);
     }
 
     #[test]
@@ -347,7 +320,7 @@ mod tests {
         let key = MemberKey::generate().unwrap();
         let shown = format!("{key:?}");
         assert!(!shown.contains(&Hex(key.signing.as_bytes()).to_string()));
-        assert!(shown.contains(&key.public().to_string()));
+        assert!(shown.contains(&short(&key.public())));
     }
 
     #[test]

@@ -4,9 +4,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use landfall_protocol::id::PublicKey;
 use tokio::sync::watch;
 
-use crate::identity::PublicKey;
 use crate::transport::error::{CloseCode, PeerLabel, TransportError};
 use crate::transport::frame::{FrameReader, FrameWriter};
 use crate::transport::tls::PinnedKeys;

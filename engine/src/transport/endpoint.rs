@@ -5,6 +5,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
+use landfall_protocol::id::PublicKey;
 use quinn::crypto::{CryptoError, HmacKey};
 use quinn::{
     ClientConfig, ConnectError, ConnectionId, ConnectionIdGenerator, EndpointConfig, Incoming,
@@ -12,7 +13,7 @@ use quinn::{
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
-use crate::identity::{MemberKey, PublicKey};
+use crate::identity::MemberKey;
 use crate::transport::connection::Connection;
 use crate::transport::error::{CloseCode, KeyFault, PeerLabel, TransportError};
 use crate::transport::settings::TransportSettings;

@@ -3,9 +3,9 @@
 use std::fmt;
 use std::net::SocketAddr;
 
+use landfall_protocol::id::PublicKey;
 use quinn::{ConnectionError, VarInt};
 
-use crate::identity::PublicKey;
 use crate::transport::tls::ALPN_TEXT;
 
 /// TLS alerts as QUIC error codes (RFC 9001 §4.8): 0x100 + alert.
@@ -171,6 +171,10 @@ impl CloseCode {
     pub const BUSY: Self = Self(5);
     /// An error on our side, not the peer's fault.
     pub const INTERNAL: Self = Self(6);
+    /// The hellos do not fit together; the reason says what an operator must change.
+    pub const REFUSED: Self = Self(7);
+    /// This member must not speak under its present identity.
+    pub const FENCED: Self = Self(8);
 
     pub(super) fn var_int(self) -> VarInt {
         self.0.into()
@@ -191,6 +195,8 @@ impl fmt::Display for CloseCode {
             Self::PROTOCOL => f.write_str("protocol violation"),
             Self::BUSY => f.write_str("busy"),
             Self::INTERNAL => f.write_str("internal error"),
+            Self::REFUSED => f.write_str("refused"),
+            Self::FENCED => f.write_str("fenced"),
             Self(code) => write!(f, "code {code}"),
         }
     }

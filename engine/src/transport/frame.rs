@@ -142,6 +142,11 @@ impl FrameReader {
         Self { stream, label, frame_bytes_max, buffer: BytesMut::new() }
     }
 
+    /// Changes the limit for the frames to come, where the first one says what the others are.
+    pub fn set_frame_bytes_max(&mut self, frame_bytes_max: usize) {
+        self.frame_bytes_max = frame_bytes_max.min(FRAME_BYTES_LIMIT);
+    }
+
     /// The next frame; `None` when the writer finished. Cancel-safe: what has arrived stays here.
     ///
     /// After an error about the frame itself the stream is of no more use: its boundaries are lost.

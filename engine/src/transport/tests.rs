@@ -4,9 +4,10 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use bytes::Bytes;
+use landfall_protocol::id::PublicKey;
 
 use super::*;
-use crate::identity::{MemberKey, PublicKey};
+use crate::identity::MemberKey;
 
 const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 const FRAME_BYTES_MAX: usize = 1 << 20;

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
+use landfall_protocol::id::PublicKey;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{AlwaysResolvesClientRawPublicKeys, Resumption};
@@ -21,7 +22,7 @@ use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, PeerIncompatible, SignatureScheme,
 };
 
-use crate::identity::{MemberKey, PublicKey};
+use crate::identity::{self, MemberKey};
 use crate::transport::error::TransportError;
 
 /// The protocol both sides must name in the handshake.
@@ -47,7 +48,7 @@ impl PinnedKeys {
 
     /// The member's name, or the beginning of the key where no member has it.
     pub(super) fn label(&self, key: &PublicKey) -> String {
-        self.name(key).map_or_else(|| format!("key {}", key.short()), str::to_owned)
+        self.name(key).map_or_else(|| format!("key {}", identity::short(key)), str::to_owned)
     }
 }
 
@@ -73,7 +74,7 @@ impl Tls {
         let pkcs8 = PrivatePkcs8KeyDer::from(key.pkcs8_der());
         let signing = ring::sign::any_eddsa_type(&pkcs8)
             .map_err(|error| TransportError::OwnKey { why: error.to_string() })?;
-        let public = CertificateDer::from(key.public().spki_der());
+        let public = CertificateDer::from(identity::spki_der(&key.public()));
         Ok(Self {
             provider: Arc::new(ring::default_provider()),
             own_key: Arc::new(CertifiedKey::new(vec![public], signing)),
@@ -129,7 +130,7 @@ impl Tls {
     /// Presents `public`, whose secret key it does not have.
     pub(super) fn claim(&mut self, public: PublicKey) {
         let signing = self.own_key.key.clone();
-        let public = CertificateDer::from(public.spki_der());
+        let public = CertificateDer::from(identity::spki_der(&public));
         self.own_key = Arc::new(CertifiedKey::new(vec![public], signing));
     }
 }
@@ -137,7 +138,7 @@ impl Tls {
 /// The authenticated key in what quinn knows of the peer after the handshake.
 pub(super) fn peer_key(connection: &quinn::Connection) -> Option<PublicKey> {
     let identity = connection.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
-    PublicKey::from_spki_der(identity.first()?)
+    identity::from_spki_der(identity.first()?)
 }
 
 #[derive(Debug)]
@@ -157,7 +158,7 @@ struct KeyCheck {
 
 impl KeyCheck {
     fn check_key(&self, spki: &CertificateDer<'_>) -> Result<(), rustls::Error> {
-        let key = PublicKey::from_spki_der(spki).ok_or(CertificateError::BadEncoding)?;
+        let key = identity::from_spki_der(spki).ok_or(CertificateError::BadEncoding)?;
         self.presented.get_or_init(|| key);
         let expected = match &self.expected {
             Expected::Exactly(expected) => key == *expected,

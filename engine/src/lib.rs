@@ -1,5 +1,7 @@
-//! The I/O both Landfall daemons share: SQLite store, QUIC links, PostgreSQL apply, supervision.
+//! The I/O both Landfall daemons share: capture, SQLite store, QUIC links, PostgreSQL apply,
+//! supervision.
 
+pub mod config;
 pub mod identity;
 pub mod postgres;
 pub mod tasks;

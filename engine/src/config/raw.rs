@@ -1,0 +1,136 @@
+//! Exactly what may be written in the files, before any rule is looked at.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::path::Path;
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use super::{ConfigError, FILE_BYTES_MAX};
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Daemon {
+    pub(super) name: String,
+    pub(super) data_dir: String,
+    pub(super) fleet: String,
+    pub(super) key: String,
+    pub(super) listen: Option<String>,
+    pub(super) postgres: Option<Postgres>,
+    #[serde(default)]
+    pub(super) link: Link,
+    #[serde(default)]
+    pub(super) limits: Limits,
+    #[serde(default)]
+    pub(super) log: Log,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Postgres {
+    pub(super) conninfo: String,
+    pub(super) ssl_root_cert: Option<String>,
+    pub(super) slot: Option<String>,
+    pub(super) publication: Option<String>,
+}
+
+impl std::fmt::Debug for Postgres {
+    // Without the connection string, which may hold a password.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Postgres").finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Link {
+    pub(super) keep_alive_s: Option<u64>,
+    pub(super) reconnect_min_ms: Option<u64>,
+    pub(super) reconnect_max_ms: Option<u64>,
+    pub(super) dial: Option<Vec<String>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Limits {
+    pub(super) unit_bytes_max: Option<u64>,
+    pub(super) group_changes_max: Option<u64>,
+    pub(super) drift_ms_max: Option<u64>,
+    pub(super) store_bytes_max: Option<u64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Log {
+    pub(super) level: Option<String>,
+    pub(super) format: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Fleet {
+    pub(super) version: u64,
+    #[serde(default)]
+    pub(super) set: Vec<Set>,
+    #[serde(default)]
+    pub(super) member: Vec<Member>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Set {
+    pub(super) id: u16,
+    pub(super) name: String,
+    pub(super) tables: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Member {
+    pub(super) id: u16,
+    pub(super) name: String,
+    pub(super) key: String,
+    #[serde(default)]
+    pub(super) addresses: Vec<String>,
+    pub(super) role: Option<String>,
+}
+
+/// Reads a TOML file into its raw form.
+pub(super) fn read<T: DeserializeOwned>(file: &Path) -> Result<T, ConfigError> {
+    let failed = |source| ConfigError::Read { file: file.to_owned(), source };
+    let mut bytes = Vec::new();
+    let opened = File::open(file).map_err(failed)?;
+    opened.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        return Err(ConfigError::TooLarge(file.to_owned()));
+    }
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let line = count_lines(&error.as_bytes()[..error.utf8_error().valid_up_to()]);
+        invalid(file, Some(line), "", "text is not UTF-8".into())
+    })?;
+    parse(file, &text)
+}
+
+fn parse<T: DeserializeOwned>(file: &Path, text: &str) -> Result<T, ConfigError> {
+    let wrong = |key: &str, error: &toml::de::Error| {
+        let line = error.span().map(|span| count_lines(&text.as_bytes()[..span.start]));
+        // TOML's messages may have several lines; ours have one.
+        let problem = error.message().lines().collect::<Vec<_>>().join(", ");
+        invalid(file, line, key, problem)
+    };
+    let deserializer = toml::Deserializer::parse(text).map_err(|error| wrong("", &error))?;
+    serde_path_to_error::deserialize(deserializer).map_err(|error| {
+        let key = error.path().to_string();
+        wrong(if key == "." { "" } else { &key }, error.inner())
+    })
+}
+
+fn invalid(file: &Path, line: Option<usize>, key: &str, problem: String) -> ConfigError {
+    ConfigError::Invalid { file: file.to_owned(), line, key: key.to_owned(), problem }
+}
+
+/// The number of the line that follows these bytes.
+fn count_lines(before: &[u8]) -> usize {
+    1 + before.iter().filter(|byte| **byte == b'\n').count()
+}

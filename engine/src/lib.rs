@@ -1,6 +1,7 @@
 //! The I/O both Landfall daemons share: capture, SQLite store, QUIC links, PostgreSQL apply,
 //! supervision.
 
+pub mod capture;
 pub mod config;
 pub mod identity;
 pub mod postgres;

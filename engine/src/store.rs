@@ -1,0 +1,461 @@
+//! The store: everything a daemon must not forget, in one SQLite file.
+//!
+//! One ordinary thread owns the writing connection. It takes every command that is queued, runs
+//! them in one transaction, commits it with a sync of the disk, and only then answers and
+//! publishes the [`Log`]. The next round begins when that sync has returned: under load many
+//! commands share one sync, alone none waits for others. A second thread answers questions from a
+//! read-only connection.
+//!
+//! ```text
+//! let (store, opened) = Store::open(dir, &Settings::default(), signer, fleet_version)?;
+//! let start = store.position().await?;                       // read the WAL from here
+//! store.learn(tables).await?;
+//! let folded = store.fold(batch, end_lsn, Vec::new()).await?; // durable: confirm folded.fold_lsn
+//! ```
+//!
+//! A fold that fails changes nothing. Whoever reads the WAL must then begin again at
+//! [`Store::position`]; folds that were already on their way are refused.
+
+mod ballast;
+mod clocks;
+mod crc;
+mod error;
+mod folding;
+mod layout;
+mod reader;
+mod record;
+mod sealing;
+mod sql;
+mod state;
+mod tail;
+#[cfg(test)]
+mod tests;
+mod units;
+mod writer;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+
+use landfall_protocol::change::Transaction;
+use landfall_protocol::dictionary::RowId;
+use landfall_protocol::fold::{CapturedTransaction, Fold};
+use landfall_protocol::id::{Origin, Seq, SiteId, TxnId};
+use landfall_protocol::lattice::RowClock;
+use landfall_protocol::schema::TableDef;
+use landfall_protocol::unit::{Unit, UnitHash};
+use landfall_protocol::version::VersionVector;
+use tokio::sync::{mpsc, oneshot, watch};
+
+pub use error::{Severity, StoreError};
+pub use record::{
+    Advance, Appended, Backlog, DatabaseIdentity, DirtyRow, Folded, Held, Identity, Log, OpenUnit,
+    Opened, PeerRecord, Sealing, Settings, Sizes, Statistics,
+};
+pub use writer::Signer;
+
+use ballast::Ballast;
+use layout::Paths;
+use reader::{Read, ReadCommand, Reader};
+use sql::Database;
+use state::State;
+use units::UnitCache;
+use writer::{Act, Companions, Counters, ROUND_COMMANDS_MAX, Tools, Work, WriteCommand, Writer};
+
+/// Commands waiting for the writing thread; more of them wait in their senders.
+const WRITE_QUEUE: usize = ROUND_COMMANDS_MAX;
+/// Questions waiting for the reading thread.
+const READ_QUEUE: usize = 64;
+
+/// A handle to an open store; clones share it. When the last is dropped the store closes by
+/// itself, which the end of [`Store::watch`] tells.
+#[derive(Clone)]
+pub struct Store {
+    writes: mpsc::Sender<WriteCommand>,
+    reads: mpsc::Sender<ReadCommand>,
+    news: watch::Receiver<Log>,
+    counters: Arc<Counters>,
+    fold_epoch: Arc<AtomicU64>,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").finish_non_exhaustive()
+    }
+}
+
+impl Store {
+    /// Makes a store in `dir`, whose fold will begin at `start_lsn`.
+    ///
+    /// # Errors
+    /// Fails when there is one already or the files cannot be written.
+    pub fn create(dir: &Path, identity: &Identity, start_lsn: u64) -> Result<(), StoreError> {
+        std::fs::create_dir_all(dir).map_err(|error| StoreError::file("create", dir, &error))?;
+        let paths = Paths::new(dir);
+        let _lock = paths.lock()?;
+        paths.create(|connection| {
+            State::new(identity.clone(), start_lsn).create(&Database::new(connection))
+        })
+    }
+
+    /// Opens the store in `dir` and starts its threads. Blocks while SQLite recovers. `signer`
+    /// signs own units, which cite `fleet_version`.
+    ///
+    /// # Errors
+    /// Fails when another process has it open, when there is none, or when it is damaged.
+    pub fn open(
+        dir: &Path,
+        settings: &Settings,
+        signer: Signer,
+        fleet_version: u64,
+    ) -> Result<(Self, Opened), StoreError> {
+        let paths = Paths::new(dir);
+        if !paths.database.exists() {
+            return Err(StoreError::Missing(paths.database));
+        }
+        let lock = paths.lock()?;
+        let writing = paths.open_writer(settings)?;
+        let state = State::load(&Database::new(&writing))?;
+        let reading = paths.open_reader()?;
+        let ballast = Ballast::open(paths.ballast.clone(), settings.ballast_bytes)?;
+        let opened = Opened { identity: state.identity.clone(), log: state.log() };
+        let units = Arc::new(UnitCache::new(settings.unit_cache_bytes));
+        let counters = Arc::new(Counters::default());
+        let (writes, write_commands) = mpsc::channel(WRITE_QUEUE);
+        let (reads, read_commands) = mpsc::channel(READ_QUEUE);
+        let (news, watched) = watch::channel(opened.log.clone());
+        let tools = Tools {
+            signer,
+            fleet_version,
+            sealing: Sealing::default(),
+            units: Arc::clone(&units),
+            counters: Arc::clone(&counters),
+            news,
+            ballast,
+        };
+        let own = opened.identity.origin;
+        let failed = |error| StoreError::file("start a thread for", dir, &error);
+        let reader = thread::Builder::new()
+            .name("store-reader".into())
+            .spawn(move || reader::run(&reading, paths, own, units, read_commands))
+            .map_err(failed)?;
+        let companions = Companions { reads: reads.clone(), reader, lock };
+        thread::Builder::new()
+            .name("store-writer".into())
+            .spawn(move || writer::run(writing, state, tools, companions, write_commands))
+            .map_err(failed)?;
+        let fold_epoch = Arc::new(AtomicU64::new(0));
+        Ok((Self { writes, reads, news: watched, counters, fold_epoch }, opened))
+    }
+
+    /// Ends both threads after what is queued before, empties SQLite's log into the database and
+    /// frees the lock. Other handles get [`StoreError::Closed`] from then on.
+    pub async fn close(self) {
+        let (reply, closed) = oneshot::channel();
+        if self.writes.send(WriteCommand::Close(reply)).await.is_ok() {
+            // An error here means that the thread is gone already.
+            drop(closed.await);
+        }
+    }
+
+    /// How far the store is. Changes are published after the commit that makes them durable and
+    /// before the replies to its commands. The channel closes when the store has.
+    pub fn watch(&self) -> watch::Receiver<Log> {
+        self.news.clone()
+    }
+
+    /// Counts since the store was opened.
+    pub fn statistics(&self) -> Statistics {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Statistics {
+            commands: read(&self.counters.commands),
+            commits: read(&self.counters.commits),
+            sealed: read(&self.counters.sealed),
+        }
+    }
+}
+
+/// What changes the store. Every method returns when its effect is durable; when it fails, or its
+/// future is dropped and the store's thread ends, nothing of it is kept.
+impl Store {
+    /// Folds captured transactions in WAL order, after learning the tables in `learn`. `end_lsn`
+    /// is the position after the last of them.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`], [`StoreError::Fenced`], [`StoreError::FoldBehind`] when the store is
+    /// past `end_lsn`, [`StoreError::Fold`] when a marker contradicts the inbox,
+    /// [`StoreError::TransactionTooLarge`], [`StoreError::BadUnit`] when a unit a marker names does
+    /// not decode, [`StoreError::FoldStopped`] when an earlier fold failed.
+    pub async fn fold(
+        &self,
+        batch: Vec<CapturedTransaction>,
+        end_lsn: u64,
+        learn: Vec<TableDef>,
+    ) -> Result<Folded, StoreError> {
+        self.move_position(move |writer| writer.fold(batch, end_lsn, &learn)).await
+    }
+
+    /// Moves the position over WAL that holds nothing to fold; returns the position recorded,
+    /// which is the one that may be confirmed.
+    ///
+    /// # Errors
+    /// As [`Store::fold`].
+    pub async fn advance_lsn(&self, end_lsn: u64, advance: Advance) -> Result<u64, StoreError> {
+        self.move_position(move |writer| writer.advance(end_lsn, advance)).await
+    }
+
+    /// The WAL position from which to read on, after everything that was sent before.
+    ///
+    /// # Errors
+    /// [`StoreError::Closed`].
+    pub async fn position(&self) -> Result<u64, StoreError> {
+        self.write(0, |writer| Ok(writer.state.progress.fold_lsn)).await
+    }
+
+    /// Learns tables as the database describes them now, so that foreign changes find tables that
+    /// were never captured.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`].
+    pub async fn learn(&self, defs: Vec<TableDef>) -> Result<(), StoreError> {
+        self.write(0, move |writer| writer.learn(&defs)).await
+    }
+
+    /// The fold's state as it is after everything that was sent before.
+    ///
+    /// # Errors
+    /// [`StoreError::Closed`].
+    pub async fn fold_state(&self) -> Result<Fold, StoreError> {
+        self.write(0, |writer| Ok(writer.state.fold.clone())).await
+    }
+
+    /// Says whether own transactions are sealed with every fold; begins as [`Sealing::Lazy`].
+    ///
+    /// # Errors
+    /// [`StoreError::Full`]; [`StoreError::Corrupt`] when what waits to be sealed is damaged.
+    pub async fn set_sealing(&self, sealing: Sealing) -> Result<(), StoreError> {
+        self.write(0, move |writer| writer.set_sealing(sealing)).await
+    }
+
+    /// Says which version of the fleet file transactions folded from now on cite.
+    ///
+    /// # Errors
+    /// [`StoreError::Closed`].
+    pub async fn set_fleet_version(&self, version: u64) -> Result<(), StoreError> {
+        self.write(0, move |writer| {
+            writer.tools.fleet_version = version;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Stores units of others whose signature and content were checked; says for each what became
+    /// of it. `now_ms` is noted as the time of receipt, milliseconds since 1970.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`].
+    pub async fn append_units(
+        &self,
+        units: Vec<Unit>,
+        now_ms: u64,
+    ) -> Result<Vec<Appended>, StoreError> {
+        let bytes = units.iter().map(|unit| unit.bytes().len()).sum();
+        self.write(bytes, move |writer| writer.append(&units, now_ms)).await
+    }
+
+    /// Notes what is known of a peer, in place of what was known before.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`].
+    pub async fn record_peer(&self, peer: PeerRecord) -> Result<(), StoreError> {
+        self.write(0, move |writer| reader::put_peer(&writer.db, &peer)).await
+    }
+
+    /// Forgets that rows were dirty, unless they were marked again since they were read, and
+    /// counts `repaired` rows as rewritten.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`].
+    pub async fn clear_dirty(&self, rows: Vec<DirtyRow>, repaired: u64) -> Result<(), StoreError> {
+        let marks: Vec<u64> = rows.iter().map(|row| row.mark).collect();
+        self.write(0, move |writer| writer.clear_dirty(&marks, repaired)).await
+    }
+
+    /// Refuses every fold from now on. The first reason stays.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`].
+    pub async fn fence(&self, reason: String) -> Result<(), StoreError> {
+        self.write(0, move |writer| writer.fence(reason)).await
+    }
+
+    /// Notes that an origin is set aside. What that means is the caller's business: its units are
+    /// still stored when they fit.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`].
+    pub async fn quarantine(&self, origin: Origin, reason: String) -> Result<(), StoreError> {
+        self.write(0, move |writer| writer.quarantine(origin, reason)).await
+    }
+
+    async fn write<T: Send + 'static>(
+        &self,
+        bytes: usize,
+        run: impl FnOnce(&mut Writer<'_>) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.send(bytes, None, run).await
+    }
+
+    async fn move_position<T: Send + 'static>(
+        &self,
+        run: impl FnOnce(&mut Writer<'_>) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let mut attempt = Attempt { epoch: &self.fold_epoch, done: false };
+        let epoch = self.fold_epoch.load(Ordering::SeqCst);
+        let result = self.send(0, Some(epoch), run).await;
+        attempt.done = result.is_ok();
+        result
+    }
+
+    async fn send<T: Send + 'static>(
+        &self,
+        bytes: usize,
+        fold_epoch: Option<u64>,
+        run: impl FnOnce(&mut Writer<'_>) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        let work = Work { bytes, fold_epoch, act: Act::new(reply, run) };
+        let sent = self.writes.send(WriteCommand::Work(work)).await;
+        sent.map_err(|_| StoreError::Closed)?;
+        answer.await.map_err(|_| StoreError::Closed)?
+    }
+}
+
+/// One attempt to move the WAL position. When it does not end well, its caller knows from here on
+/// that it must read the WAL again, and what it sends next belongs to a new attempt.
+struct Attempt<'a> {
+    epoch: &'a AtomicU64,
+    done: bool,
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        if !self.done {
+            self.epoch.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+}
+
+/// What only reads. Each answer is one consistent committed state, at least as new as the last
+/// published [`Log`].
+impl Store {
+    /// The clocks of rows in the order asked; `None` when nothing was ever stamped in a row.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`], as every read.
+    pub async fn clocks(&self, rows: Vec<RowId>) -> Result<Vec<Option<RowClock>>, StoreError> {
+        self.read(move |reader| reader.clocks(&rows)).await
+    }
+
+    /// Units of an origin from the one that holds `after` + 1 on, about `bytes_max` of them but at
+    /// least one if there is any.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`].
+    pub async fn units_after(
+        &self,
+        origin: Origin,
+        after: Seq,
+        bytes_max: usize,
+    ) -> Result<Vec<Unit>, StoreError> {
+        self.read(move |reader| reader.units_after(origin, after, bytes_max)).await
+    }
+
+    /// The same decoded; `bytes_max` counts uncompressed content.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`]; [`StoreError::BadUnit`] when a unit's content does not decode.
+    pub async fn inbox(
+        &self,
+        origin: Origin,
+        after: Seq,
+        bytes_max: usize,
+    ) -> Result<Vec<Arc<OpenUnit>>, StoreError> {
+        self.read(move |reader| reader.inbox(origin, after, bytes_max)).await
+    }
+
+    /// Transactions by name, own ones included whether sealed or not; those not held are absent.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`]; [`StoreError::BadUnit`].
+    pub async fn transactions(
+        &self,
+        wanted: Vec<TxnId>,
+    ) -> Result<BTreeMap<TxnId, Transaction>, StoreError> {
+        self.read(move |reader| reader.transactions(wanted)).await
+    }
+
+    /// What is held of a site, in each of its lives.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`].
+    pub async fn held(&self, site: SiteId) -> Result<Vec<Held>, StoreError> {
+        self.read(move |reader| reader.held(site)).await
+    }
+
+    /// The hash of the unit that ends with `last`.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`].
+    pub async fn unit_hash(
+        &self,
+        origin: Origin,
+        last: Seq,
+    ) -> Result<Option<UnitHash>, StoreError> {
+        self.read(move |reader| reader.unit_hash(origin, last)).await
+    }
+
+    /// Every peer noted.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`].
+    pub async fn peers(&self) -> Result<Vec<PeerRecord>, StoreError> {
+        self.read(|reader| reader.peers()).await
+    }
+
+    /// Rows that PostgreSQL does not show right, the ones marked first first.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`].
+    pub async fn dirty_rows(&self, limit: usize) -> Result<Vec<DirtyRow>, StoreError> {
+        self.read(move |reader| reader.dirty_rows(limit)).await
+    }
+
+    /// How much there is.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`].
+    pub async fn sizes(&self) -> Result<Sizes, StoreError> {
+        self.read(|reader| reader.sizes()).await
+    }
+
+    /// What somebody who holds `peer` has not got yet. A unit held in part counts whole.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`].
+    pub async fn backlog(&self, peer: VersionVector) -> Result<Backlog, StoreError> {
+        self.read(move |reader| reader.backlog(&peer)).await
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        run: impl FnOnce(&Reader<'_>) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        let sent = self.reads.send(ReadCommand::Read(Read::new(reply, run))).await;
+        sent.map_err(|_| StoreError::Closed)?;
+        answer.await.map_err(|_| StoreError::Closed)?
+    }
+}

@@ -1,0 +1,260 @@
+//! The fold as a command: gather, decide, write.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use landfall_protocol::codec::Writer as Bytes;
+use landfall_protocol::dictionary::RowId;
+use landfall_protocol::fold::{
+    CapturedTransaction, FoldError, FoldOutput, ForeignTransaction, ForeignTransactions, Marker,
+};
+use landfall_protocol::id::{Origin, TxnId};
+use landfall_protocol::lattice::RowClock;
+use landfall_protocol::schema::{SetId, TableDef, TableId, TableName};
+use landfall_protocol::version::VersionVector;
+use rusqlite::params;
+
+use super::clocks;
+use super::error::StoreError;
+use super::record::{Advance, Folded};
+use super::state::{put_foreign_table, put_meta, put_own_table};
+use super::tail::Flush;
+use super::units;
+use super::writer::Writer;
+
+/// A position without content is recorded by itself only when it moved this far.
+const ADVANCE_BYTES: u64 = 1 << 20;
+
+/// What the fold writes for a row PostgreSQL does not show right.
+const DIRTY_REASON: &str = "row image differs from its clock";
+
+/// Own tables as they were before a fold, by name.
+type TablesBefore = BTreeMap<TableName, Option<(TableId, TableDef)>>;
+
+impl Writer<'_> {
+    /// Folds a batch that ends at `end_lsn`.
+    pub(super) fn fold(
+        &mut self,
+        batch: Vec<CapturedTransaction>,
+        end_lsn: u64,
+        learn: &[TableDef],
+    ) -> Result<Folded, StoreError> {
+        self.check_position(end_lsn)?;
+        let foreign = self.gather(&batch)?;
+        let origins: BTreeSet<Origin> = foreign.keys().map(|txn| txn.origin).collect();
+        let before = self.tables_before(&batch, learn);
+        for def in learn {
+            self.state.fold.dictionary.learn(def);
+        }
+        let localized = self.state.fold.localize(batch, &foreign)?;
+        let clocks = self.load_clocks(localized.touched())?;
+        let output = self.state.fold.fold(localized, clocks);
+        self.write_tables(before, &output)?;
+        self.write_rows(&output)?;
+        self.write_own(output)?;
+        self.state.progress.fold_lsn = end_lsn;
+        self.state.seen_lsn = end_lsn;
+        for origin in origins {
+            self.state.put_origin(&self.db, origin)?;
+        }
+        self.state.put_progress(&self.db)?;
+        Ok(Folded { fold_lsn: end_lsn, own_last: self.state.fold.last_seq })
+    }
+
+    /// Moves the position over WAL without content; says which position is recorded.
+    pub(super) fn advance(&mut self, end_lsn: u64, advance: Advance) -> Result<u64, StoreError> {
+        self.check_position(end_lsn)?;
+        self.state.seen_lsn = end_lsn;
+        let recorded = &mut self.state.progress.fold_lsn;
+        if end_lsn > *recorded && (advance == Advance::Now || end_lsn - *recorded >= ADVANCE_BYTES)
+        {
+            *recorded = end_lsn;
+            self.state.put_progress(&self.db)?;
+        }
+        Ok(self.state.progress.fold_lsn)
+    }
+
+    /// Learns tables as the database describes them now.
+    pub(super) fn learn(&mut self, defs: &[TableDef]) -> Result<(), StoreError> {
+        let before = self.tables_before(&[], defs);
+        for def in defs {
+            self.state.fold.dictionary.learn(def);
+        }
+        self.write_tables(before, &FoldOutput::default())
+    }
+
+    fn check_position(&self, end_lsn: u64) -> Result<(), StoreError> {
+        if let Some(reason) = &self.state.fenced {
+            return Err(StoreError::Fenced(reason.clone()));
+        }
+        let position = self.state.seen_lsn;
+        if end_lsn < position {
+            return Err(StoreError::FoldBehind { end_lsn, position });
+        }
+        Ok(())
+    }
+
+    /// The foreign transactions that the batch's markers name.
+    fn gather(&self, batch: &[CapturedTransaction]) -> Result<ForeignTransactions, StoreError> {
+        let mut found = ForeignTransactions::new();
+        for captured in batch {
+            let Some(Marker::Apply { origin, first, last, .. }) = captured.marker else { continue };
+            let log = self.state.origins.get(&origin);
+            if log.is_none_or(|log| log.received < last) {
+                return Err(FoldError::MissingTransaction(TxnId { origin, seq: last }).into());
+            }
+            let mut next = first;
+            while next <= last {
+                let missing = FoldError::MissingTransaction(TxnId { origin, seq: next });
+                let no = log.map_or(0, |log| log.no);
+                let unit =
+                    units::open(&self.db, &self.tools.units, origin, no, next)?.ok_or(missing)?;
+                let begins = unit.header.first;
+                for transaction in &unit.transactions {
+                    if transaction.seq < next || transaction.seq > last {
+                        continue;
+                    }
+                    let vector = if transaction.seq == begins {
+                        unit.header.vector.clone()
+                    } else {
+                        VersionVector::new()
+                    };
+                    let transaction = transaction.clone();
+                    let txn = TxnId { origin, seq: transaction.seq };
+                    found.insert(txn, ForeignTransaction { transaction, vector });
+                }
+                next = unit.header.last.next();
+            }
+        }
+        Ok(found)
+    }
+
+    fn load_clocks(&self, rows: BTreeSet<RowId>) -> Result<BTreeMap<RowId, RowClock>, StoreError> {
+        let mut found = BTreeMap::new();
+        for row in rows {
+            if let Some(clock) = clocks::load(&self.db, &row)? {
+                found.insert(row, clock);
+            }
+        }
+        Ok(found)
+    }
+
+    /// The tables that a batch may change the description of.
+    fn tables_before(&self, batch: &[CapturedTransaction], learn: &[TableDef]) -> TablesBefore {
+        let dictionary = &self.state.fold.dictionary;
+        let mut before = TablesBefore::new();
+        let mut note = |seen: &TableDef| {
+            if !before.contains_key(&seen.name) {
+                let known = dictionary
+                    .id_of(&seen.name)
+                    .and_then(|id| Some((id, dictionary.table(id)?.clone())));
+                before.insert(seen.name.clone(), known);
+            }
+        };
+        learn.iter().for_each(&mut note);
+        let mut last = None;
+        for event in batch.iter().flat_map(|captured| &captured.rows) {
+            // Events of one table mostly stand together.
+            if last.is_none_or(|last| !Arc::ptr_eq(last, &event.relation)) {
+                note(&event.relation);
+                last = Some(&event.relation);
+            }
+        }
+        before
+    }
+
+    fn write_tables(&self, before: TablesBefore, output: &FoldOutput) -> Result<(), StoreError> {
+        let dictionary = &self.state.fold.dictionary;
+        let mut changed: BTreeSet<TableId> = output
+            .own
+            .iter()
+            .flat_map(|own| &own.transaction.describes)
+            .map(|describe| describe.table)
+            .collect();
+        for (name, known) in before {
+            let Some(id) = dictionary.id_of(&name) else { continue };
+            let same =
+                known.is_some_and(|(old, def)| old == id && dictionary.table(id) == Some(&def));
+            if !same {
+                changed.insert(id);
+            }
+        }
+        if !changed.is_empty() {
+            for (id, def, described) in dictionary.entries() {
+                if changed.contains(&id) {
+                    put_own_table(&self.db, id, def, described)?;
+                }
+            }
+        }
+        for (origin, describe) in &output.described {
+            if let Some(log) = self.state.origins.get(origin) {
+                put_foreign_table(&self.db, log.no, describe.table, &describe.def)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn write_rows(&mut self, output: &FoldOutput) -> Result<(), StoreError> {
+        for (row, clock) in &output.clocks {
+            clocks::put(&self.db, row, clock)?;
+        }
+        for row in &output.dirty {
+            let key = params![row.table.0, row.key.as_bytes()];
+            let known =
+                self.db.execute("DELETE FROM dirty WHERE table_no = ?1 AND key = ?2", key)?;
+            self.db.execute(
+                "INSERT INTO dirty(table_no, key, reason) VALUES (?1, ?2, ?3)",
+                params![row.table.0, row.key.as_bytes(), DIRTY_REASON],
+            )?;
+            self.state.dirty += 1 - known as u64;
+        }
+        self.state.progress.fates.add(output.fates);
+        Ok(())
+    }
+
+    fn write_own(&mut self, output: FoldOutput) -> Result<(), StoreError> {
+        if output.own.is_empty() {
+            return Ok(());
+        }
+        let dictionary = &self.state.fold.dictionary;
+        let sets: BTreeMap<TableId, SetId> = output
+            .own
+            .iter()
+            .flat_map(|own| &own.transaction.changes)
+            .map(|change| change.table)
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .filter_map(|table| Some((table, dictionary.table(table)?.set)))
+            .collect();
+        let fleet_version = self.tools.fleet_version;
+        self.take_flush(Flush { fleet_version, sets, own: output.own })
+    }
+
+    /// Sets rows right again in the books.
+    pub(super) fn clear_dirty(&mut self, marks: &[u64], repaired: u64) -> Result<(), StoreError> {
+        for mark in marks {
+            let gone =
+                self.db.execute("DELETE FROM dirty WHERE mark = ?1", [mark.cast_signed()])?;
+            self.state.dirty -= gone as u64;
+        }
+        self.state.progress.repaired += repaired;
+        self.state.put_progress(&self.db)
+    }
+
+    /// Sets the reason for refusing folds, once.
+    pub(super) fn fence(&mut self, reason: String) -> Result<(), StoreError> {
+        if self.state.fenced.is_none() {
+            let mut out = Bytes::new();
+            out.text(&reason);
+            put_meta(&self.db, "fenced", out.into_bytes())?;
+            self.state.fenced = Some(reason);
+        }
+        Ok(())
+    }
+
+    /// Sets the reason for leaving an origin aside.
+    pub(super) fn quarantine(&mut self, origin: Origin, reason: String) -> Result<(), StoreError> {
+        self.state.origin_log(origin).quarantined = Some(reason);
+        self.state.put_origin(&self.db, origin)
+    }
+}

@@ -1,0 +1,288 @@
+//! The thread that reads: one short transaction per command, on a connection that cannot write.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::sync::Arc;
+
+use landfall_protocol::change::Transaction;
+use landfall_protocol::codec::Writer as Bytes;
+use landfall_protocol::dictionary::RowId;
+use landfall_protocol::id::{Origin, Seq, SiteId, TxnId};
+use landfall_protocol::lattice::RowClock;
+use landfall_protocol::schema::TableId;
+use landfall_protocol::unit::{Unit, UnitHash};
+use landfall_protocol::value::RowKey;
+use landfall_protocol::version::VersionVector;
+use rusqlite::{Connection, params};
+use tokio::sync::{mpsc, oneshot};
+
+use super::clocks;
+use super::error::StoreError;
+use super::layout::Paths;
+use super::record::{Backlog, DirtyRow, Held, OpenUnit, PeerRecord, Sizes};
+use super::sql::{Database, blob, number, stored};
+use super::state::{self, OriginRow, find_origin, load_origins};
+use super::tail;
+use super::units::{self, UnitCache};
+
+/// A command to the reading thread.
+pub(super) enum ReadCommand {
+    Read(Read),
+    Stop,
+}
+
+/// A closure over the reader, or over why there is none.
+pub(super) struct Read(Box<dyn Question>);
+
+trait Question: for<'r, 'c> FnOnce(Result<&'r Reader<'c>, StoreError>) + Send {}
+impl<F: for<'r, 'c> FnOnce(Result<&'r Reader<'c>, StoreError>) + Send> Question for F {}
+
+impl Read {
+    /// A question with its reply.
+    pub(super) fn new<T: Send + 'static>(
+        reply: oneshot::Sender<Result<T, StoreError>>,
+        run: impl FnOnce(&Reader<'_>) -> Result<T, StoreError> + Send + 'static,
+    ) -> Self {
+        Self(Box::new(move |reader| {
+            // Nobody listening any more is no reason to stop.
+            drop(reply.send(reader.and_then(run)));
+        }))
+    }
+}
+
+/// The owner of the reading connection.
+pub(super) struct Reader<'c> {
+    db: Database<'c>,
+    paths: Paths,
+    own: Origin,
+    cache: Arc<UnitCache>,
+}
+
+/// The thread's whole life.
+pub(super) fn run(
+    connection: &Connection,
+    paths: Paths,
+    own: Origin,
+    cache: Arc<UnitCache>,
+    mut commands: mpsc::Receiver<ReadCommand>,
+) {
+    let reader = Reader { db: Database::new(connection), paths, own, cache };
+    while let Some(ReadCommand::Read(read)) = commands.blocking_recv() {
+        let begun = reader.db.execute("BEGIN", []).map(|_| &reader);
+        (read.0)(begun);
+        // An open snapshot would keep the write-ahead log from being emptied.
+        if !connection.is_autocommit()
+            && let Err(error) = reader.db.execute("COMMIT", [])
+        {
+            tracing::warn!(%error, "store read did not end cleanly");
+        }
+    }
+}
+
+impl Reader<'_> {
+    pub(super) fn clocks(&self, rows: &[RowId]) -> Result<Vec<Option<RowClock>>, StoreError> {
+        rows.iter().map(|row| clocks::load(&self.db, row)).collect()
+    }
+
+    pub(super) fn units_after(
+        &self,
+        origin: Origin,
+        after: Seq,
+        bytes_max: usize,
+    ) -> Result<Vec<Unit>, StoreError> {
+        let mut found = Vec::new();
+        let Some(row) = find_origin(&self.db, origin)? else { return Ok(found) };
+        let mut bytes = 0;
+        let mut next = after.next();
+        while next <= row.log.received && (found.is_empty() || bytes < bytes_max) {
+            let place = units::containing(&self.db, row.log.no, next)?
+                .ok_or_else(|| missing(&row, next))?;
+            let unit = units::load(&self.db, origin, row.log.no, &place)?;
+            bytes += unit.bytes().len();
+            if !found.is_empty() && bytes > bytes_max {
+                break;
+            }
+            next = unit.header().last.next();
+            found.push(unit);
+        }
+        Ok(found)
+    }
+
+    pub(super) fn inbox(
+        &self,
+        origin: Origin,
+        after: Seq,
+        bytes_max: usize,
+    ) -> Result<Vec<Arc<OpenUnit>>, StoreError> {
+        let mut found = Vec::new();
+        let Some(row) = find_origin(&self.db, origin)? else { return Ok(found) };
+        let mut bytes = 0;
+        let mut next = after.next();
+        while next <= row.log.received && (found.is_empty() || bytes < bytes_max as u64) {
+            let unit = units::open(&self.db, &self.cache, origin, row.log.no, next)?
+                .ok_or_else(|| missing(&row, next))?;
+            bytes += unit.header.parts.iter().map(|part| part.plain_bytes).sum::<u64>();
+            if !found.is_empty() && bytes > bytes_max as u64 {
+                break;
+            }
+            next = unit.header.last.next();
+            found.push(unit);
+        }
+        Ok(found)
+    }
+
+    pub(super) fn transactions(
+        &self,
+        wanted: Vec<TxnId>,
+    ) -> Result<BTreeMap<TxnId, Transaction>, StoreError> {
+        let mut found = BTreeMap::new();
+        let mut rows: BTreeMap<Origin, Option<OriginRow>> = BTreeMap::new();
+        for txn in wanted {
+            if let std::collections::btree_map::Entry::Vacant(vacant) = rows.entry(txn.origin) {
+                vacant.insert(find_origin(&self.db, txn.origin)?);
+            }
+            let row = rows.get(&txn.origin).and_then(Option::as_ref);
+            let held = row.filter(|row| txn.seq <= row.log.received);
+            let transaction = match held {
+                Some(row) if txn.seq > Seq::ZERO => {
+                    let unit = units::open(&self.db, &self.cache, txn.origin, row.log.no, txn.seq)?
+                        .ok_or_else(|| missing(row, txn.seq))?;
+                    unit.transactions.iter().find(|found| found.seq == txn.seq).cloned()
+                }
+                None if txn.origin == self.own => tail::find(&self.db, txn.seq)?,
+                _ => None,
+            };
+            if let Some(transaction) = transaction {
+                found.insert(txn, transaction);
+            }
+        }
+        Ok(found)
+    }
+
+    pub(super) fn held(&self, site: SiteId) -> Result<Vec<Held>, StoreError> {
+        Ok(load_origins(&self.db)?
+            .into_iter()
+            .filter(|row| row.origin.site == site && row.log.received > Seq::ZERO)
+            .map(|row| Held { origin: row.origin, seq: row.log.received, hash: row.log.hash })
+            .collect())
+    }
+
+    pub(super) fn unit_hash(
+        &self,
+        origin: Origin,
+        last: Seq,
+    ) -> Result<Option<UnitHash>, StoreError> {
+        let Some(row) = find_origin(&self.db, origin)? else { return Ok(None) };
+        let place = units::containing(&self.db, row.log.no, last)?;
+        Ok(place.filter(|place| place.last == last).map(|place| place.hash))
+    }
+
+    pub(super) fn peers(&self) -> Result<Vec<PeerRecord>, StoreError> {
+        self.db.rows("SELECT site, state FROM peer ORDER BY site", [], |row| {
+            let no = number(row, 0)?;
+            let site = u16::try_from(no)
+                .ok()
+                .and_then(SiteId::new)
+                .ok_or_else(|| StoreError::corrupt("peer", no))?;
+            state::decode("peer", &no.to_string(), blob(row, 1)?, |from| {
+                Ok(PeerRecord {
+                    site,
+                    received: VersionVector::decode(from)?,
+                    applied: VersionVector::decode(from)?,
+                    contact_ms: from.varint()?,
+                    bytes_in: from.varint()?,
+                    bytes_out: from.varint()?,
+                })
+            })
+        })
+    }
+
+    pub(super) fn dirty_rows(&self, limit: usize) -> Result<Vec<DirtyRow>, StoreError> {
+        self.db.rows(
+            "SELECT mark, table_no, key, reason FROM dirty ORDER BY mark LIMIT ?1",
+            [stored(limit as u64)],
+            |row| {
+                let mark = number(row, 0)?;
+                let table = u32::try_from(number(row, 1)?)
+                    .map_err(|_| StoreError::corrupt("dirty", mark))?;
+                let key = RowKey::from_bytes(blob(row, 2)?);
+                let row_id = RowId { table: TableId(table), key };
+                Ok(DirtyRow { row: row_id, mark, reason: row.get(3)? })
+            },
+        )
+    }
+
+    pub(super) fn sizes(&self) -> Result<Sizes, StoreError> {
+        let length = |path| fs::metadata(path).map_or(0, |found| found.len());
+        let mut sizes = Sizes {
+            database_bytes: length(&self.paths.database),
+            wal_bytes: length(&self.paths.wal),
+            ..Sizes::default()
+        };
+        for row in load_origins(&self.db)? {
+            sizes.units += row.log.units;
+            sizes.unit_bytes += row.log.bytes;
+            if row.origin != self.own {
+                let (applied, _) = self.sums_to(&row, row.applied)?;
+                sizes.pending.insert(row.origin, row.log.changes - applied);
+            }
+        }
+        (sizes.tail_changes, sizes.tail_bytes) = self.tail_size()?;
+        Ok(sizes)
+    }
+
+    pub(super) fn backlog(&self, peer: &VersionVector) -> Result<Backlog, StoreError> {
+        let (changes, bytes) = self.tail_size()?;
+        let mut backlog = Backlog { changes, bytes };
+        for row in load_origins(&self.db)? {
+            let (changes, bytes) = self.sums_to(&row, peer.get(row.origin))?;
+            backlog.changes += row.log.changes - changes;
+            backlog.bytes += row.log.bytes - bytes;
+        }
+        Ok(backlog)
+    }
+
+    fn tail_size(&self) -> Result<(u64, u64), StoreError> {
+        let found = self.db.row(
+            "SELECT coalesce(sum(changes), 0), coalesce(sum(length(data)), 0) FROM tail",
+            [],
+            |row| Ok((number(row, 0)?, number(row, 1)?)),
+        )?;
+        Ok(found.unwrap_or_default())
+    }
+
+    /// Changes and bytes of the whole units of an origin up to `seq`.
+    fn sums_to(&self, row: &OriginRow, seq: Seq) -> Result<(u64, u64), StoreError> {
+        if seq >= row.log.received {
+            return Ok((row.log.changes, row.log.bytes));
+        }
+        let Some(place) = units::at_or_before(&self.db, row.log.no, seq)? else {
+            return Ok((0, 0));
+        };
+        if place.last <= seq {
+            return Ok((place.changes_to, place.bytes_to));
+        }
+        let before = units::at_or_before(&self.db, row.log.no, Seq(place.first.0 - 1))?;
+        Ok(before.map_or((0, 0), |before| (before.changes_to, before.bytes_to)))
+    }
+}
+
+fn missing(row: &OriginRow, seq: Seq) -> StoreError {
+    StoreError::corrupt("unit", format!("{}/{seq}", row.log.no))
+}
+
+/// Writes what is known of a peer.
+pub(super) fn put_peer(db: &Database<'_>, peer: &PeerRecord) -> Result<(), StoreError> {
+    let mut out = Bytes::new();
+    peer.received.encode(&mut out);
+    peer.applied.encode(&mut out);
+    for number in [peer.contact_ms, peer.bytes_in, peer.bytes_out] {
+        out.varint(number);
+    }
+    let site = peer.site.number();
+    db.execute(
+        "INSERT OR REPLACE INTO peer(site, state) VALUES (?1, ?2)",
+        params![site, state::encode("peer", &site.to_string(), out.into_bytes())],
+    )?;
+    Ok(())
+}

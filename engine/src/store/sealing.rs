@@ -1,0 +1,235 @@
+//! From own transactions to units, and the way of units into the store.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+
+use landfall_protocol::fold::OwnTransaction;
+use landfall_protocol::id::{Origin, Seq};
+use landfall_protocol::schema::{SetId, TableId};
+use landfall_protocol::unit::{
+    PartId, SealContext, UNIT_BYTES_MAX, UNIT_PLAIN_BYTES_MAX, UNIT_PLAIN_BYTES_TARGET, Unit,
+};
+
+use super::error::StoreError;
+use super::record::{Appended, Sealing};
+use super::tail::{self, Flush};
+use super::units::{self, Entry};
+use super::writer::Writer;
+
+/// zstd level of units at rest.
+const SEAL_LEVEL: i32 = 3;
+/// What one transaction may add to its own encoding inside a unit: a few bytes per part.
+const FRAME_BYTES_MAX: usize = 64 << 10;
+
+/// Consecutive transactions that will be one unit.
+#[derive(Default)]
+struct Run {
+    fleet_version: u64,
+    sets: BTreeMap<TableId, SetId>,
+    own: Vec<OwnTransaction>,
+    bytes: usize,
+}
+
+impl Run {
+    /// Whether the next transaction must not join: units are cut where the vector changes, where
+    /// they are full, and where the fleet's rules change.
+    fn ends_before(&self, flush: &Flush, next: &OwnTransaction, bytes: usize) -> bool {
+        !self.own.is_empty()
+            && (!next.vector.is_empty()
+                || self.bytes + bytes > UNIT_PLAIN_BYTES_TARGET
+                || self.fleet_version != flush.fleet_version
+                || flush
+                    .sets
+                    .iter()
+                    .any(|(table, set)| self.sets.get(table).is_some_and(|known| known != set)))
+    }
+}
+
+impl Writer<'_> {
+    /// Makes a flush durable: sealed at once, or in the tail.
+    pub(super) fn take_flush(&mut self, flush: Flush) -> Result<(), StoreError> {
+        let mut bytes = 0;
+        for own in &flush.own {
+            let length = tail::encoded_bytes(own);
+            if length > UNIT_PLAIN_BYTES_MAX - FRAME_BYTES_MAX {
+                return Err(too_large(own.transaction.seq, length));
+            }
+            bytes += length;
+        }
+        let target = UNIT_PLAIN_BYTES_TARGET as u64;
+        let eager = self.tools.sealing == Sealing::Eager;
+        if eager || self.state.tail.bytes + bytes as u64 > target {
+            self.seal_tail()?;
+        }
+        if eager || bytes as u64 >= target {
+            return self.seal(vec![flush]);
+        }
+        let (changes, bytes) = tail::insert(&self.db, &flush)?;
+        self.state.tail.changes += changes;
+        self.state.tail.bytes += bytes;
+        Ok(())
+    }
+
+    /// Changes when own transactions are sealed; whatever waits is sealed now when it is
+    /// [`Sealing::Eager`].
+    pub(super) fn set_sealing(&mut self, sealing: Sealing) -> Result<(), StoreError> {
+        if sealing == Sealing::Eager {
+            self.seal_tail()?;
+        }
+        self.tools.sealing = sealing;
+        Ok(())
+    }
+
+    fn seal_tail(&mut self) -> Result<(), StoreError> {
+        if self.state.tail.bytes == 0 {
+            return Ok(());
+        }
+        let flushes = tail::load(&self.db, self.state.own_log().received)?;
+        self.seal(flushes)?;
+        tail::clear(&self.db)?;
+        self.state.tail = super::state::TailSize::default();
+        Ok(())
+    }
+
+    fn seal(&mut self, flushes: Vec<Flush>) -> Result<(), StoreError> {
+        let mut run = Run::default();
+        for mut flush in flushes {
+            for own in std::mem::take(&mut flush.own) {
+                let bytes = tail::encoded_bytes(&own);
+                if run.ends_before(&flush, &own, bytes) {
+                    self.seal_run(std::mem::take(&mut run))?;
+                }
+                run.fleet_version = flush.fleet_version;
+                run.sets.extend(&flush.sets);
+                run.bytes += bytes;
+                run.own.push(own);
+            }
+        }
+        self.seal_run(run)?;
+        self.state.put_origin(&self.db, self.state.identity.origin)
+    }
+
+    fn seal_run(&mut self, run: Run) -> Result<(), StoreError> {
+        let Run { fleet_version, sets, own, .. } = run;
+        let Some(vector) = own.first().map(|own| own.vector.clone()) else {
+            return Ok(());
+        };
+        let transactions: Vec<_> = own.into_iter().map(|own| own.transaction).collect();
+        let context = SealContext {
+            origin: self.state.identity.origin,
+            fleet_version,
+            previous: self.state.own_log().hash,
+            vector: &vector,
+            level: SEAL_LEVEL,
+        };
+        // Every table of a change had its set noted when it was folded.
+        let set_of = |table| sets.get(&table).copied().unwrap_or(SetId(1));
+        let unit =
+            Unit::seal(context, &transactions, set_of, |message| (self.tools.signer)(message));
+        let plain: u64 = unit.header().parts.iter().map(|part| part.plain_bytes).sum();
+        if plain > UNIT_PLAIN_BYTES_MAX as u64 || unit.bytes().len() > UNIT_BYTES_MAX {
+            return Err(too_large(unit.header().first, unit.bytes().len().max(plain as usize)));
+        }
+        self.tools.counters.sealed.fetch_add(1, Ordering::Relaxed);
+        let received_at_ms = unit.header().hlc_last.ms();
+        self.insert_unit(&unit, received_at_ms)
+    }
+
+    fn insert_unit(&mut self, unit: &Unit, received_at_ms: u64) -> Result<(), StoreError> {
+        let header = unit.header();
+        let log = self.state.origin_log(header.origin);
+        log.units += 1;
+        log.changes += header.changes();
+        log.bytes += unit.bytes().len() as u64;
+        log.received = header.last;
+        log.hash = unit.hash();
+        let entry = Entry {
+            origin_no: log.no,
+            unit,
+            changes_to: log.changes,
+            bytes_to: log.bytes,
+            received_at_ms,
+        };
+        units::insert(&self.db, &entry)
+    }
+
+    /// Stores checked units of others.
+    pub(super) fn append(
+        &mut self,
+        units: &[Unit],
+        now_ms: u64,
+    ) -> Result<Vec<Appended>, StoreError> {
+        let mut origins: Vec<Origin> = Vec::new();
+        let mut results = Vec::with_capacity(units.len());
+        for unit in units {
+            let result = self.judge(unit)?;
+            if result == Appended::Stored {
+                self.insert_unit(unit, now_ms)?;
+                self.state.progress.received_changes += unit.header().changes();
+                origins.push(unit.header().origin);
+            }
+            results.push(result);
+        }
+        origins.sort_unstable();
+        origins.dedup();
+        if origins.is_empty() {
+            return Ok(results);
+        }
+        for origin in origins {
+            self.state.put_origin(&self.db, origin)?;
+        }
+        self.state.put_progress(&self.db)?;
+        Ok(results)
+    }
+
+    /// What is to become of a unit.
+    fn judge(&self, unit: &Unit) -> Result<Appended, StoreError> {
+        let header = unit.header();
+        if !has_plausible_range(unit) {
+            return Ok(Appended::Malformed);
+        }
+        let log = self.state.origins.get(&header.origin);
+        let held = log.map_or(Seq::ZERO, |log| log.received);
+        if let Some(log) = log
+            && header.first <= held
+        {
+            let known = units::containing(&self.db, log.no, header.first)?.ok_or_else(|| {
+                StoreError::corrupt("unit", format!("{}/{}", log.no, header.first))
+            })?;
+            let same = (known.first, known.hash) == (header.first, unit.hash());
+            return Ok(if same {
+                Appended::Duplicate
+            } else {
+                Appended::Forked { seq: header.first }
+            });
+        }
+        if header.origin == self.state.identity.origin {
+            // Only this store seals under this origin: somebody else went on with its log.
+            return Ok(Appended::Forked { seq: header.first });
+        }
+        if header.first != held.next() {
+            return Ok(Appended::Gap { held });
+        }
+        let previous = log.map_or(landfall_protocol::unit::UnitHash::GENESIS, |log| log.hash);
+        Ok(if header.previous == previous {
+            Appended::Stored
+        } else {
+            Appended::Forked { seq: header.first }
+        })
+    }
+}
+
+/// The range a header claims is bounded by what its spine can hold: two bytes a transaction.
+fn has_plausible_range(unit: &Unit) -> bool {
+    let header = unit.header();
+    header.parts.first().is_some_and(|spine| {
+        spine.id == PartId::Spine
+            && (header.last.0 - header.first.0).checked_add(1) == Some(spine.count)
+            && spine.count <= spine.plain_bytes / 2
+    })
+}
+
+fn too_large(seq: Seq, bytes: usize) -> StoreError {
+    let limit = (UNIT_PLAIN_BYTES_MAX - FRAME_BYTES_MAX) as u64;
+    StoreError::TransactionTooLarge { seq, bytes: bytes as u64, limit }
+}

@@ -1,0 +1,166 @@
+//! Own transactions that are durable but not sealed yet: one row per fold.
+
+use std::collections::BTreeMap;
+
+use landfall_protocol::change::{Describe, RowChange, Transaction};
+use landfall_protocol::clock::Hlc;
+use landfall_protocol::codec::{DecodeError, Reader, Writer};
+use landfall_protocol::fold::OwnTransaction;
+use landfall_protocol::id::Seq;
+use landfall_protocol::schema::{SetId, TableDef, TableId};
+use landfall_protocol::version::VersionVector;
+use rusqlite::{Row, params};
+
+use super::crc::Crc;
+use super::error::StoreError;
+use super::sql::{Database, blob, number, stored};
+
+/// Own transactions of one fold with what the sealer must know: the fleet version and the
+/// replication sets in force when they were folded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Flush {
+    pub(super) fleet_version: u64,
+    pub(super) sets: BTreeMap<TableId, SetId>,
+    pub(super) own: Vec<OwnTransaction>,
+}
+
+impl Flush {
+    fn changes(&self) -> u64 {
+        self.own.iter().map(|own| own.transaction.changes.len() as u64).sum()
+    }
+
+    fn encode(&self, first: Seq) -> Vec<u8> {
+        let mut out = Writer::new();
+        out.varint(self.sets.len() as u64);
+        for (table, set) in &self.sets {
+            out.varint(u64::from(table.0));
+            out.varint(u64::from(set.0));
+        }
+        out.varint(first.0);
+        out.varint(self.own.len() as u64);
+        for own in &self.own {
+            encode_transaction(own, &mut out);
+        }
+        out.into_bytes()
+    }
+
+    fn decode(fleet_version: u64, bytes: &[u8]) -> Result<Self, DecodeError> {
+        let mut from = Reader::new(bytes);
+        let sets = (0..from.count(usize::MAX)?)
+            .map(|_| Ok((TableId(from.u32()?), SetId(from.u16()?))))
+            .collect::<Result<_, DecodeError>>()?;
+        let first = from.varint()?;
+        let own = (0..from.count(usize::MAX)? as u64)
+            .map(|index| decode_transaction(Seq(first + index), &mut from))
+            .collect::<Result<_, _>>()?;
+        from.finish()?;
+        Ok(Self { fleet_version, sets, own })
+    }
+}
+
+/// Bytes a transaction takes here, and within a few bytes in a unit.
+pub(super) fn encoded_bytes(own: &OwnTransaction) -> usize {
+    let mut out = Writer::new();
+    encode_transaction(own, &mut out);
+    out.len()
+}
+
+fn encode_transaction(own: &OwnTransaction, out: &mut Writer) {
+    own.vector.encode(out);
+    out.varint(own.transaction.hlc.0);
+    out.varint(own.transaction.describes.len() as u64);
+    for describe in &own.transaction.describes {
+        out.varint(u64::from(describe.table.0));
+        describe.def.encode(out);
+    }
+    out.varint(own.transaction.changes.len() as u64);
+    for change in &own.transaction.changes {
+        change.encode(out);
+    }
+}
+
+fn decode_transaction(seq: Seq, from: &mut Reader<'_>) -> Result<OwnTransaction, DecodeError> {
+    let vector = VersionVector::decode(from)?;
+    let hlc = Hlc(from.varint()?);
+    let describes = (0..from.count(usize::MAX)?)
+        .map(|_| Ok(Describe { table: TableId(from.u32()?), def: TableDef::decode(from)? }))
+        .collect::<Result<_, DecodeError>>()?;
+    let changes =
+        (0..from.count(usize::MAX)?).map(|_| RowChange::decode(from)).collect::<Result<_, _>>()?;
+    Ok(OwnTransaction { transaction: Transaction { seq, hlc, describes, changes }, vector })
+}
+
+/// Writes a flush of at least one transaction; says how many changes and bytes it added.
+pub(super) fn insert(db: &Database<'_>, flush: &Flush) -> Result<(u64, u64), StoreError> {
+    let (Some(first), Some(last)) = (flush.own.first(), flush.own.last()) else {
+        return Ok((0, 0));
+    };
+    let (first, last) = (first.transaction.seq, last.transaction.seq);
+    let data = flush.encode(first);
+    let numbers = [first.0, last.0, flush.fleet_version, flush.changes()];
+    let crc = checksum(&numbers, &data);
+    let [first, last, fleet_version, changes] = numbers.map(stored);
+    db.execute(
+        "INSERT INTO tail(first_seq, last_seq, fleet_version, changes, crc, data)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        params![first, last, fleet_version, changes, crc, data],
+    )?;
+    Ok((flush.changes(), data.len() as u64))
+}
+
+/// All of it in order, without gaps, after `sealed`.
+pub(super) fn load(db: &Database<'_>, sealed: Seq) -> Result<Vec<Flush>, StoreError> {
+    let mut next = sealed.next();
+    let flushes = db.rows(
+        "SELECT first_seq, last_seq, fleet_version, changes, crc, data FROM tail
+         ORDER BY first_seq",
+        [],
+        |row| {
+            let (first, flush) = read(row)?;
+            if first != next {
+                return Err(StoreError::corrupt("tail", first));
+            }
+            next = Seq(first.0 + flush.own.len() as u64);
+            Ok(flush)
+        },
+    )?;
+    Ok(flushes)
+}
+
+/// One transaction, if it is in the tail.
+pub(super) fn find(db: &Database<'_>, seq: Seq) -> Result<Option<Transaction>, StoreError> {
+    let found = db.row(
+        "SELECT first_seq, last_seq, fleet_version, changes, crc, data FROM tail
+         WHERE first_seq <= ?1 ORDER BY first_seq DESC LIMIT 1",
+        [stored(seq.0)],
+        read,
+    )?;
+    Ok(found.and_then(|(first, flush)| {
+        let index = usize::try_from(seq.0 - first.0).ok()?;
+        flush.own.into_iter().nth(index).map(|own| own.transaction)
+    }))
+}
+
+/// Empties it.
+pub(super) fn clear(db: &Database<'_>) -> Result<(), StoreError> {
+    db.execute("DELETE FROM tail", [])?;
+    Ok(())
+}
+
+fn read(row: &Row<'_>) -> Result<(Seq, Flush), StoreError> {
+    let numbers = [number(row, 0)?, number(row, 1)?, number(row, 2)?, number(row, 3)?];
+    let [first, last, fleet_version, _] = numbers;
+    let data = blob(row, 5)?;
+    if u64::from(checksum(&numbers, data)) != number(row, 4)? {
+        return Err(StoreError::corrupt("tail", first));
+    }
+    let flush = Flush::decode(fleet_version, data)
+        .ok()
+        .filter(|flush| first.checked_add(flush.own.len() as u64) == Some(last + 1))
+        .ok_or_else(|| StoreError::corrupt("tail", first))?;
+    Ok((Seq(first), flush))
+}
+
+fn checksum(numbers: &[u64; 4], data: &[u8]) -> u32 {
+    numbers.iter().fold(Crc::new(), |crc, number| crc.number(*number)).bytes(data).finish()
+}

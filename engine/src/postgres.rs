@@ -1,6 +1,10 @@
 //! What both daemons share on the way to PostgreSQL: settings, connections, positions.
 
 pub mod access;
+pub mod catalog;
+pub mod check;
 pub mod connect;
 pub mod lsn;
+pub mod setup;
+pub mod sql;
 pub mod tls;

@@ -1,0 +1,161 @@
+//! The fleet's tables.
+
+use landfall_protocol::fleet::Fleet;
+use landfall_protocol::schema::TableName;
+
+use super::Finding;
+use crate::postgres::catalog::{Catalog, LocalTable, RelationKind};
+use crate::postgres::sql::{quote_identifier, quote_table};
+
+pub(super) fn judge(catalog: &Catalog, fleet: &Fleet, bypasses_rls: bool) -> Vec<Finding> {
+    let missing = catalog.missing.iter().map(|table| {
+        Finding::error(
+            format!("table {table} of the fleet file is not in this database"),
+            "create it as the other members have it, or take it out of the fleet file",
+        )
+    });
+    let mut findings: Vec<_> = missing.collect();
+    for table in &catalog.tables {
+        match unfit(table) {
+            Some(finding) => findings.push(finding),
+            None => findings.extend(details(table, fleet, bypasses_rls)),
+        }
+    }
+    findings
+}
+
+/// Why a relation cannot be replicated at all.
+fn unfit(table: &LocalTable) -> Option<Finding> {
+    let (name, quoted) = (&table.def.name, quote_table(&table.def.name));
+    let plain = "replicate an ordinary table instead";
+    match table {
+        LocalTable { kind: RelationKind::Other, .. } => {
+            Some(Finding::error(format!("{name} is not a table"), plain))
+        }
+        LocalTable { kind: RelationKind::Partitioned, .. } => {
+            Some(Finding::error(format!("table {name} is partitioned"), plain))
+        }
+        LocalTable { is_child: true, .. } => Some(Finding::error(
+            format!("table {name} is a partition or inherits from another table"),
+            plain,
+        )),
+        LocalTable { has_children: true, .. } => {
+            Some(Finding::error(format!("other tables inherit from table {name}"), plain))
+        }
+        LocalTable { is_unlogged: true, .. } => Some(Finding::error(
+            format!("table {name} is unlogged, so its changes cannot be captured"),
+            format!("run ALTER TABLE {quoted} SET LOGGED"),
+        )),
+        LocalTable { is_heap: false, .. } => Some(Finding::error(
+            format!("table {name} is not stored as heap"),
+            format!("run ALTER TABLE {quoted} SET ACCESS METHOD heap"),
+        )),
+        _ => None,
+    }
+}
+
+fn details(table: &LocalTable, fleet: &Fleet, bypasses_rls: bool) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    findings.extend(key(table));
+    findings.extend(sequence(table));
+    if table.has_row_security && !bypasses_rls {
+        findings.push(Finding::error(
+            format!("row security of table {} hides rows from our role", table.def.name),
+            "run ALTER ROLE ... BYPASSRLS for the role in conninfo",
+        ));
+    }
+    findings.extend(relations(table, fleet));
+    findings.extend(triggers(table));
+    findings
+}
+
+fn key(table: &LocalTable) -> Option<Finding> {
+    let (name, quoted) = (&table.def.name, quote_table(&table.def.name));
+    if !table.def.key.is_empty() {
+        return table.key_is_deferrable.then(|| {
+            Finding::error(
+                format!("primary key of table {name} is deferrable"),
+                "make it anew without DEFERRABLE",
+            )
+        });
+    }
+    let is_not_null = |column: &String| {
+        let index = table.def.columns.iter().position(|def| def.name == *column);
+        index.is_some_and(|index| table.columns[index].is_not_null)
+    };
+    let candidate = table.unique.iter().find(|index| {
+        let plain = !index.has_expressions && !index.is_partial && !index.is_deferrable;
+        plain && index.columns.iter().all(is_not_null)
+    });
+    let statement = match candidate {
+        Some(index) => {
+            let columns: Vec<_> = index.columns.iter().map(|c| quote_identifier(c)).collect();
+            format!("ALTER TABLE {quoted} ADD PRIMARY KEY ({})", columns.join(", "))
+        }
+        None => format!(
+            "ALTER TABLE {quoted} ADD COLUMN landfall_id uuid PRIMARY KEY DEFAULT gen_random_uuid()"
+        ),
+    };
+    Some(Finding::error(
+        format!("table {name} has no primary key, so its rows cannot be told apart"),
+        format!("run {statement} at one site, and carry the same keys over to the others"),
+    ))
+}
+
+/// Two sites that count by themselves give the same number to different rows.
+fn sequence(table: &LocalTable) -> Option<Finding> {
+    let [key] = table.def.key.as_slice() else { return None };
+    let sequence = table.columns.get(usize::from(key.0))?.sequence.as_ref()?;
+    if sequence.increment.unsigned_abs() > 1 {
+        return None;
+    }
+    let quoted = quote_table(&sequence.name);
+    Some(Finding::warning(
+        format!(
+            "keys of table {} come from sequence {}, which counts the same at every site, so two \
+             sites will give one key to different rows, which are then merged into one",
+            table.def.name, sequence.name
+        ),
+        format!(
+            "use uuid keys, or give each site numbers of its own, such as ALTER SEQUENCE {quoted} \
+             INCREMENT BY 100 RESTART WITH <a number that ends in the site's>"
+        ),
+    ))
+}
+
+fn relations(table: &LocalTable, fleet: &Fleet) -> Vec<Finding> {
+    let name = &table.def.name;
+    let is_outside = |other: &TableName| fleet.set_of(other).is_none();
+    let parents = table.foreign_keys.iter().filter(|key| is_outside(&key.parent)).map(|key| {
+        Finding::warning(
+            format!(
+                "foreign key {:?} of table {name} leads to table {}, which is not replicated",
+                key.name, key.parent
+            ),
+            "add that table to the fleet file, or make sure that all sites have the same rows in it",
+        )
+    });
+    let children = table.referenced_by.iter().filter(|child| is_outside(child)).map(|child| {
+        Finding::warning(
+            format!("table {child}, which is not replicated, has a foreign key to table {name}"),
+            "add it to the fleet file: rows deleted at another site would leave orphans in it",
+        )
+    });
+    parents.chain(children).collect()
+}
+
+fn triggers(table: &LocalTable) -> impl Iterator<Item = Finding> {
+    let ours = |name: &str| name.starts_with("landfall_");
+    let fires = table.triggers.iter();
+    let fires = fires.filter(move |t| t.fires_in_replica && !t.is_internal && !ours(&t.name));
+    fires.map(|trigger| {
+        Finding::warning(
+            format!(
+                "trigger {:?} of table {} also fires for changes that replication writes",
+                trigger.name, table.def.name
+            ),
+            "run ALTER TABLE ... ENABLE TRIGGER unless that is intended: what it writes is \
+             replicated once more",
+        )
+    })
+}

@@ -1,6 +1,7 @@
 //! What both daemons share on the way to PostgreSQL: settings, connections, positions.
 
 pub mod access;
+pub mod apply;
 pub mod catalog;
 pub mod check;
 pub mod connect;

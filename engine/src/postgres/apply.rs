@@ -1,0 +1,550 @@
+//! One apply transaction on its own connection, step by step. What each step means is decided by
+//! [`crate::replica`]; here is the SQL, its order and its errors.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use futures_util::future::try_join_all;
+use landfall_protocol::dictionary::RowId;
+use landfall_protocol::id::{Origin, Seq};
+use landfall_protocol::schema::{ColumnId, TableDef, TableId};
+use landfall_protocol::value::Value;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, Statement};
+
+use crate::postgres::access::{LockStrength, TableAccess};
+
+/// Session settings of the apply connection.
+///
+/// Replica role switches the application's triggers and foreign keys off; the short lock time-out
+/// makes apply give way long before PostgreSQL's own deadlock check (1 s) would pick the
+/// application as its victim; statements touch few rows by key, so the planner must not scan.
+pub const APPLY_SETTINGS: &[(&str, &str)] = &[
+    ("session_replication_role", "replica"),
+    ("lock_timeout", "300ms"),
+    ("synchronous_commit", "local"),
+    ("idle_in_transaction_session_timeout", "60s"),
+    ("plan_cache_mode", "force_generic_plan"),
+    ("enable_seqscan", "off"),
+    ("enable_hashjoin", "off"),
+    ("enable_mergejoin", "off"),
+    ("DateStyle", "ISO"),
+    ("IntervalStyle", "postgres"),
+    ("TimeZone", "UTC"),
+    ("extra_float_digits", "3"),
+    ("bytea_output", "hex"),
+    ("client_encoding", "UTF8"),
+    ("search_path", "pg_catalog"),
+];
+
+/// Prepared statements kept per connection; a table has a handful per set of columns it is
+/// written by.
+const STATEMENTS_MAX: usize = 2_000;
+
+/// Why a step failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// Somebody else holds a lock, or PostgreSQL broke a deadlock: roll back and try again.
+    #[error("a row is locked by somebody else")]
+    Busy,
+    /// The values cannot be stored as they are.
+    #[error("PostgreSQL refuses the values ({sqlstate}): {message}")]
+    Data {
+        /// The server's SQLSTATE, class 22, 23 or 42.
+        sqlstate: String,
+        /// The server's message. It may name a key, so it belongs into the database, not the log.
+        message: String,
+    },
+    /// The progress row is not where we left it: another daemon applies to this database.
+    #[error(
+        "progress row of origin {origin} is not at {expected}; does another landfall daemon apply to this database?"
+    )]
+    Progress {
+        /// Whose transactions were being applied.
+        origin: Origin,
+        /// Where it should have been.
+        expected: Seq,
+    },
+    /// The database lacks what a statement needs.
+    #[error("table number {0:?} is not in the database any more")]
+    TableGone(TableId),
+    /// Anything else, a lost connection first of all.
+    #[error("apply connection: {0}")]
+    Connection(#[from] tokio_postgres::Error),
+}
+
+impl ApplyError {
+    fn classify(error: tokio_postgres::Error) -> Self {
+        let Some(refusal) = error.as_db_error() else {
+            return Self::Connection(error);
+        };
+        let sqlstate = refusal.code().code();
+        match sqlstate {
+            "55P03" | "40P01" | "40001" => Self::Busy,
+            // A prepared plan outlived a change of its table: the connection is made anew.
+            "0A000" | "26000" => Self::Connection(error),
+            _ if matches!(&sqlstate[..2], "22" | "23" | "42" | "44" | "54") => {
+                Self::Data { sqlstate: sqlstate.to_owned(), message: refusal.message().to_owned() }
+            }
+            _ => Self::Connection(error),
+        }
+    }
+}
+
+/// Rows of one shape for one statement: key arrays, then one array per column.
+#[derive(Debug, Default)]
+struct Arrays(Vec<Vec<Option<String>>>);
+
+impl Arrays {
+    fn push<'v>(&mut self, values: impl Iterator<Item = &'v Value>) {
+        for (place, value) in values.enumerate() {
+            if self.0.len() <= place {
+                self.0.push(Vec::new());
+            }
+            self.0[place].push(value.text().map(Cow::into_owned));
+        }
+    }
+
+    fn params(&self) -> Vec<&(dyn ToSql + Sync)> {
+        self.0.iter().map(|array| array as &(dyn ToSql + Sync)).collect()
+    }
+}
+
+/// A row's write, ready to be sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RowWrite {
+    /// Insert a row of these cells.
+    Insert(Vec<(ColumnId, Value)>),
+    /// Overwrite these cells.
+    Update(Vec<(ColumnId, Value)>),
+    /// Delete the row.
+    Delete,
+}
+
+/// A row to lock.
+#[derive(Debug, Clone, Copy)]
+pub struct LockRequest<'a> {
+    /// Which row.
+    pub row: &'a RowId,
+    /// How strongly.
+    pub strength: LockStrength,
+}
+
+/// A parent that must not go while its child is written.
+#[derive(Debug, Clone)]
+pub struct ParentRequest {
+    /// The child's table.
+    pub table: TableId,
+    /// Which of its foreign keys.
+    pub key: usize,
+    /// The referencing values.
+    pub values: Vec<Value>,
+}
+
+/// A line for `landfall.conflict`.
+#[derive(Debug, Clone)]
+pub struct ConflictLine {
+    /// `schema.table`.
+    pub table: String,
+    /// Key values for humans.
+    pub row_key: String,
+    /// The column, if one cell was at stake.
+    pub column: Option<String>,
+    /// The rule that decided.
+    pub rule: &'static str,
+    /// Who stays: origin, seq, milliseconds since 1970.
+    pub winner: (Origin, Seq, u64),
+    /// Who gives way.
+    pub loser: (Origin, Seq, u64),
+    /// What gives way, as text.
+    pub value: Option<String>,
+}
+
+/// A line for `landfall.parked`.
+#[derive(Debug, Clone)]
+pub struct ParkedLine {
+    /// Whose change.
+    pub origin: Origin,
+    /// Which transaction.
+    pub seq: Seq,
+    /// `schema.table`.
+    pub table: String,
+    /// Key values for humans.
+    pub row_key: String,
+    /// insert, update or delete.
+    pub op: &'static str,
+    /// The change, for humans.
+    pub change: String,
+    /// Why it cannot be shown.
+    pub reason: String,
+    /// What would free it.
+    pub advice: String,
+}
+
+/// The apply connection: one PostgreSQL session in replica role.
+#[derive(Debug)]
+pub struct ApplyConnection {
+    client: Client,
+    tables: BTreeMap<TableId, TableAccess>,
+    statements: BTreeMap<String, Statement>,
+}
+
+impl ApplyConnection {
+    /// Takes a session opened with [`APPLY_SETTINGS`].
+    pub fn new(client: Client) -> Self {
+        Self { client, tables: BTreeMap::new(), statements: BTreeMap::new() }
+    }
+
+    /// Reads the catalog for tables not known yet, or for all of them anew.
+    ///
+    /// # Errors
+    /// Passes the server's error on.
+    pub async fn learn(
+        &mut self,
+        tables: impl IntoIterator<Item = (TableId, &TableDef)>,
+    ) -> Result<(), ApplyError> {
+        let (ids, defs): (Vec<_>, Vec<_>) = tables.into_iter().unzip();
+        let found = TableAccess::load(&self.client, &defs).await?;
+        self.statements.clear();
+        self.tables = ids.into_iter().zip(found).filter_map(|(id, t)| Some((id, t?))).collect();
+        Ok(())
+    }
+
+    /// How the table is reached.
+    ///
+    /// # Errors
+    /// Fails when the database does not have it.
+    pub fn table(&self, id: TableId) -> Result<&TableAccess, ApplyError> {
+        self.tables.get(&id).ok_or(ApplyError::TableGone(id))
+    }
+
+    /// How far every origin is applied, by the database's own word.
+    ///
+    /// # Errors
+    /// Passes the server's error on.
+    pub async fn progress(&self) -> Result<Vec<(String, i64)>, ApplyError> {
+        let rows = self.client.query("SELECT origin, seq FROM landfall.progress", &[]).await?;
+        Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+    }
+
+    /// Makes the progress row of an origin that was never applied here.
+    ///
+    /// # Errors
+    /// Passes the server's error on.
+    pub async fn start_origin(&self, origin: Origin) -> Result<(), ApplyError> {
+        let sql =
+            "INSERT INTO landfall.progress (origin, seq) VALUES ($1, 0) ON CONFLICT DO NOTHING";
+        self.client.execute(sql, &[&origin.to_string()]).await?;
+        Ok(())
+    }
+
+    /// Starts the transaction: moves the progress row from just before `first` to `last` and
+    /// writes the marker, both before anything else.
+    ///
+    /// # Errors
+    /// [`ApplyError::Progress`] when the row is elsewhere.
+    pub async fn begin(
+        &mut self,
+        origin: Origin,
+        first: Seq,
+        last: Seq,
+        marker: &[u8],
+    ) -> Result<(), ApplyError> {
+        let moved = self
+            .prepare("UPDATE landfall.progress SET seq = $3, updated_at = now() WHERE origin = $1 AND seq = $2")
+            .await?;
+        let emit = self.prepare(EMIT_MARKER).await?;
+        let name = origin.to_string();
+        let (before, after) = (first.0 as i64 - 1, last.0 as i64);
+        let params: [&(dyn ToSql + Sync); 3] = [&name, &before, &after];
+        let message: [&(dyn ToSql + Sync); 1] = [&marker];
+        let (begun, moved, emitted) = tokio::join!(
+            self.client.batch_execute("BEGIN"),
+            self.client.execute(&moved, &params),
+            self.client.query_one(&emit, &message),
+        );
+        begun.and(emitted.map(drop)).map_err(ApplyError::classify)?;
+        match moved.map_err(ApplyError::classify)? {
+            1 => Ok(()),
+            _ => Err(ApplyError::Progress { origin, expected: Seq(first.0 - 1) }),
+        }
+    }
+
+    /// Starts a transaction that only rewrites rows to what their clocks say.
+    ///
+    /// # Errors
+    /// Passes the server's error on.
+    pub async fn begin_repair(&mut self, marker: &[u8]) -> Result<(), ApplyError> {
+        let emit = self.prepare(EMIT_MARKER).await?;
+        self.client.batch_execute("BEGIN").await.map_err(ApplyError::classify)?;
+        self.client.query_one(&emit, &[&marker]).await.map_err(ApplyError::classify)?;
+        Ok(())
+    }
+
+    /// Writes the marker again, with what was parked on the way; the last one counts.
+    ///
+    /// # Errors
+    /// Passes the server's error on.
+    pub async fn mark_again(&mut self, marker: &[u8]) -> Result<(), ApplyError> {
+        let emit = self.prepare(EMIT_MARKER).await?;
+        self.client.query_one(&emit, &[&marker]).await.map_err(ApplyError::classify)?;
+        Ok(())
+    }
+
+    /// Locks the rows that exist, in the given order, and the parents they point to. Returns the
+    /// transaction that last wrote each row (`xmin`).
+    ///
+    /// # Errors
+    /// [`ApplyError::Busy`] when somebody holds one of them for too long.
+    pub async fn lock(
+        &mut self,
+        rows: &[LockRequest<'_>],
+        parents: &[ParentRequest],
+    ) -> Result<BTreeMap<RowId, u32>, ApplyError> {
+        let mut batches = Vec::new();
+        for run in runs(rows, |request| (request.row.table, request.strength)) {
+            let (table, strength) = (run[0].row.table, run[0].strength);
+            let sql = self.table(table)?.lock_sql(strength);
+            let mut arrays = Arrays::default();
+            for request in run {
+                arrays.push(key_values(request.row)?.iter());
+            }
+            batches.push((self.prepare(&sql).await?, arrays, run));
+        }
+        let client = &self.client;
+        let locked = try_join_all(batches.iter().map(|(statement, arrays, run)| async move {
+            let rows = client.query(statement, &arrays.params()).await?;
+            let found = rows.iter().map(|row| (row.get::<_, i64>(0), row.get::<_, i64>(1)));
+            let found =
+                found.map(|(place, xmin)| (run[place as usize - 1].row.clone(), xmin as u32));
+            Ok(found.collect::<Vec<_>>())
+        }))
+        .await
+        .map_err(ApplyError::classify)?;
+        self.lock_parents(parents).await?;
+        Ok(locked.into_iter().flatten().collect())
+    }
+
+    async fn lock_parents(&mut self, parents: &[ParentRequest]) -> Result<(), ApplyError> {
+        for run in runs(parents, |request| (request.table, request.key)) {
+            let sql = self.table(run[0].table)?.parents()[run[0].key].sql.clone();
+            let mut arrays = Arrays::default();
+            for request in run {
+                arrays.push(request.values.iter());
+            }
+            let statement = self.prepare(&sql).await?;
+            self.client.query(&statement, &arrays.params()).await.map_err(ApplyError::classify)?;
+        }
+        Ok(())
+    }
+
+    /// Writes rows, set-based: one statement per table and shape. Returns whether every statement
+    /// met all its rows; an insert misses one when the key appeared meanwhile.
+    ///
+    /// # Errors
+    /// [`ApplyError::Data`] when PostgreSQL refuses a value.
+    pub async fn write(&mut self, writes: &[(&RowId, &RowWrite)]) -> Result<bool, ApplyError> {
+        let mut shapes: BTreeMap<(TableId, Shape), (Arrays, usize)> = BTreeMap::new();
+        for (row, write) in writes {
+            let (shape, cells): (_, &[(ColumnId, Value)]) = match write {
+                RowWrite::Delete => (Shape::Delete, &[]),
+                RowWrite::Update(cells) => (Shape::Update(ids(cells)), cells),
+                RowWrite::Insert(cells) => (Shape::Insert(ids(cells)), cells),
+            };
+            let (arrays, count) = shapes.entry((row.table, shape)).or_default();
+            let key = key_values(row)?;
+            arrays.push(key.iter().chain(cells.iter().map(|(_, value)| value)));
+            *count += 1;
+        }
+        let mut statements = Vec::with_capacity(shapes.len());
+        for ((table, shape), (arrays, count)) in shapes {
+            let table = self.table(table)?;
+            let sql = match &shape {
+                Shape::Delete => table.delete_sql(),
+                Shape::Update(columns) => table.update_sql(columns),
+                Shape::Insert(columns) => table.insert_sql(columns),
+            };
+            statements.push((self.prepare(&sql).await?, arrays, count));
+        }
+        let client = &self.client;
+        let met = try_join_all(statements.iter().map(|(statement, arrays, count)| async move {
+            let written = client.execute(statement, &arrays.params()).await?;
+            Ok(written == *count as u64)
+        }))
+        .await
+        .map_err(ApplyError::classify)?;
+        Ok(met.into_iter().all(|met| met))
+    }
+
+    /// Writes one row by itself; when PostgreSQL refuses it, everything before stays.
+    ///
+    /// # Errors
+    /// Everything but [`ApplyError::Data`], which is the inner result.
+    pub async fn write_alone(
+        &mut self,
+        row: &RowId,
+        write: &RowWrite,
+    ) -> Result<Result<bool, String>, ApplyError> {
+        self.client.batch_execute("SAVEPOINT one_row").await?;
+        match self.write(&[(row, write)]).await {
+            Ok(met) => {
+                self.client.batch_execute("RELEASE SAVEPOINT one_row").await?;
+                Ok(Ok(met))
+            }
+            Err(ApplyError::Data { message, .. }) => {
+                self.client.batch_execute("ROLLBACK TO SAVEPOINT one_row").await?;
+                Ok(Err(message))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The cells of locked rows as text.
+    ///
+    /// # Errors
+    /// Passes the server's error on.
+    pub async fn shown(
+        &mut self,
+        rows: &[&RowId],
+    ) -> Result<BTreeMap<RowId, BTreeMap<ColumnId, Option<String>>>, ApplyError> {
+        let mut shown = BTreeMap::new();
+        for run in runs(rows, |row| row.table) {
+            let table = self.table(run[0].table)?;
+            let columns: Vec<ColumnId> = table.cell_ids().collect();
+            let sql = table.show_sql();
+            let mut arrays = Arrays::default();
+            for row in run {
+                arrays.push(key_values(row)?.iter());
+            }
+            let statement = self.prepare(&sql).await?;
+            let found = self
+                .client
+                .query(&statement, &arrays.params())
+                .await
+                .map_err(ApplyError::classify)?;
+            for row in &found {
+                let cells: Vec<Option<String>> = row.get(1);
+                let place = row.get::<_, i64>(0) as usize - 1;
+                shown.insert(run[place].clone(), columns.iter().copied().zip(cells).collect());
+            }
+        }
+        Ok(shown)
+    }
+
+    /// Writes lines into `landfall.conflict`.
+    ///
+    /// # Errors
+    /// Passes the server's error on.
+    pub async fn write_conflicts(&mut self, lines: &[ConflictLine]) -> Result<(), ApplyError> {
+        if lines.is_empty() {
+            return Ok(());
+        }
+        let statement = self.prepare(INSERT_CONFLICTS).await?;
+        let text = |get: &dyn Fn(&ConflictLine) -> Option<String>| -> Vec<Option<String>> {
+            lines.iter().map(get).collect()
+        };
+        let seconds = |ms: u64| ms as f64 / 1000.0;
+        let columns = [
+            text(&|line| Some(line.table.clone())),
+            text(&|line| Some(line.row_key.clone())),
+            text(&|line| line.column.clone()),
+            text(&|line| Some(line.rule.to_owned())),
+            text(&|line| Some(line.winner.0.to_string())),
+            text(&|line| Some(line.winner.1.to_string())),
+            text(&|line| Some(seconds(line.winner.2).to_string())),
+            text(&|line| Some(line.loser.0.to_string())),
+            text(&|line| Some(line.loser.1.to_string())),
+            text(&|line| Some(seconds(line.loser.2).to_string())),
+            text(&|line| line.value.clone()),
+        ];
+        let params: Vec<_> = columns.iter().map(|column| column as &(dyn ToSql + Sync)).collect();
+        self.client.execute(&statement, &params).await.map_err(ApplyError::classify)?;
+        Ok(())
+    }
+
+    /// Writes lines into `landfall.parked`.
+    ///
+    /// # Errors
+    /// Passes the server's error on.
+    pub async fn write_parked(&mut self, lines: &[ParkedLine]) -> Result<(), ApplyError> {
+        let sql = "INSERT INTO landfall.parked (origin, seq, table_name, row_key, op, change, reason, advice) \
+                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
+        let statement = self.prepare(sql).await?;
+        for line in lines {
+            let (origin, seq) = (line.origin.to_string(), line.seq.0 as i64);
+            let params: [&(dyn ToSql + Sync); 8] = [
+                &origin,
+                &seq,
+                &line.table,
+                &line.row_key,
+                &line.op,
+                &line.change,
+                &line.reason,
+                &line.advice,
+            ];
+            self.client.execute(&statement, &params).await.map_err(ApplyError::classify)?;
+        }
+        Ok(())
+    }
+
+    /// Ends the transaction; what it wrote is visible.
+    ///
+    /// # Errors
+    /// Passes the server's error on; a lost connection leaves the outcome to the progress row.
+    pub async fn commit(&mut self) -> Result<(), ApplyError> {
+        self.client.batch_execute("COMMIT").await.map_err(ApplyError::classify)
+    }
+
+    /// Ends the transaction without a trace.
+    ///
+    /// # Errors
+    /// Fails when the connection is lost.
+    pub async fn rollback(&mut self) -> Result<(), ApplyError> {
+        Ok(self.client.batch_execute("ROLLBACK").await?)
+    }
+
+    async fn prepare(&mut self, sql: &str) -> Result<Statement, ApplyError> {
+        if let Some(statement) = self.statements.get(sql) {
+            return Ok(statement.clone());
+        }
+        if self.statements.len() >= STATEMENTS_MAX {
+            self.statements.clear();
+        }
+        let statement = self.client.prepare(sql).await.map_err(ApplyError::classify)?;
+        self.statements.insert(sql.to_owned(), statement.clone());
+        Ok(statement)
+    }
+}
+
+const EMIT_MARKER: &str = "SELECT pg_logical_emit_message(true, 'landfall.apply', $1::bytea)";
+
+const INSERT_CONFLICTS: &str = "\
+INSERT INTO landfall.conflict (table_name, row_key, column_name, rule, winner_origin, winner_seq, \
+winner_at, loser_origin, loser_seq, loser_at, loser_value) \
+SELECT a, b, c, d, e, f::int8, to_timestamp(g::float8), h, i::int8, to_timestamp(j::float8), k \
+FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], \
+$8::text[], $9::text[], $10::text[], $11::text[]) AS x(a, b, c, d, e, f, g, h, i, j, k)";
+
+/// Deletes first: a row that takes over a unique value comes after the one that gives it up.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Shape {
+    Delete,
+    Update(Vec<ColumnId>),
+    Insert(Vec<ColumnId>),
+}
+
+fn ids(cells: &[(ColumnId, Value)]) -> Vec<ColumnId> {
+    cells.iter().map(|(column, _)| *column).collect()
+}
+
+fn key_values(row: &RowId) -> Result<Vec<Value>, ApplyError> {
+    row.key.values().map_err(|error| ApplyError::Data {
+        sqlstate: "XX001".to_owned(),
+        message: format!("row key does not decode: {error}"),
+    })
+}
+
+/// Splits into runs of equal `key`, keeping the order.
+fn runs<T, K: PartialEq>(items: &[T], key: impl Fn(&T) -> K + Copy) -> impl Iterator<Item = &[T]> {
+    items.chunk_by(move |a, b| key(a) == key(b))
+}

@@ -1,4 +1,12 @@
 //! Capture: local changes out of the write-ahead log.
+//!
+//! [`walsender`] streams, [`pgoutput`] decodes, [`assemble`] puts transactions together, and
+//! [`stream`] brings them into the store and tells the server how far we are. Only what is durable
+//! in the store is ever confirmed.
 
+pub mod assemble;
+pub mod horizon;
 pub mod pgoutput;
+pub mod slot;
+pub mod stream;
 pub mod walsender;

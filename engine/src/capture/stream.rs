@@ -1,0 +1,343 @@
+//! The capture task: one walsender connection, one fold in flight.
+//!
+//! While a fold is being made durable, what arrives meanwhile is collected for the next one; so
+//! the batch is as large as the disk is slow, and no timer is needed.
+
+use std::pin::Pin;
+use std::time::{Duration, SystemTime};
+
+use landfall_protocol::fleet::Fleet;
+use landfall_protocol::fold::CapturedTransaction;
+use landfall_protocol::schema::TableDef;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::capture::assemble::{AssembleError, Assembler};
+use crate::capture::horizon::Horizon;
+use crate::capture::pgoutput;
+use crate::capture::slot::{self, SlotError};
+use crate::capture::walsender::{
+    Frame, Reply, StandbyStatus, WalStream, Walsender, WalsenderError,
+};
+use crate::postgres::catalog::{self, CatalogError};
+use crate::postgres::connect::{ConnectError, PgSettings};
+use crate::postgres::lsn::Lsn;
+use crate::store::{Advance, DatabaseIdentity, Severity, Store, StoreError};
+use crate::tasks::Tasks;
+use crate::time;
+
+/// Memory one batch may take before the socket is left unread; PostgreSQL keeps the WAL meanwhile.
+const BATCH_BYTES_MAX: usize = 4 << 20;
+/// Transactions one batch may hold.
+const BATCH_TRANSACTIONS_MAX: usize = 20_000;
+/// How often the server hears from us when nothing else happens.
+const REPORT_EVERY: Duration = Duration::from_secs(5);
+/// Pause before a new connection.
+const RECONNECT_AFTER: Duration = Duration::from_millis(500);
+/// Pause before something an operator must change is looked at again.
+const OPERATOR_RETRY: Duration = Duration::from_secs(10);
+
+/// Why capture stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum CaptureError {
+    /// The replication connection.
+    #[error(transparent)]
+    Walsender(#[from] WalsenderError),
+    /// The SQL connection beside it.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The catalog cannot be read.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    /// Slot, publication or server are not those this store was made for.
+    #[error(transparent)]
+    Slot(#[from] SlotError),
+    /// The stream holds what cannot be captured.
+    #[error(transparent)]
+    Assemble(#[from] AssembleError),
+    /// The store refused.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The server shuts down.
+    #[error("the server ended the stream, it shuts down")]
+    Ended,
+}
+
+impl CaptureError {
+    /// Whether waiting alone may help.
+    fn is_transient(&self) -> bool {
+        match self {
+            Self::Connect(_) | Self::Catalog(_) | Self::Ended => true,
+            Self::Walsender(error) => {
+                !matches!(error.sqlstate(), Some("42704" | "55000" | "42501"))
+            }
+            Self::Slot(error) => error.is_transient(),
+            Self::Store(error) => error.severity() == Severity::Retry,
+            Self::Assemble(_) => false,
+        }
+    }
+}
+
+/// What capture is doing, for `status`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CaptureStatus {
+    /// Whether the stream stands.
+    pub streaming: bool,
+    /// Why not.
+    pub cause: Option<String>,
+    /// Whether an operator must act.
+    pub needs_operator: bool,
+    /// The newest position the server told.
+    pub server_lsn: Lsn,
+    /// The position confirmed to the slot.
+    pub confirmed: Lsn,
+}
+
+/// Everything capture needs from the daemon.
+#[derive(Debug)]
+pub struct CaptureContext {
+    /// The local database.
+    pub postgres: PgSettings,
+    /// The database the store was made for.
+    pub database: DatabaseIdentity,
+    /// The publication.
+    pub publication: String,
+    /// Sets and tables.
+    pub fleet: Fleet,
+    /// The store.
+    pub store: Store,
+    /// Told which transactions are durably folded.
+    pub horizon: Horizon,
+    /// Grows whenever a table changed its shape.
+    pub schema_epoch: watch::Sender<u64>,
+    /// Where connections' drivers run.
+    pub tasks: Tasks,
+    /// Where the status is told.
+    pub status: watch::Sender<CaptureStatus>,
+}
+
+/// Captures until told to stop. Lost connections and what an operator can change are waited out.
+///
+/// # Errors
+/// Only what can never get better by waiting: a closed or corrupt store.
+pub async fn run(context: CaptureContext, stop: CancellationToken) -> Result<(), CaptureError> {
+    loop {
+        let outcome = tokio::select! {
+            biased;
+            () = stop.cancelled() => return Ok(()),
+            outcome = session(&context) => outcome,
+        };
+        let Err(error) = outcome;
+        if let CaptureError::Store(store) = &error
+            && store.severity() == Severity::Fatal
+        {
+            return Err(error);
+        }
+        let transient = error.is_transient();
+        tracing::info!(%error, "capture pauses");
+        context.horizon.reset();
+        context.status.send_modify(|status| {
+            status.streaming = false;
+            status.cause = Some(error.to_string());
+            status.needs_operator = !transient;
+        });
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return Ok(()),
+            () = tokio::time::sleep(if transient { RECONNECT_AFTER } else { OPERATOR_RETRY }) => {}
+        }
+    }
+}
+
+type Endless = Result<std::convert::Infallible, CaptureError>;
+
+async fn session(context: &CaptureContext) -> Endless {
+    let application = format!("landfall {}", context.database.slot);
+    let mut walsender = Walsender::connect(&context.postgres, &application).await?;
+    let identity = walsender.identify_system().await?;
+    let start = Lsn(context.store.position().await?);
+    let tables = {
+        let (mut client, driver) = context.postgres.connect("landfall catalog", &[]).await?;
+        let _driver = context.tasks.spawn_child("catalog connection", driver);
+        slot::verify(&client, &context.database, &context.publication, &identity, start).await?;
+        read_tables(&mut client, &context.fleet).await?
+    };
+    let stream =
+        walsender.start_replication(&context.database.slot, start, &context.publication).await?;
+    tracing::info!(%start, "capturing");
+    context.status.send_modify(|status| {
+        status.streaming = true;
+        status.cause = None;
+        status.needs_operator = false;
+    });
+    context.store.learn(tables.clone()).await?;
+    let mut capture = Capture {
+        context,
+        stream,
+        assembler: Assembler::new(tables),
+        batch: Batch { end: start, ..Batch::default() },
+        received: start,
+        durable: start,
+    };
+    capture.work().await
+}
+
+async fn read_tables(
+    client: &mut tokio_postgres::Client,
+    fleet: &Fleet,
+) -> Result<Vec<TableDef>, CaptureError> {
+    let catalog = catalog::read(client, fleet).await?;
+    Ok(catalog
+        .tables
+        .into_iter()
+        .map(|table| table.def)
+        .filter(|def| !def.key.is_empty())
+        .collect())
+}
+
+/// What is collected for the next fold.
+#[derive(Debug, Default)]
+struct Batch {
+    transactions: Vec<CapturedTransaction>,
+    xids: Vec<u32>,
+    end: Lsn,
+    bytes: usize,
+    /// The server waits for this position to become durable.
+    wanted: bool,
+}
+
+impl Batch {
+    fn is_full(&self) -> bool {
+        self.bytes > BATCH_BYTES_MAX || self.transactions.len() >= BATCH_TRANSACTIONS_MAX
+    }
+}
+
+/// A fold on its way to the disk: what becomes durable with it.
+type Flight = Pin<Box<dyn Future<Output = Result<(Lsn, Vec<u32>), StoreError>> + Send>>;
+
+struct Capture<'a> {
+    context: &'a CaptureContext,
+    stream: WalStream,
+    assembler: Assembler,
+    batch: Batch,
+    /// The newest position received.
+    received: Lsn,
+    /// The newest position durable here.
+    durable: Lsn,
+}
+
+impl Capture<'_> {
+    async fn work(&mut self) -> Endless {
+        let mut flight: Option<Flight> = None;
+        let mut report = tokio::time::interval(REPORT_EVERY);
+        loop {
+            if flight.is_none() {
+                flight = self.take_off();
+            }
+            let landing = async {
+                match flight.as_mut() {
+                    Some(flight) => flight.await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                landed = landing => {
+                    flight = None;
+                    let (durable, xids) = landed?;
+                    self.context.horizon.note_folded(xids);
+                    self.durable = self.durable.max(durable);
+                    self.report();
+                }
+                frame = self.stream.next(), if !self.batch.is_full() => {
+                    self.take(frame?).await?;
+                    while !self.batch.is_full() && let Some(frame) = self.stream.try_next()? {
+                        self.take(frame).await?;
+                    }
+                }
+                _ = report.tick() => self.report(),
+            }
+        }
+    }
+
+    /// Sends the batch to the store, if there is anything in it.
+    fn take_off(&mut self) -> Option<Flight> {
+        let position = Lsn(self.context.store.watch().borrow().seen_lsn);
+        let has_news = !self.batch.transactions.is_empty() || self.batch.end > position;
+        let owed = self.batch.wanted && self.batch.end > self.durable;
+        if !has_news && !owed {
+            return None;
+        }
+        let end = self.batch.end;
+        let batch = std::mem::replace(&mut self.batch, Batch { end, ..Batch::default() });
+        let store = self.context.store.clone();
+        Some(Box::pin(async move {
+            let durable = if batch.transactions.is_empty() {
+                let advance = if batch.wanted { Advance::Now } else { Advance::WhenCheap };
+                store.advance_lsn(end.0, advance).await?
+            } else {
+                store.fold(batch.transactions, end.0, Vec::new()).await?.fold_lsn
+            };
+            Ok((Lsn(durable), batch.xids))
+        }))
+    }
+
+    async fn take(&mut self, frame: Frame) -> Result<(), CaptureError> {
+        match frame {
+            Frame::XLogData { data, .. } => {
+                let message = pgoutput::decode(&data).map_err(AssembleError::from)?;
+                if self.assembler.needs_catalog(&message) {
+                    self.read_catalog().await?;
+                }
+                if let Some(done) = self.assembler.push(&message)? {
+                    self.received = self.received.max(done.end);
+                    self.batch.end = self.batch.end.max(done.end);
+                    self.batch.xids.push(done.xid);
+                    self.batch.bytes += done.bytes;
+                    self.batch.transactions.extend(done.transaction);
+                }
+            }
+            Frame::Keepalive { wal_end, reply_requested, .. } => {
+                self.context.status.send_modify(|status| status.server_lsn = wal_end);
+                if self.assembler.is_idle() {
+                    // Everything before this position is received: only unpublished tables, or
+                    // nothing at all, lie between. The slot may move, or the server would keep
+                    // the log, and could not stop, for our sake.
+                    self.received = self.received.max(wal_end);
+                    self.batch.end = self.batch.end.max(wal_end);
+                    self.batch.wanted |= reply_requested;
+                }
+                if reply_requested {
+                    self.report();
+                }
+            }
+            Frame::Ended => return Err(CaptureError::Ended),
+        }
+        Ok(())
+    }
+
+    async fn read_catalog(&mut self) -> Result<(), CaptureError> {
+        let (mut client, driver) = self.context.postgres.connect("landfall catalog", &[]).await?;
+        let _driver = self.context.tasks.spawn_child("catalog connection", driver);
+        self.assembler.set_catalog(read_tables(&mut client, &self.context.fleet).await?);
+        self.context.schema_epoch.send_modify(|epoch| *epoch += 1);
+        Ok(())
+    }
+
+    /// Tells the server what is received and what is durable. Flush is only ever what the store
+    /// has on disk.
+    fn report(&mut self) {
+        let status = StandbyStatus {
+            write: self.received.max(self.durable),
+            flush: self.durable,
+            apply: self.durable,
+            reply: Reply::NotNeeded,
+        };
+        self.stream
+            .queue_status(status, SystemTime::UNIX_EPOCH + Duration::from_millis(time::wall_ms()));
+        self.context.status.send_modify(|status| {
+            status.confirmed = self.durable;
+            status.server_lsn = status.server_lsn.max(self.received);
+        });
+    }
+}

@@ -5,6 +5,7 @@ pub mod capture;
 pub mod config;
 pub mod identity;
 pub mod postgres;
+pub mod replica;
 pub mod store;
 pub mod tasks;
 pub mod time;

@@ -1,0 +1,368 @@
+//! One group through the phases of an apply transaction.
+//!
+//! P1 takes every lock it will ever need, quickly; P2 proves that the fold knows all earlier
+//! writers of the locked rows, waiting on no lock; P3 decides, writes the differences, commits.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use landfall_protocol::dictionary::RowId;
+use landfall_protocol::fold::{Marker, ParkedChange};
+use landfall_protocol::id::TxnId;
+use landfall_protocol::lattice::RowClock;
+use landfall_protocol::plan::{Conflict, Group, RowWork, Source, Verdict};
+use landfall_protocol::schema::ColumnId;
+use landfall_protocol::value::Value;
+
+use crate::postgres::apply::{ApplyError, LockRequest, ParentRequest, RowWrite};
+use crate::replica::{Replica, ReplicaError, plant};
+use crate::time;
+
+/// All of P1 must be over within this, or apply might hold locks longer than PostgreSQL waits
+/// before it looks for deadlocks (1 s) while itself waiting for up to 300 ms.
+const LOCK_PHASE_MAX: Duration = Duration::from_millis(300);
+
+/// How a group is tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// Set-based statements; a refused value fails the whole group.
+    SetBased,
+    /// Row by row under savepoints; a refused row is parked.
+    RowByRow,
+}
+
+/// What one attempt did.
+#[derive(Debug)]
+pub(super) enum Attempt {
+    /// It is committed.
+    Done,
+    /// Somebody was in the way, or nothing could be decided; try again.
+    Again(&'static str),
+    /// PostgreSQL refuses a value; the reason.
+    Refused(String),
+}
+
+/// The tables of one attempt.
+struct Working<'a> {
+    group: &'a Group,
+    rows: Vec<RowId>,
+    /// Rows PostgreSQL showed when they were locked.
+    present: BTreeSet<RowId>,
+    /// Rows whose absence, or presence, is known to contradict their clock.
+    hidden: &'a BTreeSet<RowId>,
+}
+
+struct Decided {
+    writes: BTreeMap<RowId, RowWrite>,
+    conflicts: Vec<(RowId, Conflict)>,
+    contradicted: BTreeSet<RowId>,
+}
+
+impl Replica {
+    /// Tries a group once. Whatever happens, no transaction is left open.
+    pub(super) async fn attempt(
+        &mut self,
+        group: &Group,
+        mode: Mode,
+        hidden: &mut BTreeSet<RowId>,
+    ) -> Result<Attempt, ReplicaError> {
+        let outcome = self.phases(group, mode, hidden).await;
+        match outcome {
+            Ok(Attempt::Done) => Ok(Attempt::Done),
+            Ok(other) => {
+                self.apply.rollback().await?;
+                Ok(other)
+            }
+            Err(ReplicaError::Apply(ApplyError::Busy)) => {
+                self.apply.rollback().await?;
+                Ok(Attempt::Again("a row is locked by somebody else"))
+            }
+            Err(ReplicaError::Apply(ApplyError::Data { sqlstate, message })) => {
+                self.apply.rollback().await?;
+                Ok(Attempt::Refused(format!("{message} (SQLSTATE {sqlstate})")))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn phases(
+        &mut self,
+        group: &Group,
+        mode: Mode,
+        hidden: &mut BTreeSet<RowId>,
+    ) -> Result<Attempt, ReplicaError> {
+        let mut parked: Vec<ParkedChange> = group.parked.iter().map(|(place, _)| *place).collect();
+        let began = time::monotonic();
+        self.apply.begin(group.origin, group.first, group.last, &marker(group, &parked)).await?;
+        let xmins = self.lock_rows(group).await?;
+        let working = Working {
+            group,
+            rows: group.rows.keys().cloned().collect(),
+            present: xmins.keys().cloned().collect(),
+            hidden,
+        };
+        let clocks = self.clocks(&working.rows).await?;
+        let first = self.decide(&working, &clocks).await?;
+        let speculative: BTreeMap<RowId, RowWrite> = first
+            .writes
+            .iter()
+            .filter(|(_, w)| matches!(w, RowWrite::Insert(_)))
+            .map(owned)
+            .collect();
+        let mut refused = BTreeMap::new();
+        if !self.write(&speculative, mode, &mut refused).await? {
+            return Ok(Attempt::Again("a key appeared while it was being inserted"));
+        }
+        if began.elapsed() > LOCK_PHASE_MAX && !self.patient {
+            return Ok(Attempt::Again("locking took too long"));
+        }
+        let unknown = |xmin: &u32| !self.horizon.covers(*xmin);
+        let needed = !speculative.is_empty()
+            || !first.contradicted.is_empty()
+            || xmins.values().any(unknown);
+        let decided = if needed && !plant::active("no-barrier") {
+            self.counters.barriers += 1;
+            self.barrier.pass().await?;
+            let clocks = self.clocks(&working.rows).await?;
+            self.decide(&working, &clocks).await?
+        } else {
+            first
+        };
+        if !decided.contradicted.is_empty() {
+            hidden.extend(decided.contradicted);
+            return Ok(Attempt::Again("the table and the clocks disagree for a moment"));
+        }
+        let Some(rest) = after_speculation(&decided.writes, &speculative) else {
+            return Ok(Attempt::Again("a key became free while it was decided"));
+        };
+        let lines = self.conflict_lines(&decided.conflicts, &decided.writes).await?;
+        if !self.write(&rest, mode, &mut refused).await? {
+            return Ok(Attempt::Again("a locked row went away"));
+        }
+        self.apply.write_conflicts(&lines).await?;
+        self.park(group, &mut parked, &refused).await?;
+        self.apply.commit().await?;
+        self.counters.conflicts += lines.len() as u64;
+        Ok(Attempt::Done)
+    }
+
+    async fn lock_rows(&mut self, group: &Group) -> Result<BTreeMap<RowId, u32>, ReplicaError> {
+        let mut locks = Vec::with_capacity(group.rows.len());
+        let mut parents = BTreeSet::new();
+        for (row, work) in &group.rows {
+            let table = self.apply.table(row.table)?;
+            let strength = table.strength(&work.columns(), work.may_delete());
+            locks.push(LockRequest { row, strength });
+            for (key, parent) in table.parents().iter().enumerate() {
+                parents.extend(parent_values(work, &parent.columns).map(|v| (row.table, key, v)));
+            }
+        }
+        let parents: Vec<ParentRequest> = parents
+            .into_iter()
+            .map(|(table, key, values)| ParentRequest { table, key, values })
+            .collect();
+        Ok(self.apply.lock(&locks, &parents).await?)
+    }
+
+    async fn clocks(&self, rows: &[RowId]) -> Result<BTreeMap<RowId, RowClock>, ReplicaError> {
+        let clocks = self.store.clocks(rows.to_vec()).await?;
+        Ok(rows.iter().cloned().zip(clocks).filter_map(|(row, c)| Some((row, c?))).collect())
+    }
+
+    async fn decide(
+        &self,
+        working: &Working<'_>,
+        clocks: &BTreeMap<RowId, RowClock>,
+    ) -> Result<Decided, ReplicaError> {
+        let mut decided = Decided {
+            writes: BTreeMap::new(),
+            conflicts: Vec::new(),
+            contradicted: BTreeSet::new(),
+        };
+        let mut logged: BTreeMap<RowId, Vec<(ColumnId, Source)>> = BTreeMap::new();
+        for (row, work) in &working.group.rows {
+            let def = self.dictionary.table(row.table).ok_or(ApplyError::TableGone(row.table))?;
+            let clock = clocks.get(row).cloned().unwrap_or_default();
+            let present = working.present.contains(row);
+            let (verdict, conflicts) =
+                work.decide(def, &clock, present, working.hidden.contains(row));
+            decided.conflicts.extend(conflicts.into_iter().map(|conflict| (row.clone(), conflict)));
+            match verdict {
+                Verdict::Keep => {}
+                Verdict::Retry => {
+                    decided.contradicted.insert(row.clone());
+                }
+                Verdict::Delete => {
+                    decided.writes.insert(row.clone(), RowWrite::Delete);
+                }
+                Verdict::Update(cells) => {
+                    let cells = cells.into_iter().map(|cell| (cell.column, cell.value)).collect();
+                    decided.writes.insert(row.clone(), RowWrite::Update(cells));
+                }
+                Verdict::Insert(cells) => {
+                    logged.insert(row.clone(), cells);
+                }
+            }
+        }
+        decided.writes.extend(self.resolve(logged).await?);
+        Ok(decided)
+    }
+
+    /// Finds the values that only the log has.
+    async fn resolve(
+        &self,
+        rows: BTreeMap<RowId, Vec<(ColumnId, Source)>>,
+    ) -> Result<BTreeMap<RowId, RowWrite>, ReplicaError> {
+        let txns: BTreeSet<TxnId> = rows
+            .values()
+            .flatten()
+            .filter_map(|(_, source)| match source {
+                Source::Logged(txn) => Some(*txn),
+                Source::Value(_) => None,
+            })
+            .collect();
+        let log = self.logged(txns).await?;
+        let mut writes = BTreeMap::new();
+        for (row, cells) in rows {
+            let cells = cells.into_iter().filter_map(|(column, source)| {
+                let value = match source {
+                    Source::Value(value) => value,
+                    Source::Logged(txn) => log.value(txn, &row, column)?,
+                };
+                Some((column, value))
+            });
+            let cells: Vec<(ColumnId, Value)> = cells.collect();
+            writes.insert(row, RowWrite::Insert(cells));
+        }
+        Ok(writes)
+    }
+
+    /// Writes rows; says whether all of them were met. Row by row, refused ones are collected.
+    async fn write(
+        &mut self,
+        writes: &BTreeMap<RowId, RowWrite>,
+        mode: Mode,
+        refused: &mut BTreeMap<RowId, String>,
+    ) -> Result<bool, ReplicaError> {
+        match mode {
+            Mode::SetBased => {
+                let writes: Vec<(&RowId, &RowWrite)> = writes.iter().collect();
+                Ok(self.apply.write(&writes).await?)
+            }
+            Mode::RowByRow => {
+                for (row, write) in writes
+                    .iter()
+                    .filter(|(row, _)| !refused.contains_key(*row))
+                    .map(owned)
+                    .collect::<Vec<_>>()
+                {
+                    match self.apply.write_alone(&row, &write).await? {
+                        Ok(true) => {}
+                        Ok(false) => return Ok(false),
+                        Err(reason) => {
+                            refused.insert(row, reason);
+                        }
+                    }
+                }
+                Ok(true)
+            }
+        }
+    }
+
+    /// Sets aside what could not be shown, and says so in the marker.
+    async fn park(
+        &mut self,
+        group: &Group,
+        parked: &mut Vec<ParkedChange>,
+        refused: &BTreeMap<RowId, String>,
+    ) -> Result<(), ReplicaError> {
+        let lines = self.parked_lines(group, refused);
+        for row in refused.keys() {
+            parked.extend(group.rows.get(row).into_iter().flat_map(RowWork::places));
+        }
+        if !refused.is_empty() {
+            parked.sort_unstable();
+            parked.dedup();
+            self.apply.mark_again(&marker(group, parked)).await?;
+        }
+        self.apply.write_parked(&lines).await?;
+        self.counters.parked += lines.len() as u64;
+        Ok(())
+    }
+}
+
+fn owned((row, write): (&RowId, &RowWrite)) -> (RowId, RowWrite) {
+    (row.clone(), write.clone())
+}
+
+fn marker(group: &Group, parked: &[ParkedChange]) -> Vec<u8> {
+    let (origin, first, last) = (group.origin, group.first, group.last);
+    Marker::Apply { origin, first, last, parked: parked.to_vec() }.encode()
+}
+
+/// The referencing values of a foreign key, when the group writes all of them and none is NULL.
+fn parent_values(work: &RowWork, columns: &[ColumnId]) -> Option<Vec<Value>> {
+    let values = columns.iter().map(|column| work.last_value(*column).cloned());
+    values.collect::<Option<Vec<_>>>().filter(|values| !values.contains(&Value::Null))
+}
+
+/// What is left to write once the speculative inserts stand; `None` when a row must be inserted
+/// that was not speculated on.
+fn after_speculation(
+    decided: &BTreeMap<RowId, RowWrite>,
+    speculative: &BTreeMap<RowId, RowWrite>,
+) -> Option<BTreeMap<RowId, RowWrite>> {
+    let mut rest = BTreeMap::new();
+    for (row, write) in decided {
+        match (write, speculative.get(row)) {
+            (RowWrite::Insert(_), None) => return None,
+            (RowWrite::Insert(cells), Some(RowWrite::Insert(stands))) => {
+                let differ: Vec<_> =
+                    cells.iter().filter(|cell| !stands.contains(cell)).cloned().collect();
+                if !differ.is_empty() {
+                    rest.insert(row.clone(), RowWrite::Update(differ));
+                }
+            }
+            (write, _) => {
+                rest.insert(row.clone(), write.clone());
+            }
+        }
+    }
+    for row in speculative.keys().filter(|row| !decided.contains_key(*row)) {
+        rest.insert(row.clone(), RowWrite::Delete);
+    }
+    Some(rest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use landfall_protocol::schema::TableId;
+    use landfall_protocol::value::RowKey;
+
+    fn row(key: i64) -> RowId {
+        RowId { table: TableId(1), key: RowKey::new(&[Value::Int(key)]) }
+    }
+
+    fn insert(value: i64) -> RowWrite {
+        RowWrite::Insert(vec![(ColumnId(1), Value::Int(value)), (ColumnId(2), Value::Int(0))])
+    }
+
+    #[test]
+    fn a_speculative_insert_is_corrected_or_undone() {
+        let speculative =
+            BTreeMap::from([(row(1), insert(1)), (row(2), insert(2)), (row(3), insert(3))]);
+        let decided = BTreeMap::from([(row(1), insert(1)), (row(2), insert(9))]);
+        let rest = after_speculation(&decided, &speculative).unwrap();
+        let update = RowWrite::Update(vec![(ColumnId(1), Value::Int(9))]);
+        assert_eq!(rest, BTreeMap::from([(row(2), update), (row(3), RowWrite::Delete)]));
+    }
+
+    #[test]
+    fn an_insert_nobody_speculated_on_is_not_written_late() {
+        assert_eq!(
+            after_speculation(&BTreeMap::from([(row(1), insert(1))]), &BTreeMap::new()),
+            None
+        );
+    }
+}

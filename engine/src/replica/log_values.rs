@@ -1,0 +1,57 @@
+//! Values that only the log has, under this site's numbers.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use landfall_protocol::change::Transaction;
+use landfall_protocol::dictionary::{Dictionary, RowId};
+use landfall_protocol::id::{Origin, TxnId};
+use landfall_protocol::schema::{ColumnId, TableDef, TableId};
+use landfall_protocol::value::Value;
+
+use crate::replica::{Replica, ReplicaError};
+
+/// Transactions of the log, ready to be asked for cells.
+pub(super) struct LogValues<'a> {
+    own: Origin,
+    dictionary: &'a Dictionary,
+    tables: BTreeMap<Origin, &'a BTreeMap<TableId, TableDef>>,
+    transactions: BTreeMap<TxnId, Transaction>,
+}
+
+impl Replica {
+    pub(super) async fn logged(
+        &self,
+        txns: BTreeSet<TxnId>,
+    ) -> Result<LogValues<'_>, ReplicaError> {
+        let transactions = if txns.is_empty() {
+            BTreeMap::new()
+        } else {
+            self.store.transactions(txns.into_iter().collect()).await?
+        };
+        let tables =
+            self.pending.iter().map(|(origin, pending)| (*origin, &pending.tables)).collect();
+        Ok(LogValues { own: self.own, dictionary: &self.dictionary, tables, transactions })
+    }
+}
+
+impl LogValues<'_> {
+    /// What the transaction wrote into the cell, if it did.
+    pub(super) fn value(&self, txn: TxnId, row: &RowId, column: ColumnId) -> Option<Value> {
+        let transaction = self.transactions.get(&txn)?;
+        let find = |cells: &[landfall_protocol::change::Cell]| {
+            cells.iter().find(|cell| cell.column == column).map(|cell| cell.value.clone())
+        };
+        if txn.origin == self.own {
+            let change = transaction
+                .changes
+                .iter()
+                .find(|change| change.table == row.table && change.key == row.key)?;
+            return find(&change.cells);
+        }
+        let tables = self.tables.get(&txn.origin)?;
+        transaction.changes.iter().find_map(|change| {
+            let local = self.dictionary.localize(tables.get(&change.table)?, change).ok()?;
+            (local.row == *row).then(|| find(&local.cells))?
+        })
+    }
+}

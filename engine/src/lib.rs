@@ -4,6 +4,7 @@
 pub mod capture;
 pub mod config;
 pub mod identity;
+pub mod links;
 pub mod postgres;
 pub mod replica;
 pub mod store;

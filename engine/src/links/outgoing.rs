@@ -1,0 +1,121 @@
+//! Sending the units of one origin.
+
+use bytes::Bytes;
+use landfall_protocol::id::{Origin, Seq};
+use landfall_protocol::unit::{UNIT_BYTES_MAX, Unit};
+use landfall_protocol::wire::UnitStreamHead;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::store::{Log, Store, StoreError};
+use crate::transport::{Connection, FrameError, FrameWriter};
+
+/// What is read from the store and held in memory at once, in bytes; a larger unit comes alone.
+const PORTION_BYTES: usize = 256 << 10;
+
+/// Sends what there is of one origin, then ends. It is started anew when there is more.
+#[derive(Debug)]
+pub(super) struct Pump {
+    pub(super) store: Store,
+    pub(super) log: watch::Receiver<Log>,
+    pub(super) connection: Connection,
+    pub(super) origin: Origin,
+    /// The last transaction the peer holds or was sent.
+    pub(super) sent: Seq,
+    /// The stream that was left open when the pump last ended.
+    pub(super) stream: Option<FrameWriter>,
+    /// Asks to finish the unit under way and the stream.
+    pub(super) stop: CancellationToken,
+}
+
+/// How far a pump came.
+#[derive(Debug)]
+pub(super) struct Pumped {
+    pub(super) sent: Seq,
+    /// Open at the end of a unit, unless the pump was stopped.
+    pub(super) stream: Option<FrameWriter>,
+}
+
+/// Why a pump could not go on.
+#[derive(Debug)]
+pub(super) enum PumpError {
+    /// The peer wants no more of this stream.
+    NotWanted,
+    Frame(FrameError),
+    Store(StoreError),
+}
+
+impl From<FrameError> for PumpError {
+    fn from(error: FrameError) -> Self {
+        match error {
+            FrameError::Stopped(_) => Self::NotWanted,
+            error => Self::Frame(error),
+        }
+    }
+}
+
+impl From<StoreError> for PumpError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl Pump {
+    pub(super) async fn run(mut self) -> Result<Pumped, PumpError> {
+        while !self.stop.is_cancelled() && self.known() > self.sent {
+            // Before anything is read: streams are few, and what waits for one should be small.
+            self.open_stream().await?;
+            if self.stop.is_cancelled() {
+                break;
+            }
+            self.send_portion().await?;
+        }
+        if self.stop.is_cancelled()
+            && let Some(mut stream) = self.stream.take()
+        {
+            stream.finish().await?;
+        }
+        Ok(Pumped { sent: self.sent, stream: self.stream })
+    }
+
+    fn known(&self) -> Seq {
+        self.log.borrow().received.get(self.origin)
+    }
+
+    async fn open_stream(&mut self) -> Result<(), PumpError> {
+        if self.stream.is_some() {
+            return Ok(());
+        }
+        let mut writer = tokio::select! {
+            () = self.stop.cancelled() => return Ok(()),
+            writer = self.connection.open_uni(UNIT_BYTES_MAX) => writer.map_err(FrameError::from)?,
+        };
+        let head = UnitStreamHead { origin: self.origin, after: self.sent };
+        writer.send(Bytes::from(head.encode())).await?;
+        self.stream = Some(writer);
+        Ok(())
+    }
+
+    async fn send_portion(&mut self) -> Result<(), PumpError> {
+        let units = self.store.units_after(self.origin, self.sent, PORTION_BYTES).await?;
+        for unit in units {
+            if self.stop.is_cancelled() {
+                break;
+            }
+            self.send_unit(unit).await?;
+        }
+        Ok(())
+    }
+
+    async fn send_unit(&mut self, unit: Unit) -> Result<(), PumpError> {
+        let last = unit.header().last;
+        // The store's reader may be ahead of its news. The session must know that a unit of ours
+        // is sealed before a peer can acknowledge it, or it takes us for restored.
+        let published = self.log.wait_for(|log| log.received.get(self.origin) >= last).await;
+        published.map_err(|_| StoreError::Closed)?;
+        let stream = self.stream.as_mut().expect("opened before the portion was read");
+        stream.send(Bytes::from(unit.into_bytes())).await?;
+        self.sent = last;
+        Ok(())
+    }
+}

@@ -1,0 +1,220 @@
+//! What operators see of the peers.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use landfall_protocol::fleet::Fleet;
+use landfall_protocol::id::SiteId;
+use landfall_protocol::version::VersionVector;
+use tokio::sync::watch;
+
+use super::clock::Clock;
+use crate::store::PeerRecord;
+use crate::time;
+use crate::transport::Connection;
+
+/// How we stand with a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PeerState {
+    /// No connection. The normal state; nobody need act.
+    Down,
+    /// It is being called.
+    Calling,
+    /// Connected, but the hellos are not exchanged yet.
+    Greeting,
+    /// Connected; whatever there is flows.
+    Ready,
+    /// One of both does not accept the other until an operator acts; the cause says why.
+    Refused,
+    /// We may talk to nobody under our present identity; the cause says why.
+    Fenced,
+}
+
+impl PeerState {
+    /// As in the output of `status`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Down => "down",
+            Self::Calling => "calling",
+            Self::Greeting => "greeting",
+            Self::Ready => "ready",
+            Self::Refused => "refused",
+            Self::Fenced => "fenced",
+        }
+    }
+}
+
+/// One peer at one moment.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PeerStatus {
+    /// Which member.
+    pub site: SiteId,
+    /// Its name in the fleet file.
+    pub name: String,
+    /// How we stand with it.
+    pub state: PeerState,
+    /// Milliseconds since it was last heard, also before a restart; `None` when never.
+    pub last_contact_ms_ago: Option<u64>,
+    /// Milliseconds until it is called again; `None` when that is not planned.
+    pub next_attempt_in_ms: Option<u64>,
+    /// Why the last connection or call ended; `None` while ready.
+    pub cause: Option<String>,
+    /// Bytes sent to it in UDP datagrams, also before a restart.
+    pub bytes_sent: u64,
+    /// Bytes received from it in UDP datagrams, also before a restart.
+    pub bytes_received: u64,
+    /// What it acknowledged to hold durably, as last heard.
+    pub received: VersionVector,
+    /// What shows in its PostgreSQL, as last heard.
+    pub applied: VersionVector,
+    /// The present round-trip time; `None` while not connected.
+    pub rtt: Option<Duration>,
+    /// Its clock minus ours in milliseconds when it last said hello; `None` before.
+    pub clock_offset_ms: Option<i64>,
+}
+
+/// When a peer was last heard, in Unix milliseconds; written by whoever reads from it.
+#[derive(Debug, Default)]
+pub(super) struct Heard(AtomicU64);
+
+impl Heard {
+    pub(super) fn note(&self) {
+        self.0.store(time::wall_ms(), Ordering::Relaxed);
+    }
+
+    fn wall_ms(&self) -> Option<u64> {
+        Some(self.0.load(Ordering::Relaxed)).filter(|ms| *ms != 0)
+    }
+}
+
+/// The state of all peers, written by the switchboard.
+#[derive(Debug)]
+pub(super) struct Board {
+    clock: Clock,
+    peers: Mutex<BTreeMap<SiteId, Peer>>,
+    changes: watch::Sender<u64>,
+}
+
+#[derive(Debug)]
+pub(super) struct Peer {
+    name: String,
+    pub(super) state: PeerState,
+    pub(super) cause: Option<String>,
+    pub(super) next_attempt_ms: Option<u64>,
+    pub(super) received: VersionVector,
+    pub(super) applied: VersionVector,
+    pub(super) clock_offset_ms: Option<i64>,
+    pub(super) heard: Arc<Heard>,
+    connection: Option<Connection>,
+    /// Of connections that are over.
+    bytes_sent: u64,
+    bytes_received: u64,
+}
+
+impl Peer {
+    fn new(name: String) -> Self {
+        Self {
+            name,
+            state: PeerState::Down,
+            cause: None,
+            next_attempt_ms: None,
+            received: VersionVector::new(),
+            applied: VersionVector::new(),
+            clock_offset_ms: None,
+            heard: Arc::default(),
+            connection: None,
+            bytes_sent: 0,
+            bytes_received: 0,
+        }
+    }
+
+    /// Makes this the connection whose bytes are counted.
+    pub(super) fn set_connection(&mut self, connection: Option<Connection>) {
+        (self.bytes_sent, self.bytes_received) = self.bytes();
+        self.connection = connection;
+    }
+
+    fn bytes(&self) -> (u64, u64) {
+        let (sent, received) = self.connection.as_ref().map_or((0, 0), Connection::udp_bytes);
+        (self.bytes_sent + sent, self.bytes_received + received)
+    }
+}
+
+impl Board {
+    pub(super) fn new(fleet: &Fleet, own: SiteId, clock: Clock) -> Self {
+        let others = fleet.members().filter(|member| member.site != own);
+        let peers = others.map(|member| (member.site, Peer::new(member.name.clone())));
+        let (peers, changes) = (Mutex::new(peers.collect()), watch::Sender::new(0));
+        Self { clock, peers, changes }
+    }
+
+    /// Changes one peer and tells whoever waits. A site that is no member is ignored.
+    pub(super) fn change(&self, site: SiteId, change: impl FnOnce(&mut Peer)) {
+        if let Some(peer) = self.lock().get_mut(&site) {
+            change(peer);
+        }
+        self.changes.send_modify(|version| *version += 1);
+    }
+
+    pub(super) fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    pub(super) fn peers(&self) -> Vec<PeerStatus> {
+        let (now_ms, wall_ms) = (self.clock.now_ms(), time::wall_ms());
+        let status = |(site, peer): (&SiteId, &Peer)| {
+            let (bytes_sent, bytes_received) = peer.bytes();
+            PeerStatus {
+                site: *site,
+                name: peer.name.clone(),
+                state: peer.state,
+                last_contact_ms_ago: peer.heard.wall_ms().map(|ms| wall_ms.saturating_sub(ms)),
+                next_attempt_in_ms: peer.next_attempt_ms.map(|ms| ms.saturating_sub(now_ms)),
+                cause: peer.cause.clone(),
+                bytes_sent,
+                bytes_received,
+                received: peer.received.clone(),
+                applied: peer.applied.clone(),
+                rtt: peer.connection.as_ref().map(Connection::rtt),
+                clock_offset_ms: peer.clock_offset_ms,
+            }
+        };
+        self.lock().iter().map(status).collect()
+    }
+
+    /// What is worth keeping over a restart, of every peer that was ever heard.
+    pub(super) fn records(&self) -> Vec<PeerRecord> {
+        let record = |(site, peer): (&SiteId, &Peer)| {
+            let contact_ms = peer.heard.wall_ms()?;
+            let (bytes_out, bytes_in) = peer.bytes();
+            Some(PeerRecord {
+                site: *site,
+                received: peer.received.clone(),
+                applied: peer.applied.clone(),
+                contact_ms,
+                bytes_in,
+                bytes_out,
+            })
+        };
+        self.lock().iter().filter_map(record).collect()
+    }
+
+    /// Takes over what was kept; called before the first connection.
+    pub(super) fn restore(&self, records: Vec<PeerRecord>) {
+        for record in records {
+            self.change(record.site, |peer| {
+                peer.received = record.received;
+                peer.applied = record.applied;
+                peer.heard.0.store(record.contact_ms, Ordering::Relaxed);
+                (peer.bytes_sent, peer.bytes_received) = (record.bytes_out, record.bytes_in);
+            });
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<SiteId, Peer>> {
+        // Only assignments are made under this lock.
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,13 +1,16 @@
 //! The I/O both Landfall daemons share: capture, SQLite store, QUIC links, PostgreSQL apply,
 //! supervision.
 
+pub mod admin;
 pub mod capture;
 pub mod config;
+pub mod daemon;
 pub mod identity;
 pub mod links;
 pub mod postgres;
 pub mod replica;
 pub mod store;
 pub mod tasks;
+pub mod telemetry;
 pub mod time;
 pub mod transport;

@@ -1,0 +1,86 @@
+//! What operators and scripts talk to: the admin socket of a running daemon, the commands of both
+//! binaries, and their exit codes.
+//!
+//! The socket is `admin.sock` in the data directory. One request per connection: a line of JSON
+//! goes in, a line of JSON comes out.
+
+pub mod client;
+pub mod command;
+pub mod exit;
+pub mod explain;
+pub mod keygen;
+pub mod server;
+pub mod status;
+pub mod wait;
+
+use std::io;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// Longest request line, in bytes.
+pub const REQUEST_BYTES_MAX: u64 = 64 << 10;
+/// Longest answer line, in bytes: a fleet of thousands of members fits.
+pub const ANSWER_BYTES_MAX: u64 = 64 << 20;
+
+/// What may be asked of a running daemon.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    /// A [`status::Status`].
+    Status {},
+}
+
+/// What comes back.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    /// What was asked for.
+    Ok(serde_json::Value),
+    /// Why there is none, as a sentence.
+    Error(String),
+}
+
+/// What can go wrong between a command and its daemon.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    /// Nobody listens.
+    #[error("no daemon is running: nobody answers at {}", .0.display())]
+    NotRunning(PathBuf),
+    /// Another daemon listens there.
+    #[error("a daemon is running already: somebody answers at {}", .0.display())]
+    AlreadyRunning(PathBuf),
+    /// The socket is another user's.
+    #[error("not allowed to talk to the daemon at {}: run the command as the daemon's user", .0.display())]
+    NotAllowed(PathBuf),
+    /// The socket failed.
+    #[error("talk over {}: {source}", path.display())]
+    Socket {
+        /// The socket.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// No answer in time.
+    #[error("daemon at {} did not answer within {seconds} s", path.display())]
+    TimedOut {
+        /// The socket.
+        path: PathBuf,
+        /// How long we waited.
+        seconds: u64,
+    },
+    /// An answer that this version does not understand.
+    #[error("daemon at {} answered something unexpected: {problem}; is it of another version?", path.display())]
+    Unexpected {
+        /// The socket.
+        path: PathBuf,
+        /// What is odd.
+        problem: String,
+    },
+    /// The daemon refused the request.
+    #[error("{0}")]
+    Refused(String),
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,159 @@
+//! Exit codes: the one table.
+
+use std::fmt;
+use std::process::ExitCode;
+
+use super::AdminError;
+use super::wait::WaitError;
+use crate::config::ConfigError;
+use crate::identity::IdentityError;
+use crate::postgres::connect::ConnectError;
+use crate::postgres::setup::SetupError;
+use crate::telemetry::TelemetryError;
+
+/// How a command ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// All is well.
+    Ok,
+    /// `check` found errors, or `wait` ran out of time.
+    Unmet,
+    /// The command line or a file is wrong; nothing was started.
+    Usage,
+    /// Somebody must decide: wrong database, lost slot, restored backup, missing rights.
+    Operator,
+    /// PostgreSQL or the daemon cannot be reached.
+    Unreachable,
+    /// A bug in Landfall.
+    Internal,
+}
+
+impl Exit {
+    /// The number the shell sees.
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Ok => 0,
+            Self::Unmet => 1,
+            Self::Usage => 2,
+            Self::Operator => 3,
+            Self::Unreachable => 4,
+            Self::Internal => 70,
+        }
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit.code())
+    }
+}
+
+/// The table as `--help` shows it.
+pub const EXIT_HELP: &str = "\
+Exit codes:
+  0   all is well
+  1   check found errors, or wait ran out of time
+  2   the command line or a file is wrong; nothing was started
+  3   somebody must decide: wrong database, lost slot, restored backup, missing rights
+  4   PostgreSQL or the daemon cannot be reached
+  70  a bug in Landfall";
+
+/// Why a command failed: one sentence and the exit code.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// How the command ends.
+    pub exit: Exit,
+    /// What went wrong and what to do, lower case, no full stop.
+    pub message: String,
+}
+
+impl Failure {
+    /// A failure of this kind.
+    pub fn new(exit: Exit, message: impl Into<String>) -> Self {
+        Self { exit, message: message.into() }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Self::new(Exit::Usage, error.to_string())
+    }
+}
+
+impl From<IdentityError> for Failure {
+    fn from(error: IdentityError) -> Self {
+        Self::new(Exit::Usage, error.to_string())
+    }
+}
+
+impl From<TelemetryError> for Failure {
+    fn from(error: TelemetryError) -> Self {
+        Self::new(Exit::Usage, error.to_string())
+    }
+}
+
+impl From<ConnectError> for Failure {
+    fn from(error: ConnectError) -> Self {
+        use ConnectError::{Incomplete, RootCert, Setting, Syntax, Unsupported};
+        let exit = match error {
+            Syntax { .. } | Incomplete { .. } | Unsupported { .. } | RootCert(_) => Exit::Usage,
+            Setting { .. } => Exit::Internal,
+            _ => Exit::Unreachable,
+        };
+        Self::new(exit, error.to_string())
+    }
+}
+
+impl From<SetupError> for Failure {
+    fn from(error: SetupError) -> Self {
+        use SetupError::{Busy, Catalog, NeedsAdministrator, NotReady, OtherMember, Query, Slot};
+        let exit = match error {
+            Query { .. } | Catalog(_) => Exit::Unreachable,
+            NotReady(_) | NeedsAdministrator { .. } | Busy(_) => Exit::Operator,
+            OtherMember { .. } | Slot { .. } => Exit::Operator,
+        };
+        Self::new(exit, error.to_string())
+    }
+}
+
+impl From<AdminError> for Failure {
+    fn from(error: AdminError) -> Self {
+        let exit = match error {
+            AdminError::AlreadyRunning(_) => Exit::Usage,
+            _ => Exit::Unreachable,
+        };
+        Self::new(exit, error.to_string())
+    }
+}
+
+impl From<WaitError> for Failure {
+    fn from(error: WaitError) -> Self {
+        match error {
+            WaitError::Admin(error) => error.into(),
+            WaitError::TimedOut { .. } => Self::new(Exit::Unmet, error.to_string()),
+            WaitError::Stopped(_) => Self::new(Exit::Operator, error.to_string()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn help_shows_every_code() {
+        use Exit::{Internal, Ok, Operator, Unmet, Unreachable, Usage};
+        for exit in [Ok, Unmet, Usage, Operator, Unreachable, Internal] {
+            let line = format!("\n  {:<4}", exit.code());
+            assert!(EXIT_HELP.contains(&line), "{exit:?}");
+        }
+    }
+}

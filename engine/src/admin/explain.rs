@@ -1,0 +1,157 @@
+//! A status in sentences.
+
+use std::fmt;
+
+use super::status::{DaemonState, Part, PartState, PeerState, PeerStatus, Status};
+
+/// Prints a status for people.
+#[derive(Debug)]
+pub struct Explained<'a>(pub &'a Status);
+
+impl fmt::Display for Explained<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let status = self.0;
+        headline(status, f)?;
+        local(status, f)?;
+        received(status, f)?;
+        if status.peers.is_empty() {
+            writeln!(f, "No other member was met, and none is to be dialled.")?;
+        }
+        for peer in &status.peers {
+            link(peer, f)?;
+        }
+        for origin in &status.vector {
+            writeln!(
+                f,
+                "Known of {} ({}): {} transactions received, {} applied.",
+                origin.name, origin.incarnation, origin.received, origin.applied
+            )?;
+        }
+        Ok(())
+    }
+}
+
+fn headline(status: &Status, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let state = match status.state {
+        DaemonState::Running => "is running",
+        DaemonState::Fenced => "is fenced and writes nothing any more",
+        DaemonState::Operator => "stands still until somebody acts",
+    };
+    let why = status.why.as_deref().map(|why| format!(": {why}")).unwrap_or_default();
+    writeln!(f, "{} (site {}) {state}{why}.", status.name, status.site)?;
+    let incarnation = status.incarnation.as_deref().unwrap_or("not drawn yet");
+    writeln!(
+        f,
+        "Version {}, fleet file {}, incarnation {incarnation}.",
+        status.version, status.fleet_version
+    )
+}
+
+fn local(status: &Status, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let (Some(capture), Some(apply)) = (&status.capture, &status.apply) else {
+        return writeln!(f, "It has no PostgreSQL and only relays.");
+    };
+    writeln!(f, "Capture {}.", part(capture))?;
+    if let Some(lsn) = status.fold_lsn {
+        write!(f, "Changes are captured up to {lsn}")?;
+        if let Some(wal) = status.wal_lsn {
+            let behind = wal.get().saturating_sub(lsn.get());
+            write!(f, ", {} behind PostgreSQL", Bytes(behind))?;
+        }
+        if let Some(lag) = status.slot_lag_bytes {
+            write!(f, "; the slot holds back {} of WAL", Bytes(lag))?;
+        }
+        writeln!(f, ".")?;
+    }
+    writeln!(f, "{} transactions were written here.", status.own_seq)?;
+    writeln!(f, "Apply {}.", part(apply))
+}
+
+fn part(part: &Part) -> String {
+    let cause = part.cause.as_deref().unwrap_or("see the log");
+    match part.state {
+        PartState::Working => "works".to_owned(),
+        PartState::Retrying => format!("is interrupted and tries again: {cause}"),
+        PartState::Operator => format!("stands still until somebody acts: {cause}"),
+    }
+}
+
+fn received(status: &Status, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let fates = &status.fates;
+    writeln!(
+        f,
+        "{} changes came from others: {} applied, {} merged, {} superseded, {} parked, {} waiting.",
+        fates.received, fates.applied, fates.merged, fates.superseded, fates.parked, fates.pending
+    )?;
+    if !fates.are_balanced() {
+        writeln!(f, "These numbers do not add up, which is a bug: please report it.")?;
+    }
+    if status.held_units > 0 {
+        let units = status.held_units;
+        writeln!(f, "{units} units come from the future and are held: check the clocks.")?;
+    }
+    if status.repaired_rows > 0 {
+        writeln!(f, "{} rows were found different and put right.", status.repaired_rows)?;
+    }
+    Ok(())
+}
+
+fn link(peer: &PeerStatus, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let name = &peer.name;
+    let cause = peer.cause.as_deref().map(|cause| format!(": {cause}")).unwrap_or_default();
+    let heard = match peer.last_contact_ms_ago {
+        Some(ms) => format!("last heard from {} ago", Span(ms)),
+        None => "never heard from".to_owned(),
+    };
+    let state = match peer.state {
+        PeerState::Connected => "connected".to_owned(),
+        PeerState::Waiting => format!("no link{cause}"),
+        PeerState::Refused => format!("refused{cause}"),
+    };
+    write!(f, "{name}: {state}; {heard}")?;
+    match (peer.state, peer.next_attempt_in_ms) {
+        (PeerState::Connected, _) => {}
+        (_, Some(ms)) => write!(f, "; next attempt in {}", Span(ms))?,
+        (_, None) if peer.dialled => write!(f, "; trying now")?,
+        (_, None) => write!(f, "; it has to call us")?,
+    }
+    writeln!(f, "; {} sent, {} received.", Bytes(peer.bytes_sent), Bytes(peer.bytes_received))?;
+    let (changes, bytes) = (peer.unacknowledged_changes, Bytes(peer.unacknowledged_bytes));
+    if changes > 0 {
+        writeln!(f, "  {changes} of our own changes ({bytes}) are not acknowledged by it.")?;
+    }
+    if peer.lacks_changes > 0 || peer.offers_changes > 0 {
+        let (lacks, offers) = (peer.lacks_changes, peer.offers_changes);
+        writeln!(f, "  It lacks {lacks} changes that we have, and has {offers} that we lack.")?;
+    }
+    Ok(())
+}
+
+struct Bytes(u64);
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let steps = [(1_000_000_000, "GB"), (1_000_000, "MB"), (1_000, "kB")];
+        match steps.into_iter().find(|(step, _)| self.0 >= *step) {
+            Some((step, unit)) => {
+                write!(f, "{}.{} {unit}", self.0 / step, self.0 % step * 10 / step)
+            }
+            None => write!(f, "{} bytes", self.0),
+        }
+    }
+}
+
+/// Milliseconds, in the unit people would use.
+struct Span(u64);
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            ms @ ..1_000 => write!(f, "{ms} ms"),
+            ms @ ..120_000 => write!(f, "{} s", ms / 1_000),
+            ms @ ..7_200_000 => write!(f, "{} min", ms / 60_000),
+            ms @ ..172_800_000 => write!(f, "{} h", ms / 3_600_000),
+            ms => write!(f, "{} days", ms / 86_400_000),
+        }
+    }
+}

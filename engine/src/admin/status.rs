@@ -1,0 +1,179 @@
+//! What a daemon says about itself. Field names are an interface: scripts read `status --json`.
+
+use serde::{Deserialize, Serialize};
+
+use crate::postgres::lsn::Lsn;
+
+/// Everything about one member, at one moment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Its number in the fleet file.
+    pub site: u16,
+    /// Its name in the fleet file.
+    pub name: String,
+    /// Which life of its log; `None` before the store is open.
+    pub incarnation: Option<String>,
+    /// The program's version.
+    pub version: String,
+    /// The version of its fleet file.
+    pub fleet_version: u64,
+    /// Whether it works.
+    pub state: DaemonState,
+    /// Why not; `None` while running.
+    pub why: Option<String>,
+    /// How capture does; `None` without a PostgreSQL.
+    pub capture: Option<Part>,
+    /// How apply does; `None` without a PostgreSQL.
+    pub apply: Option<Part>,
+    /// Everything up to here was captured durably.
+    #[serde(with = "lsn_text")]
+    pub fold_lsn: Option<Lsn>,
+    /// PostgreSQL's own position (`pg_current_wal_flush_lsn`) when the status was made.
+    #[serde(with = "lsn_text")]
+    pub wal_lsn: Option<Lsn>,
+    /// WAL that our slot holds back, in bytes.
+    pub slot_lag_bytes: Option<u64>,
+    /// The last transaction written here.
+    pub own_seq: u64,
+    /// How far everybody's transactions are known here, ourselves included.
+    pub vector: Vec<OriginStatus>,
+    /// Received changes that wait to be applied; 0 without a PostgreSQL.
+    pub inbox_pending_changes: u64,
+    /// Units held back because they come from the future.
+    pub held_units: u64,
+    /// What became of the changes received.
+    pub fates: Fates,
+    /// Rows whose image was not what the lattice says, and were put right.
+    pub repaired_rows: u64,
+    /// Members with a link, to be dialled, or met before.
+    pub peers: Vec<PeerStatus>,
+}
+
+/// Whether the daemon works.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DaemonState {
+    /// It does.
+    Running,
+    /// It found that its database or store is not the one it was, and writes nothing any more.
+    Fenced,
+    /// A part stands still until somebody acts.
+    Operator,
+}
+
+/// One part of the daemon.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Part {
+    /// Whether it works.
+    pub state: PartState,
+    /// Why not; `None` while working.
+    pub cause: Option<String>,
+}
+
+/// Whether a part works.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PartState {
+    /// It does.
+    Working,
+    /// It will try again by itself.
+    Retrying,
+    /// It stands still until somebody acts.
+    Operator,
+}
+
+/// How far one origin is known.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OriginStatus {
+    /// The member's name, or `site N` when the fleet file does not know it.
+    pub name: String,
+    /// The member's number.
+    pub site: u16,
+    /// Which life of its log.
+    pub incarnation: String,
+    /// Its last transaction that is durable here.
+    pub received: u64,
+    /// Its last transaction that is visible in our PostgreSQL.
+    pub applied: u64,
+}
+
+/// What became of received changes; every change is counted under exactly one fate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fates {
+    /// All of them.
+    pub received: u64,
+    /// Written as they came.
+    pub applied: u64,
+    /// Written in part, because something here was newer.
+    pub merged: u64,
+    /// Not written, because everything here was newer.
+    pub superseded: u64,
+    /// Set aside in `landfall.parked`.
+    pub parked: u64,
+    /// Not decided yet.
+    pub pending: u64,
+}
+
+impl Fates {
+    /// Whether every change received has exactly one fate.
+    pub fn are_balanced(&self) -> bool {
+        self.received == self.applied + self.merged + self.superseded + self.parked + self.pending
+    }
+}
+
+/// How it stands with one other member.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerStatus {
+    /// Its name in the fleet file.
+    pub name: String,
+    /// Whether there is a link.
+    pub state: PeerState,
+    /// Whether we are to keep a link to it.
+    pub dialled: bool,
+    /// When we last heard from it, in milliseconds; `None` = never.
+    pub last_contact_ms_ago: Option<u64>,
+    /// When we try again, in milliseconds.
+    pub next_attempt_in_ms: Option<u64>,
+    /// Why there is no link.
+    pub cause: Option<String>,
+    /// Bytes sent to it since our start.
+    pub bytes_sent: u64,
+    /// Bytes received from it since our start.
+    pub bytes_received: u64,
+    /// Changes written here that it has not acknowledged as durable.
+    pub unacknowledged_changes: u64,
+    /// The same, in bytes of sealed units.
+    pub unacknowledged_bytes: u64,
+    /// Changes of any origin that we hold and it lacks, as far as we know.
+    pub lacks_changes: u64,
+    /// Changes of any origin that it holds and we lack, as far as we know.
+    pub offers_changes: u64,
+}
+
+/// Whether there is a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PeerState {
+    /// There is.
+    Connected,
+    /// There is none; the next attempt will come, or it will dial us.
+    Waiting,
+    /// It or we refused the other: wrong key, version or sets.
+    Refused,
+}
+
+/// Positions in their usual form, `16/B374D848`.
+mod lsn_text {
+    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer, de};
+
+    use super::Lsn;
+
+    pub(super) fn serialize<S: Serializer>(lsn: &Option<Lsn>, to: S) -> Result<S::Ok, S::Error> {
+        lsn.map(|lsn| lsn.to_string()).serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Lsn>, D::Error> {
+        let text = Option::<String>::deserialize(from)?;
+        text.map(|text| text.parse().map_err(de::Error::custom)).transpose()
+    }
+}

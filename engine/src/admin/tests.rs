@@ -1,0 +1,226 @@
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use super::explain::Explained;
+use super::server::AdminServer;
+use super::status::{
+    DaemonState, Fates, OriginStatus, Part, PartState, PeerState, PeerStatus, Status,
+};
+use super::wait::{Goal, WaitError, missing, wait};
+use super::*;
+use crate::postgres::lsn::Lsn;
+
+fn peer(name: &str) -> PeerStatus {
+    PeerStatus {
+        name: name.into(),
+        state: PeerState::Connected,
+        dialled: true,
+        last_contact_ms_ago: Some(1_500),
+        next_attempt_in_ms: None,
+        cause: None,
+        bytes_sent: 12_345,
+        bytes_received: 999,
+        unacknowledged_changes: 0,
+        unacknowledged_bytes: 0,
+        lacks_changes: 0,
+        offers_changes: 0,
+    }
+}
+
+fn status() -> Status {
+    let works = || Some(Part { state: PartState::Working, cause: None });
+    let origin = OriginStatus {
+        name: "ship-a".into(),
+        site: 2,
+        incarnation: "00000000000000ab".into(),
+        received: 7,
+        applied: 7,
+    };
+    Status {
+        site: 2,
+        name: "ship-a".into(),
+        incarnation: Some("00000000000000ab".into()),
+        version: "0.1.0".into(),
+        fleet_version: 1,
+        state: DaemonState::Running,
+        why: None,
+        capture: works(),
+        apply: works(),
+        fold_lsn: Some(Lsn(0x16_B374_D848)),
+        wal_lsn: Some(Lsn(0x16_B374_D848)),
+        slot_lag_bytes: Some(56),
+        own_seq: 7,
+        vector: vec![origin],
+        inbox_pending_changes: 0,
+        held_units: 0,
+        fates: Fates { received: 5, applied: 3, merged: 1, superseded: 1, parked: 0, pending: 0 },
+        repaired_rows: 0,
+        peers: vec![peer("shore"), peer("ship-b")],
+    }
+}
+
+/// What is said to be missing to the goals in a status that differs by `change`; `""` = nothing.
+fn check(change: impl FnOnce(&mut Status), delivered: &str, converged: &str) {
+    let mut status = status();
+    let committed = status.wal_lsn;
+    change(&mut status);
+    for (goal, expected) in [(Goal::Delivered, delivered), (Goal::Converged, converged)] {
+        let missing = missing(&status, goal, committed).unwrap_or_default();
+        assert!(
+            missing.contains(expected) && expected.is_empty() == missing.is_empty(),
+            "{missing}"
+        );
+    }
+}
+
+#[test]
+fn goals_say_what_is_missing() {
+    check(|_| {}, "", "");
+    let early = "changes are captured up to 0/1, not yet to 16/B374D848";
+    check(|s| s.fold_lsn = Some(Lsn(1)), early, early);
+    let owed = "ship-b has not acknowledged 3 changes (no route)";
+    let unacknowledged = |s: &mut Status| {
+        s.peers[1].state = PeerState::Waiting;
+        s.peers[1].unacknowledged_changes = 3;
+        s.peers[1].cause = Some("no route".into());
+    };
+    check(unacknowledged, owed, owed);
+    let never_met = |s: &mut Status| {
+        unacknowledged(s);
+        s.peers[1].dialled = false;
+    };
+    check(never_met, "", "");
+    check(|s| s.inbox_pending_changes = 2, "", "2 changes wait to be applied");
+    check(|s| s.peers[0].lacks_changes = 4, "", "shore lacks 4 changes of ours and has 0");
+    check(|s| s.peers[0].offers_changes = 4, "", "shore lacks 0 changes of ours and has 4");
+    let alone = |s: &mut Status| s.peers.iter_mut().for_each(|p| p.state = PeerState::Waiting);
+    check(alone, "", "there is no link to anybody");
+    check(|s| s.peers.clear(), "", "");
+}
+
+#[test]
+fn a_status_reads_back_and_positions_are_text() {
+    let value = serde_json::to_value(status()).unwrap();
+    assert_eq!(value["fold_lsn"], json!("16/B374D848"));
+    assert_eq!(value["state"], json!("running"));
+    assert_eq!(value["peers"][0]["state"], json!("connected"));
+    assert_eq!(serde_json::from_value::<Status>(value).unwrap(), status());
+}
+
+#[test]
+fn sentences_explain_lag_backlog_contact_and_cause() {
+    let mut status = status();
+    status.wal_lsn = Some(Lsn(0x16_B374_D848 + 2_500_000));
+    status.state = DaemonState::Operator;
+    status.why = Some("slot \"x\" is lost".into());
+    status.apply = Some(Part { state: PartState::Retrying, cause: Some("lock timeout".into()) });
+    let shore = &mut status.peers[0];
+    shore.state = PeerState::Waiting;
+    shore.cause = Some("timed out".into());
+    shore.last_contact_ms_ago = Some(3 * 86_400_000);
+    shore.next_attempt_in_ms = Some(12_000);
+    shore.unacknowledged_changes = 12;
+    shore.unacknowledged_bytes = 3_456;
+    let text = Explained(&status).to_string();
+    for part in [
+        "ship-a (site 2) stands still until somebody acts: slot \"x\" is lost.",
+        "Changes are captured up to 16/B374D848, 2.5 MB behind PostgreSQL; the slot holds back 56 bytes of WAL.",
+        "Apply is interrupted and tries again: lock timeout.",
+        "5 changes came from others: 3 applied, 1 merged, 1 superseded, 0 parked, 0 waiting.",
+        "shore: no link: timed out; last heard from 3 days ago; next attempt in 12 s; 12.3 kB sent, 999 bytes received.",
+        "  12 of our own changes (3.4 kB) are not acknowledged by it.",
+        "ship-b: connected; last heard from 1 s ago;",
+    ] {
+        assert!(text.contains(part), "{part:?} is not in\n{text}");
+    }
+    assert!(!text.contains("do not add up"), "{text}");
+    status.fates.received += 1;
+    assert!(Explained(&status).to_string().contains("do not add up"));
+}
+
+/// Serves `answer` on a fresh socket while `work` runs.
+async fn with_server<T>(
+    answer: impl Fn(Request) -> Result<Value, String>,
+    work: impl AsyncFnOnce(&Path) -> T,
+) -> T {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("admin.sock");
+    let server = AdminServer::bind(&socket).unwrap();
+    let stop = CancellationToken::new();
+    let serve = server.serve(stop.clone(), async |request| answer(request));
+    let (served, done) = tokio::join!(serve, async {
+        let done = work(&socket).await;
+        stop.cancel();
+        done
+    });
+    served.unwrap();
+    assert!(!socket.exists());
+    done
+}
+
+#[tokio::test]
+async fn status_travels_over_the_socket() {
+    let answer = |request| {
+        assert_eq!(request, Request::Status {});
+        Ok(serde_json::to_value(status()).unwrap())
+    };
+    let got = with_server(answer, async |socket| client::status(socket).await).await.unwrap();
+    assert_eq!(got, status());
+}
+
+#[tokio::test]
+async fn refusals_and_nonsense_are_told() {
+    let refused = with_server(
+        |_| Err("store is not open".into()),
+        async |socket| client::status(socket).await.unwrap_err().to_string(),
+    );
+    assert_eq!(refused.await, "store is not open");
+    let odd = with_server(
+        |_| Ok(json!({ "site": 1 })),
+        async |socket| client::status(socket).await.unwrap_err(),
+    );
+    assert!(matches!(odd.await, AdminError::Unexpected { .. }));
+}
+
+#[tokio::test]
+async fn silence_is_told_and_a_leftover_file_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("admin.sock");
+    let error = client::status(&socket).await.unwrap_err();
+    assert!(matches!(error, AdminError::NotRunning(_)), "{error}");
+    // What a killed daemon leaves: a file nobody listens at.
+    drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+    let error = client::status(&socket).await.unwrap_err();
+    assert!(matches!(error, AdminError::NotRunning(_)), "{error}");
+    let server = AdminServer::bind(&socket).unwrap();
+    let second = AdminServer::bind(&socket).unwrap_err();
+    assert!(matches!(second, AdminError::AlreadyRunning(_)), "{second}");
+    drop(server);
+    assert!(!socket.exists());
+}
+
+#[tokio::test]
+async fn waiting_ends_with_the_goal_with_the_reason_or_at_once_when_fenced() {
+    let long = Duration::from_secs(60);
+    let ok = |_| Ok(serde_json::to_value(status()).unwrap());
+    with_server(ok, async |socket| wait(socket, Goal::Converged, long).await).await.unwrap();
+
+    let mut behind = status();
+    behind.peers[0].unacknowledged_changes = 1;
+    let answer = |_| Ok(serde_json::to_value(&behind).unwrap());
+    let short = Duration::from_millis(300);
+    let error =
+        with_server(answer, async |socket| wait(socket, Goal::Delivered, short).await).await;
+    let error = error.unwrap_err().to_string();
+    assert!(error.ends_with("shore has not acknowledged 1 changes"), "{error}");
+
+    let mut fenced = status();
+    fenced.state = DaemonState::Fenced;
+    fenced.why = Some("database was restored".into());
+    let answer = |_| Ok(serde_json::to_value(&fenced).unwrap());
+    let error = with_server(answer, async |socket| wait(socket, Goal::Delivered, long).await).await;
+    assert!(matches!(error, Err(WaitError::Stopped(why)) if why == "database was restored"));
+}

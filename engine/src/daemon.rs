@@ -1,0 +1,275 @@
+//! The composition root both daemons share: open the store, start every part, wait, stop.
+//!
+//! A node and a hub differ in what they are told, not in what they do: a member with a database
+//! captures and applies, every member keeps links and relays.
+
+mod report;
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+
+use landfall_protocol::fleet::Fleet;
+use landfall_protocol::id::{Incarnation, Origin};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::admin::command::{Prepared, prepare};
+use crate::admin::exit::{Exit, Failure};
+use crate::admin::server::AdminServer;
+use crate::admin::{AdminError, Request};
+use crate::capture::horizon::Horizon;
+use crate::capture::stream::{self, CaptureContext, CaptureStatus};
+use crate::config::{DaemonConfig, PostgresConfig, Program};
+use crate::daemon::report::Reporter;
+use crate::links::{self, Links};
+use crate::postgres::connect::PgSettings;
+use crate::replica::{self, ReplicaContext, ReplicaStatus};
+use crate::store::{DatabaseIdentity, Identity, Opened, Settings, Signer, Store, StoreError};
+use crate::tasks::{TaskError, Tasks};
+use crate::telemetry;
+use crate::transport::{Endpoint, TransportError};
+
+/// Where a member that only dials out binds.
+const ANY_PORT: SocketAddr = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0);
+
+/// Why a daemon ended, or did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// The store does not open.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The store belongs to somebody else.
+    #[error(
+        "{store} was made for member {found}, this file is for member {expected}; correct data_dir or name"
+    )]
+    OtherMember {
+        /// The data directory.
+        store: String,
+        /// Who it was made for.
+        found: u16,
+        /// Who we are told to be.
+        expected: u16,
+    },
+    /// The store was made with a database, or without, or for another slot.
+    #[error(
+        "{store} was made for {found}, this file names {expected}; correct [postgres], or start over with an empty data_dir"
+    )]
+    OtherDatabase {
+        /// The data directory.
+        store: String,
+        /// What it was made for.
+        found: String,
+        /// What the file says.
+        expected: String,
+    },
+    /// The links cannot be opened.
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+    /// The admin socket cannot be opened.
+    #[error(transparent)]
+    Admin(#[from] AdminError),
+    /// A part failed.
+    #[error(transparent)]
+    Task(#[from] TaskError),
+    /// Signals cannot be caught.
+    #[error("cannot listen for signals: {0}")]
+    Signals(std::io::Error),
+    /// The operating system gives no random numbers.
+    #[error("no random numbers from the operating system: {0}")]
+    Random(getrandom::Error),
+}
+
+/// Checks every file of a daemon, then runs it until it is told to stop.
+///
+/// # Errors
+/// A file is wrong, or as [`run`].
+pub fn execute(file: &Path, program: Program) -> Result<Exit, Failure> {
+    let prepared = prepare(file, program)?;
+    telemetry::init(prepared.config.log)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let failed = |error| Failure::new(Exit::Internal, format!("start the runtime: {error}"));
+    runtime.map_err(failed)?.block_on(run(prepared))?;
+    Ok(Exit::Ok)
+}
+
+impl From<DaemonError> for Failure {
+    fn from(error: DaemonError) -> Self {
+        let exit = match &error {
+            DaemonError::Store(StoreError::Missing(_)) => Exit::Usage,
+            DaemonError::Store(_)
+            | DaemonError::OtherMember { .. }
+            | DaemonError::OtherDatabase { .. } => Exit::Operator,
+            DaemonError::Transport(_) | DaemonError::Admin(_) => Exit::Usage,
+            DaemonError::Task(_) => Exit::Operator,
+            DaemonError::Signals(_) | DaemonError::Random(_) => Exit::Internal,
+        };
+        Self::new(exit, error.to_string())
+    }
+}
+
+/// Makes the store of a member: a new life of its log that begins at `start_lsn`.
+///
+/// # Errors
+/// There is one already, or the files cannot be written.
+pub fn create_store(
+    config: &DaemonConfig,
+    database: Option<DatabaseIdentity>,
+    start_lsn: u64,
+) -> Result<Origin, DaemonError> {
+    let incarnation = loop {
+        let drawn = getrandom::u64().map_err(DaemonError::Random)?;
+        if let Some(incarnation) = Incarnation::new(drawn) {
+            break incarnation;
+        }
+    };
+    let origin = Origin { site: config.site, incarnation };
+    Store::create(&config.data_dir, &Identity { origin, database }, start_lsn)?;
+    Ok(origin)
+}
+
+/// Runs a member until it is told to stop by SIGTERM or SIGINT.
+///
+/// # Errors
+/// Why it cannot start, or which part failed.
+pub async fn run(prepared: Prepared) -> Result<(), DaemonError> {
+    let Prepared { config, fleet, key, postgres } = prepared;
+    let key = Arc::new(key);
+    let signer: Signer = {
+        let key = Arc::clone(&key);
+        Arc::new(move |message: &[u8]| key.sign(message))
+    };
+    let settings = Settings { budget_bytes: config.limits.store_bytes_max, ..Settings::default() };
+    let (store, opened) = Store::open(&config.data_dir, &settings, signer, fleet.version())?;
+    verify_identity(&config, &opened)?;
+    let own = opened.identity.origin;
+    tracing::info!(member = %config.name, %own, "starting");
+    let tasks = Tasks::new();
+    stop_on_signals(&tasks)?;
+    let admin = AdminServer::bind(&config.admin_socket())?;
+    let endpoint = Endpoint::bind(
+        config.listen.unwrap_or(ANY_PORT),
+        &key,
+        links::pinned_keys(&fleet, config.site),
+        links::transport_settings(&config.link),
+    )?;
+    let links = Links {
+        store: store.clone(),
+        endpoint,
+        fleet: Arc::new(fleet.clone()),
+        config: config.link.clone(),
+        origin: own,
+        software: concat!("landfall ", env!("CARGO_PKG_VERSION")).to_owned(),
+    }
+    .start(&tasks);
+    let parts = match (&config.postgres, postgres) {
+        (Some(config_pg), Some(settings)) => Some(start_database_parts(
+            &config, config_pg, settings, &fleet, &opened, &store, &tasks,
+        )),
+        _ => None,
+    };
+    let reporter = Arc::new(Reporter::new(config, fleet, own, store.clone(), links, parts));
+    let stop = tasks.stop();
+    tasks.spawn("admin", async move {
+        let handle = |request: Request| {
+            let reporter = Arc::clone(&reporter);
+            async move {
+                match request {
+                    Request::Status {} => reporter.status().await,
+                }
+            }
+        };
+        admin.serve(stop, handle).await
+    });
+    let outcome = tasks.wait().await;
+    store.close().await;
+    tracing::info!("stopped");
+    Ok(outcome?)
+}
+
+/// Where capture and apply tell how they do.
+#[derive(Debug)]
+pub(crate) struct DatabaseParts {
+    capture: watch::Receiver<CaptureStatus>,
+    replica: watch::Receiver<ReplicaStatus>,
+}
+
+fn start_database_parts(
+    config: &DaemonConfig,
+    postgres: &PostgresConfig,
+    settings: PgSettings,
+    fleet: &Fleet,
+    opened: &Opened,
+    store: &Store,
+    tasks: &Tasks,
+) -> DatabaseParts {
+    let Some(database) = opened.identity.database.clone() else {
+        unreachable!("verify_identity has seen that the store was made for a database");
+    };
+    let horizon = Horizon::default();
+    let (schema_epoch, epochs) = watch::channel(0);
+    let (capture_status, capture) = watch::channel(CaptureStatus::default());
+    let (replica_status, replica) = watch::channel(ReplicaStatus::default());
+    let capturing = CaptureContext {
+        postgres: settings.clone(),
+        database,
+        publication: postgres.publication.clone(),
+        fleet: fleet.clone(),
+        store: store.clone(),
+        horizon: horizon.clone(),
+        schema_epoch,
+        tasks: tasks.clone(),
+        status: capture_status,
+    };
+    tasks.spawn("capture", stream::run(capturing, tasks.stop()));
+    let applying = ReplicaContext {
+        postgres: settings,
+        fleet: fleet.clone(),
+        own: opened.identity.origin,
+        store: store.clone(),
+        horizon,
+        schema_epoch: epochs,
+        group_changes_max: config.limits.group_changes_max,
+        drift_ms_max: u64::try_from(config.limits.drift_max.as_millis()).unwrap_or(u64::MAX),
+        tasks: tasks.clone(),
+        status: replica_status,
+    };
+    tasks.spawn("apply", replica::run(applying, tasks.stop()));
+    DatabaseParts { capture, replica }
+}
+
+fn verify_identity(config: &DaemonConfig, opened: &Opened) -> Result<(), DaemonError> {
+    let store = config.data_dir.display().to_string();
+    let found = opened.identity.origin.site;
+    if found != config.site {
+        let (found, expected) = (found.number(), config.site.number());
+        return Err(DaemonError::OtherMember { store, found, expected });
+    }
+    let made_for = opened.identity.database.as_ref().map(|database| database.slot.as_str());
+    let told = config.postgres.as_ref().map(|postgres| postgres.slot.as_str());
+    if made_for != told {
+        let name = |slot: Option<&str>| match slot {
+            Some(slot) => format!("a database with slot \"{slot}\""),
+            None => "no database".to_owned(),
+        };
+        let (found, expected) = (name(made_for), name(told));
+        return Err(DaemonError::OtherDatabase { store, found, expected });
+    }
+    Ok(())
+}
+
+fn stop_on_signals(tasks: &Tasks) -> Result<(), DaemonError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(DaemonError::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(DaemonError::Signals)?;
+    let stop = tasks.stop();
+    tasks.spawn("signals", async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            () = stop.cancelled() => {}
+        }
+        stop.cancel();
+        Ok::<(), std::convert::Infallible>(())
+    });
+    Ok(())
+}

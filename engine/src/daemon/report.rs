@@ -1,0 +1,181 @@
+//! The answer to `status`, put together from what every part tells.
+
+use landfall_protocol::fleet::Fleet;
+use landfall_protocol::id::Origin;
+use landfall_protocol::version::VersionVector;
+
+use crate::admin::status::{
+    DaemonState, Fates, OriginStatus, Part, PartState, PeerState, PeerStatus, Status,
+};
+use crate::capture::stream::CaptureStatus;
+use crate::config::DaemonConfig;
+use crate::daemon::DatabaseParts;
+use crate::links::{self, LinksHandle};
+use crate::postgres::lsn::Lsn;
+use crate::replica::ReplicaStatus;
+use crate::store::{Log, Store, StoreError};
+
+#[derive(Debug)]
+pub(super) struct Reporter {
+    config: DaemonConfig,
+    fleet: Fleet,
+    own: Origin,
+    store: Store,
+    links: LinksHandle,
+    parts: Option<DatabaseParts>,
+}
+
+impl Reporter {
+    pub(super) fn new(
+        config: DaemonConfig,
+        fleet: Fleet,
+        own: Origin,
+        store: Store,
+        links: LinksHandle,
+        parts: Option<DatabaseParts>,
+    ) -> Self {
+        Self { config, fleet, own, store, links, parts }
+    }
+
+    /// The status as JSON.
+    pub(super) async fn status(&self) -> Result<serde_json::Value, String> {
+        let status = self.gather().await.map_err(|error| error.to_string())?;
+        serde_json::to_value(status).map_err(|error| error.to_string())
+    }
+
+    async fn gather(&self) -> Result<Status, StoreError> {
+        let log = self.store.watch().borrow().clone();
+        let sizes = self.store.sizes().await?;
+        let capture = self.parts.as_ref().map(|parts| parts.capture.borrow().clone());
+        let replica = self.parts.as_ref().map(|parts| parts.replica.borrow().clone());
+        let pending: u64 = if self.parts.is_some() { sizes.pending.values().sum() } else { 0 };
+        let mut peers = Vec::new();
+        for peer in self.links.peers() {
+            peers.push(self.peer(&log, peer).await?);
+        }
+        let (state, why) = state(&log, capture.as_ref(), replica.as_ref());
+        Ok(Status {
+            site: self.own.site.number(),
+            name: self.config.name.clone(),
+            incarnation: Some(self.own.incarnation.to_string()),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            fleet_version: self.fleet.version(),
+            state,
+            why,
+            capture: capture.as_ref().map(capture_part),
+            apply: replica.as_ref().map(apply_part),
+            fold_lsn: capture.as_ref().map(|_| Lsn(log.seen_lsn)),
+            wal_lsn: capture.as_ref().map(|capture| capture.server_lsn),
+            slot_lag_bytes: capture.as_ref().map(|c| c.server_lsn.0.saturating_sub(c.confirmed.0)),
+            own_seq: log.own.0,
+            vector: self.vector(&log),
+            inbox_pending_changes: pending,
+            held_units: replica.as_ref().map_or(0, |replica| replica.held.len() as u64),
+            fates: Fates {
+                received: log.received_changes,
+                applied: log.fates.applied,
+                merged: log.fates.merged,
+                superseded: log.fates.superseded,
+                parked: log.fates.parked,
+                pending: log.received_changes.saturating_sub(log.fates.total()),
+            },
+            repaired_rows: log.repaired,
+            peers,
+        })
+    }
+
+    fn vector(&self, log: &Log) -> Vec<OriginStatus> {
+        let mut known = log.received.clone();
+        known.join(&log.applied);
+        let entry = |(origin, _): (Origin, _)| OriginStatus {
+            name: self.fleet.name_of(origin.site),
+            site: origin.site.number(),
+            incarnation: origin.incarnation.to_string(),
+            received: log
+                .received
+                .get(origin)
+                .max(if origin == self.own { log.own } else { log.received.get(origin) })
+                .0,
+            applied: log.applied.get(origin).0,
+        };
+        known.iter().map(entry).collect()
+    }
+
+    async fn peer(&self, log: &Log, peer: links::PeerStatus) -> Result<PeerStatus, StoreError> {
+        let lacks = self.store.backlog(peer.received.clone()).await?;
+        let mut all_but_own = log.received.clone();
+        all_but_own.join(&peer.received);
+        let all_but_own: VersionVector = all_but_own
+            .iter()
+            .filter(|(origin, _)| *origin != self.own)
+            .chain([(self.own, peer.received.get(self.own))])
+            .filter(|(_, seq)| seq.0 > 0)
+            .collect();
+        let unacknowledged = self.store.backlog(all_but_own).await?;
+        let offers = peer.received.iter().map(|(origin, seq)| {
+            seq.0.saturating_sub(log.received.get(origin).max(log.applied.get(origin)).0)
+        });
+        Ok(PeerStatus {
+            name: self.fleet.name_of(peer.site),
+            state: match peer.state {
+                links::PeerState::Ready => PeerState::Connected,
+                links::PeerState::Refused | links::PeerState::Fenced => PeerState::Refused,
+                links::PeerState::Down | links::PeerState::Calling | links::PeerState::Greeting => {
+                    PeerState::Waiting
+                }
+            },
+            dialled: self.config.link.dial.contains(&peer.site),
+            last_contact_ms_ago: peer.last_contact_ms_ago,
+            next_attempt_in_ms: peer.next_attempt_in_ms,
+            cause: peer.cause,
+            bytes_sent: peer.bytes_sent,
+            bytes_received: peer.bytes_received,
+            unacknowledged_changes: unacknowledged.changes,
+            unacknowledged_bytes: unacknowledged.bytes,
+            lacks_changes: lacks.changes,
+            offers_changes: offers.sum(),
+        })
+    }
+}
+
+fn capture_part(capture: &CaptureStatus) -> Part {
+    let state = match (capture.streaming, capture.needs_operator) {
+        (true, _) => PartState::Working,
+        (false, true) => PartState::Operator,
+        (false, false) => PartState::Retrying,
+    };
+    Part { state, cause: capture.cause.clone() }
+}
+
+fn apply_part(replica: &ReplicaStatus) -> Part {
+    let state = match (replica.running, replica.needs_operator) {
+        (true, _) => PartState::Working,
+        (false, true) => PartState::Operator,
+        (false, false) => PartState::Retrying,
+    };
+    Part { state, cause: replica.cause.clone() }
+}
+
+fn state(
+    log: &Log,
+    capture: Option<&CaptureStatus>,
+    replica: Option<&ReplicaStatus>,
+) -> (DaemonState, Option<String>) {
+    if let Some(reason) = &log.fenced {
+        return (DaemonState::Fenced, Some(reason.clone()));
+    }
+    let stuck = capture
+        .filter(|capture| capture.needs_operator)
+        .and_then(|capture| capture.cause.clone())
+        .or_else(|| replica.filter(|r| r.needs_operator).and_then(|r| r.cause.clone()));
+    if stuck.is_some() {
+        return (DaemonState::Operator, stuck);
+    }
+    let quarantined = log.quarantined.iter().next();
+    match quarantined {
+        Some((origin, reason)) => {
+            (DaemonState::Operator, Some(format!("changes of {origin} are set aside: {reason}")))
+        }
+        None => (DaemonState::Running, None),
+    }
+}

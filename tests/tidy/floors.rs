@@ -38,6 +38,7 @@ pub(crate) const TABLES: &[(&str, &[Floor])] = &[
         &[
             (Open, &["tasks", "time", "telemetry", "error", "config", "identity"]),
             (Blind, &["store", "transport", "postgres"]),
+            (Blind, &["links"]),
             (Open, &["replica", "admin"]),
         ],
     ),

@@ -2,10 +2,11 @@
 
 use std::net::{IpAddr, UdpSocket};
 
-use landfall_engine::identity::{MemberKey, PublicKey};
+use landfall_engine::identity::MemberKey;
 use landfall_engine::transport::{
     Connection, Endpoint, FrameError, TransportError, TransportSettings,
 };
+use landfall_protocol::id::PublicKey;
 
 use super::*;
 

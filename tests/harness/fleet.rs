@@ -1,0 +1,496 @@
+//! A whole fleet of real daemons on throw-away PostgreSQL clusters, with every link through a UDP
+//! relay of its own that can be cut.
+//!
+//! ```no_run
+//! use landfall_tests::fleet::Fleet;
+//! let fleet = Fleet::new("CREATE TABLE bed (id int PRIMARY KEY, patient text)", &["public.bed"])
+//!     .hub("shore")
+//!     .site("ship-a")
+//!     .site("ship-b")
+//!     .link("ship-a", "shore")
+//!     .link("ship-b", "shore")
+//!     .start();
+//! fleet.sql("ship-a", "INSERT INTO bed VALUES (1, 'Ada')");
+//! fleet.converge();
+//! ```
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::net::{SocketAddr, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use serde_json::Value as Json;
+
+use crate::cluster::{Cluster, Disk};
+use crate::compare;
+use crate::process::{Daemon, Program};
+use crate::relay::UdpRelay;
+use crate::scratch;
+use crate::session::Row;
+use crate::wait;
+
+/// The database every site has.
+pub const DB: &str = "ward";
+/// How long anything but converging may take.
+pub const SOON: Duration = Duration::from_secs(30);
+/// How long converging may take.
+pub const CONVERGE: Duration = Duration::from_secs(120);
+
+/// What a member is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Site,
+    Relay,
+    HubWithDatabase,
+}
+
+impl Kind {
+    fn binary(self) -> &'static str {
+        match self {
+            Self::Site => "landfall-node",
+            Self::Relay | Self::HubWithDatabase => "landfall-hub",
+        }
+    }
+
+    fn has_database(self) -> bool {
+        self != Self::Relay
+    }
+}
+
+/// A fleet in the making.
+#[derive(Debug)]
+pub struct Builder {
+    schema: String,
+    tables: Vec<String>,
+    members: Vec<(String, Kind)>,
+    links: Vec<(String, String)>,
+    absent: Vec<String>,
+    env: Vec<(String, String)>,
+    conf: Vec<(String, String)>,
+    extra: String,
+    disk: Disk,
+}
+
+impl Builder {
+    /// A site: a database and a `landfall-node`.
+    #[must_use]
+    pub fn site(mut self, name: &str) -> Self {
+        self.members.push((name.to_owned(), Kind::Site));
+        self
+    }
+
+    /// A hub that only relays.
+    #[must_use]
+    pub fn hub(mut self, name: &str) -> Self {
+        self.members.push((name.to_owned(), Kind::Relay));
+        self
+    }
+
+    /// A hub with a database of its own.
+    #[must_use]
+    pub fn hub_with_database(mut self, name: &str) -> Self {
+        self.members.push((name.to_owned(), Kind::HubWithDatabase));
+        self
+    }
+
+    /// The first member dials the second, through a relay.
+    #[must_use]
+    pub fn link(mut self, from: &str, to: &str) -> Self {
+        self.links.push((from.to_owned(), to.to_owned()));
+        self
+    }
+
+    /// A member that is in the fleet file but is only started by [`Fleet::join`].
+    #[must_use]
+    pub fn later(mut self, name: &str) -> Self {
+        self.absent.push(name.to_owned());
+        self
+    }
+
+    /// An environment variable of every daemon.
+    #[must_use]
+    pub fn env(mut self, key: &str, value: &str) -> Self {
+        self.env.push((key.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// A PostgreSQL setting of every cluster.
+    #[must_use]
+    pub fn conf(mut self, key: &str, value: &str) -> Self {
+        self.conf.push((key.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// More lines for every daemon's configuration file.
+    #[must_use]
+    pub fn config(mut self, lines: &str) -> Self {
+        self.extra.push_str(lines);
+        self
+    }
+
+    /// PostgreSQL without fsync: faster, for tests that never kill a server.
+    #[must_use]
+    pub fn unsynced(mut self) -> Self {
+        self.disk = Disk::Unsynced;
+        self
+    }
+
+    /// Makes clusters, keys and files, runs `init`, starts everybody who is not [`Builder::later`].
+    ///
+    /// # Panics
+    /// When anything fails; the daemons' logs are printed.
+    pub fn start(self) -> Fleet {
+        self.try_start().unwrap_or_else(|error| panic!("cannot start the fleet: {error:#}"))
+    }
+
+    /// As [`Builder::start`].
+    ///
+    /// # Errors
+    /// Says what failed.
+    pub fn try_start(self) -> anyhow::Result<Fleet> {
+        let dir = scratch::fresh_dir("fleet")?;
+        let ports: BTreeMap<String, SocketAddr> = self
+            .members
+            .iter()
+            .map(|(name, _)| Ok((name.clone(), free_udp_address()?)))
+            .collect::<anyhow::Result<_>>()?;
+        let mut relays = BTreeMap::new();
+        for (from, to) in &self.links {
+            let target = *ports.get(to).with_context(|| format!("no member {to}"))?;
+            relays.insert((from.clone(), to.clone()), UdpRelay::start(target));
+        }
+        let mut fleet = Fleet { members: BTreeMap::new(), relays, tables: self.tables.clone() };
+        let keys = self.make_keys(&dir)?;
+        for (name, kind) in &self.members {
+            let member = self.make_member(&dir, name, *kind, &keys, &ports, &fleet.relays)?;
+            fleet.members.insert(name.clone(), member);
+        }
+        for (name, _) in self.members.iter().filter(|(name, _)| !self.absent.contains(name)) {
+            fleet.members[name].init()?;
+        }
+        for (name, _) in self.members.iter().filter(|(name, _)| !self.absent.contains(name)) {
+            fleet.launch(name)?;
+        }
+        Ok(fleet)
+    }
+
+    fn make_keys(&self, dir: &Path) -> anyhow::Result<BTreeMap<String, String>> {
+        let mut keys = BTreeMap::new();
+        for (name, kind) in &self.members {
+            std::fs::create_dir_all(dir.join(name))?;
+            let file = dir.join(name).join("member.key");
+            let made = Program::landfall(kind.binary())
+                .args(["keygen", "--json", "--out"])
+                .arg(&file)
+                .run(SOON)?
+                .success();
+            let made: Json = serde_json::from_str(&made).context("keygen prints JSON")?;
+            let key = made["public_key"].as_str();
+            keys.insert(name.clone(), key.context("keygen prints the public key")?.to_owned());
+        }
+        Ok(keys)
+    }
+
+    fn make_member(
+        &self,
+        dir: &Path,
+        name: &str,
+        kind: Kind,
+        keys: &BTreeMap<String, String>,
+        ports: &BTreeMap<String, SocketAddr>,
+        relays: &BTreeMap<(String, String), UdpRelay>,
+    ) -> anyhow::Result<Member> {
+        let home = dir.join(name);
+        let cluster = kind.has_database().then(|| self.make_cluster(name)).transpose()?;
+        let mut fleet =
+            format!("version = 1\n[[set]]\nid = 1\nname = \"all\"\ntables = {:?}\n", self.tables);
+        for (number, (other, other_kind)) in self.members.iter().enumerate() {
+            let relay = relays.get(&(name.to_owned(), other.clone()));
+            let addresses: Vec<String> = relay.iter().map(|r| r.addr().to_string()).collect();
+            let role = if *other_kind == Kind::Site { "site" } else { "hub" };
+            writeln!(
+                fleet,
+                "[[member]]\nid = {}\nname = {other:?}\nkey = {:?}\naddresses = {addresses:?}\nrole = {role:?}",
+                number + 1,
+                keys[other]
+            )?;
+        }
+        std::fs::write(home.join("fleet.toml"), fleet)?;
+        let mut config = format!(
+            "name = {name:?}\ndata_dir = \"data\"\nfleet = \"fleet.toml\"\nkey = \"member.key\"\nlisten = \"{}\"\n",
+            ports[name]
+        );
+        if let Some(cluster) = &cluster {
+            writeln!(config, "[postgres]\nconninfo = {:?}", cluster.socket_conninfo(DB))?;
+        }
+        let dial: Vec<&String> =
+            self.links.iter().filter(|(from, _)| from == name).map(|(_, to)| to).collect();
+        writeln!(
+            config,
+            "[link]\ndial = {dial:?}\nreconnect_min_ms = 50\nreconnect_max_ms = 500\nkeep_alive_s = 1"
+        )?;
+        config.push_str(&self.extra);
+        let file = home.join("config.toml");
+        std::fs::write(&file, config)?;
+        Ok(Member {
+            kind,
+            name: name.to_owned(),
+            file,
+            cluster,
+            daemon: None,
+            env: self.env.clone(),
+        })
+    }
+
+    fn make_cluster(&self, name: &str) -> anyhow::Result<Cluster> {
+        let mut options = Cluster::options(name).disk(self.disk);
+        for (key, value) in &self.conf {
+            options = options.conf(key, value);
+        }
+        let cluster = options.start()?;
+        cluster.try_create_db(DB)?;
+        cluster.try_sql(DB, &self.schema)?;
+        Ok(cluster)
+    }
+}
+
+fn free_udp_address() -> anyhow::Result<SocketAddr> {
+    Ok(UdpSocket::bind("127.0.0.1:0")?.local_addr()?)
+}
+
+/// One member: its files, its database if it has one, its daemon while it runs.
+#[derive(Debug)]
+pub struct Member {
+    kind: Kind,
+    name: String,
+    file: PathBuf,
+    cluster: Option<Cluster>,
+    daemon: Option<Daemon>,
+    env: Vec<(String, String)>,
+}
+
+impl Member {
+    /// A command of this member's program with its configuration file.
+    pub fn command(&self, words: &[&str]) -> Program {
+        let program =
+            Program::landfall(self.kind.binary()).args(words).arg("--config").arg(&self.file);
+        self.env.iter().fold(program, |program, (key, value)| program.env(key, value))
+    }
+
+    /// Runs `init`.
+    ///
+    /// # Errors
+    /// Says what it printed.
+    pub fn init(&self) -> anyhow::Result<()> {
+        let done = self.command(&["init"]).run(SOON)?;
+        anyhow::ensure!(
+            done.status.success(),
+            "{} init: {}{}",
+            self.name,
+            done.stdout,
+            done.stderr
+        );
+        Ok(())
+    }
+
+    /// What `status --json` prints.
+    ///
+    /// # Errors
+    /// The daemon does not answer.
+    pub fn status(&self) -> anyhow::Result<Json> {
+        let done = self.command(&["status", "--json"]).run(SOON)?;
+        anyhow::ensure!(done.status.success(), "{} status: {}", self.name, done.stderr);
+        Ok(serde_json::from_str(&done.stdout)?)
+    }
+
+    /// The configuration file.
+    pub fn config_file(&self) -> &Path {
+        &self.file
+    }
+
+    /// Where the store is.
+    pub fn data_dir(&self) -> PathBuf {
+        self.file.with_file_name("data")
+    }
+
+    /// The database.
+    ///
+    /// # Panics
+    /// When this member has none.
+    pub fn cluster(&self) -> &Cluster {
+        self.cluster.as_ref().unwrap_or_else(|| panic!("{} has no database", self.name))
+    }
+
+    /// The running daemon.
+    ///
+    /// # Panics
+    /// When it was never started.
+    pub fn daemon(&self) -> &Daemon {
+        self.daemon.as_ref().unwrap_or_else(|| panic!("{} was never started", self.name))
+    }
+}
+
+/// A running fleet.
+#[derive(Debug)]
+pub struct Fleet {
+    members: BTreeMap<String, Member>,
+    relays: BTreeMap<(String, String), UdpRelay>,
+    tables: Vec<String>,
+}
+
+impl Fleet {
+    /// A fleet whose databases are made by `schema` and replicate `tables`.
+    #[expect(clippy::new_ret_no_self, reason = "a fleet is only had by building it")]
+    pub fn new(schema: &str, tables: &[&str]) -> Builder {
+        Builder {
+            schema: schema.to_owned(),
+            tables: tables.iter().map(|table| (*table).to_owned()).collect(),
+            members: Vec::new(),
+            links: Vec::new(),
+            absent: Vec::new(),
+            env: Vec::new(),
+            conf: Vec::new(),
+            extra: String::new(),
+            disk: Disk::Synced,
+        }
+    }
+
+    /// A member by name.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn member(&self, name: &str) -> &Member {
+        self.members.get(name).unwrap_or_else(|| panic!("no member {name}"))
+    }
+
+    /// The relay by which `from` dials `to`.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn link(&self, from: &str, to: &str) -> &UdpRelay {
+        let key = (from.to_owned(), to.to_owned());
+        self.relays.get(&key).unwrap_or_else(|| panic!("no link from {from} to {to}"))
+    }
+
+    /// Every relay.
+    pub fn links(&self) -> impl Iterator<Item = &UdpRelay> {
+        self.relays.values()
+    }
+
+    /// Runs SQL at a site.
+    pub fn sql(&self, name: &str, sql: &str) {
+        self.member(name).cluster().sql(DB, sql);
+    }
+
+    /// Asks a site.
+    pub fn rows(&self, name: &str, sql: &str) -> Vec<Row> {
+        self.member(name).cluster().query_rows(DB, sql)
+    }
+
+    /// Runs `init` and starts a member that was declared [`Builder::later`].
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub fn join(&mut self, name: &str) {
+        self.member(name).init().unwrap_or_else(|error| panic!("{error:#}"));
+        self.launch(name).unwrap_or_else(|error| panic!("{error:#}"));
+    }
+
+    /// Starts a member's daemon, or starts it again.
+    ///
+    /// # Errors
+    /// It does not come up.
+    pub fn launch(&mut self, name: &str) -> anyhow::Result<()> {
+        let member = self.members.get_mut(name).with_context(|| format!("no member {name}"))?;
+        match &member.daemon {
+            Some(daemon) => daemon.try_start_again()?,
+            None => member.daemon = Some(member.command(&["run"]).named(name).try_start()?),
+        }
+        self.wait_until_up(name)
+    }
+
+    fn wait_until_up(&self, name: &str) -> anyhow::Result<()> {
+        let member = self.member(name);
+        wait::try_wait_until(&format!("{name} to answer"), SOON, || {
+            if let Ok(Some(status)) = member.daemon().exited() {
+                return Err(format!("it exited with {status}"));
+            }
+            member.status().map(drop).map_err(|error| format!("{error:#}"))
+        })
+    }
+
+    /// Waits until everybody knows the same, then compares: progress vectors, tables by SQL, and
+    /// that every received change has one fate. Returns the rows compared per site.
+    ///
+    /// # Panics
+    /// When that is not so in time.
+    pub fn converge(&self) -> usize {
+        self.converge_within(CONVERGE)
+    }
+
+    /// As [`Fleet::converge`], with a limit.
+    pub fn converge_within(&self, limit: Duration) -> usize {
+        let running: Vec<&Member> = self
+            .members
+            .values()
+            .filter(|m| m.daemon.as_ref().is_some_and(|d| d.pid().is_some()))
+            .collect();
+        let statuses = wait::wait_until("the fleet to converge", limit, || converged(&running));
+        for status in statuses {
+            let fates = &status["fates"];
+            let count = |name: &str| fates[name].as_u64().unwrap_or(0);
+            let fate = count("applied") + count("merged") + count("superseded") + count("parked");
+            if !status["apply"].is_null() {
+                assert_eq!(count("received"), fate, "every change has one fate: {fates}");
+            }
+        }
+        let sites: Vec<_> =
+            running.iter().filter_map(|m| Some((m.cluster.as_ref()?, DB))).collect();
+        let tables: Vec<&str> = self.tables.iter().map(String::as_str).collect();
+        compare::assert_equal(&sites, &tables)
+    }
+}
+
+/// Every site's knowledge, in one form; the statuses once all are equal and nothing is under way.
+fn converged(members: &[&Member]) -> Result<Vec<Json>, String> {
+    let mut statuses = Vec::new();
+    let mut seen: Option<(String, BTreeMap<String, u64>)> = None;
+    for member in members {
+        if let Some(cluster) = &member.cluster {
+            settled(member, cluster)?;
+        }
+        let status = member.status().map_err(|error| format!("{error:#}"))?;
+        let field = if member.kind.has_database() { "applied" } else { "received" };
+        let knows = vector(&status["vector"], field);
+        if let Some((other, theirs)) = &seen
+            && *theirs != knows
+        {
+            return Err(format!("{other} knows {theirs:?}, {} knows {knows:?}", member.name));
+        }
+        seen = Some((member.name.clone(), knows));
+        statuses.push(status);
+    }
+    Ok(statuses)
+}
+
+/// Whether the fold has reached what is committed in the database now.
+fn settled(member: &Member, cluster: &Cluster) -> Result<(), String> {
+    let status = member.status().map_err(|error| format!("{error:#}"))?;
+    let fold = status["fold_lsn"].as_str().unwrap_or("0/0").to_owned();
+    let sql = format!("SELECT pg_current_wal_flush_lsn() <= '{fold}'::pg_lsn");
+    let value = cluster.try_query_rows(DB, &sql).map_err(|error| format!("{error:#}"))?;
+    match value.first().and_then(|row| row.first()) {
+        Some(Some(yes)) if yes == "t" => Ok(()),
+        _ => Err(format!("{} has folded up to {fold} only", member.name)),
+    }
+}
+
+fn vector(json: &Json, field: &str) -> BTreeMap<String, u64> {
+    let entries = json.as_array().into_iter().flatten().map(|entry| {
+        let text = |name: &str| entry[name].as_str().unwrap_or_default().to_owned();
+        (text("name") + "." + &text("incarnation"), entry[field].as_u64().unwrap_or(0))
+    });
+    entries.filter(|(_, seq)| *seq > 0).collect()
+}

@@ -1,3 +1,4 @@
 //! End-to-end tests: real PostgreSQL, real processes, one file per promise.
 
 mod harness;
+mod setup;

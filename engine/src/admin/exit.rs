@@ -7,6 +7,7 @@ use super::AdminError;
 use super::wait::WaitError;
 use crate::config::ConfigError;
 use crate::identity::IdentityError;
+use crate::postgres::catalog::CatalogError;
 use crate::postgres::connect::ConnectError;
 use crate::postgres::setup::SetupError;
 use crate::telemetry::TelemetryError;
@@ -115,12 +116,22 @@ impl From<ConnectError> for Failure {
 impl From<SetupError> for Failure {
     fn from(error: SetupError) -> Self {
         use SetupError::{Busy, Catalog, NeedsAdministrator, NotReady, OtherMember, Query, Slot};
-        let exit = match error {
-            Query { .. } | Catalog(_) => Exit::Unreachable,
+        let exit = match &error {
+            Query { source, .. } | Catalog(CatalogError::Query { source, .. }) => refusal(source),
+            Catalog(CatalogError::Odd { .. }) => Exit::Internal,
             NotReady(_) | NeedsAdministrator { .. } | Busy(_) => Exit::Operator,
             OtherMember { .. } | Slot { .. } => Exit::Operator,
         };
         Self::new(exit, error.to_string())
+    }
+}
+
+/// Whether the server went away or said no.
+fn refusal(error: &tokio_postgres::Error) -> Exit {
+    // Class 57 is the server going down or somebody ending our session.
+    match error.code() {
+        Some(code) if !code.code().starts_with("57") => Exit::Operator,
+        _ => Exit::Unreachable,
     }
 }
 

@@ -105,8 +105,16 @@ pub async fn findings(client: &mut Client, plan: &Plan<'_>) -> Result<Vec<Findin
     let of_missing = |step: &setup::Step| {
         step.table.as_ref().is_some_and(|table| catalog.missing.contains(table))
     };
-    let undone = pending.iter().filter(|step| !of_missing(step));
-    findings.extend(undone.map(|step| {
+    let undone: Vec<_> = pending.iter().filter(|step| !of_missing(step)).collect();
+    if pending.iter().any(|step| step.what == setup::SCHEMA_IS_THERE) {
+        // One sentence instead of one for each of the steps.
+        let (count, all) = (undone.len(), setup::steps(plan).len());
+        findings.push(Finding::cured_by_init(format!(
+            "this database is not prepared for Landfall: {count} of {all} steps are not done"
+        )));
+        return Ok(findings);
+    }
+    findings.extend(undone.iter().map(|step| {
         Finding::cured_by_init(format!("init has not yet seen to it that {}", step.what))
     }));
     if pending.is_empty() {

@@ -20,7 +20,7 @@ mod slot;
 mod steps;
 
 pub use slot::{Slot, SlotState, read_slot};
-pub use steps::{OWN_TABLES, Step, print_sql, steps};
+pub use steps::{OWN_TABLES, SCHEMA_IS_THERE, Step, print_sql, steps};
 
 /// What is to be prepared.
 #[derive(Clone, Copy, Debug)]

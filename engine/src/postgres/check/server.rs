@@ -38,6 +38,7 @@ pub(super) struct Server {
     pub(super) bypasses_row_security: bool,
     clock: ClockDifference,
     slot: Option<Slot>,
+    has_publication: bool,
 }
 
 impl Server {
@@ -67,7 +68,8 @@ SELECT current_setting('server_version_num')::int4, current_setting('server_vers
        coalesce(current_setting('idle_replication_slot_timeout', true), ''),
        current_setting('fsync'), current_setting('default_transaction_read_only'),
        current_setting('session_replication_role'), current_setting('statement_timeout'),
-       coalesce((SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = current_user), false)";
+       coalesce((SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = current_user), false),
+       EXISTS (SELECT FROM pg_publication WHERE pubname = $1)";
 
 const CLOCK: &str = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::int8";
 
@@ -75,7 +77,8 @@ pub(super) async fn gather(client: &Client, plan: &Plan<'_>) -> Result<Server, S
     let query = |what: &'static str| {
         move |source| SetupError::Query { what: format!("read {what}"), source }
     };
-    let row = client.query_one(SERVER, &[]).await.map_err(query("the server's settings"))?;
+    let row = client.query_one(SERVER, &[&plan.publication]).await;
+    let row = row.map_err(query("the server's settings"))?;
     // Prepared before the clock is read, so that one round trip is all that is measured.
     let clock = client.prepare(CLOCK).await.map_err(query("the server's clock"))?;
     let before = time::wall_ms();
@@ -102,6 +105,7 @@ pub(super) async fn gather(client: &Client, plan: &Plan<'_>) -> Result<Server, S
         bypasses_row_security: row.get(17),
         clock,
         slot: read_slot(client, plan.slot).await?,
+        has_publication: row.get(18),
     })
 }
 
@@ -164,6 +168,14 @@ fn slot(server: &Server, plan: &Plan<'_>) -> Finding {
     if let Some((what, advice)) = slot.state.problem(name) {
         return Finding::error(what, advice);
     }
+    if !server.has_publication {
+        // Decoding looks the publication up as of each change, so a new one does not help.
+        return Finding::error(
+            format!("publication {:?} is missing, but slot {name:?} exists", plan.publication),
+            "if nothing was captured yet, drop the slot and run init; else changes since the \
+             publication was dropped cannot be read, and this site must be rebuilt from another",
+        );
+    }
     let retained = slot.retained_bytes.unwrap_or(0).max(0);
     if slot.state == SlotState::AtRisk {
         return Finding::warning(
@@ -215,7 +227,10 @@ fn clock(difference: ClockDifference, drift_max: Duration) -> Finding {
     match Duration::from_millis(certain) {
         apart if apart > drift_max => Finding::error(what, advice),
         apart if apart > CLOCK_NOTICEABLE => Finding::warning(what, advice),
-        _ => Finding::ok(what),
+        _ => {
+            let apart = difference.ms.unsigned_abs().max(1);
+            Finding::ok(format!("PostgreSQL's clock is within {apart} ms of ours"))
+        }
     }
 }
 
@@ -333,6 +348,7 @@ mod tests {
             bypasses_row_security: true,
             clock: ClockDifference { ms: 3, uncertainty_ms: 1 },
             slot: Some(slot),
+            has_publication: true,
         }
     }
 
@@ -378,6 +394,7 @@ mod tests {
         check(|s| s.wal_level = "replica".into(), Error, "wal_level is replica");
         check(|s| s.is_in_recovery = true, Error, "standby");
         check(|s| s.slot = None, Error, "is missing");
+        check(|s| s.has_publication = false, Error, "\"landfall\" is missing, but slot");
         let state = |state: SlotState| move |s: &mut Server| s.slot.as_mut().unwrap().state = state;
         check(state(SlotState::Lost), Error, "is lost");
         check(state(SlotState::AtRisk), Warning, "about to be lost");

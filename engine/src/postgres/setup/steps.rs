@@ -61,6 +61,9 @@ BEGIN
         USING ERRCODE = 'feature_not_supported', HINT = 'Use DELETE instead.';
 END $$;";
 
+/// What the step that makes our schema is for; while it is not done, hardly anything is.
+pub const SCHEMA_IS_THERE: &str = "schema landfall is there";
+
 const TRUNCATE_TRIGGER: &str = "landfall_refuse_truncate";
 
 /// Everything but the slot, in the order it must be done.
@@ -79,7 +82,9 @@ pub fn steps(plan: &Plan<'_>) -> Vec<Step> {
 /// The steps as a script for `psql`, with what must be done before and after.
 #[must_use]
 pub fn print_sql(plan: &Plan<'_>, program: &str) -> String {
-    let (member, role) = (plan.member, quote_identifier(plan.role));
+    // A name in a comment must not end the comment.
+    let in_comment = |text: &str| text.replace(['\n', '\r'], " ");
+    let (member, role) = (plan.member, in_comment(&quote_identifier(plan.role)));
     let mut text = format!(
         "-- Landfall: prepares this database for member {member:?}.
 -- Run it as a superuser, connected to this database; running it again changes nothing.
@@ -95,8 +100,7 @@ SET client_min_messages = 'warning';
 "
     );
     for step in steps(plan) {
-        // A name in a comment must not end the comment.
-        let what = step.what.replace(['\n', '\r'], " ");
+        let what = in_comment(&step.what);
         write!(text, "\n-- {what}\n{}\n", step.sql).expect("writing to a String cannot fail");
     }
     text
@@ -120,7 +124,7 @@ fn role_steps(role: &str) -> [Step; 2] {
 
 fn own_steps(role: &str) -> Vec<Step> {
     let mut steps = vec![Step::new(
-        "schema landfall is there",
+        SCHEMA_IS_THERE,
         format!("CREATE SCHEMA IF NOT EXISTS {OWN_SCHEMA};"),
         format!("SELECT to_regnamespace('{OWN_SCHEMA}') IS NOT NULL"),
     )];
@@ -232,16 +236,18 @@ fn publication_step(plan: &Plan<'_>) -> Step {
     let (name, text) = (quote_identifier(plan.publication), quote_literal(plan.publication));
     let tables: Vec<_> = plan.fleet.tables().map(|(table, _)| table.clone()).collect();
     let list: Vec<_> = tables.iter().map(quote_table).collect();
-    let list = list.join(",\n        ");
+    let list = list.join(",\n            ");
     // Never dropped: a slot behind the drop could not be decoded any more.
     let sql = format!(
         "DO $landfall$ BEGIN
     IF EXISTS (SELECT FROM pg_publication WHERE pubname = {text}) THEN
-        ALTER PUBLICATION {name} SET TABLE {list};
+        ALTER PUBLICATION {name} SET TABLE
+            {list};
         ALTER PUBLICATION {name} SET (publish = 'insert, update, delete',
             publish_via_partition_root = false);
     ELSE
-        CREATE PUBLICATION {name} FOR TABLE {list}
+        CREATE PUBLICATION {name} FOR TABLE
+            {list}
             WITH (publish = 'insert, update, delete');
     END IF;
 END $landfall$;"

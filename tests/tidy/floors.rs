@@ -29,7 +29,7 @@ pub(crate) const TABLES: &[(&str, &[Floor])] = &[
             (Blind, &["schema"]),
             (Blind, &["change"]),
             (Blind, &["dictionary"]),
-            (Open, &["lattice", "merge", "stamp", "fold", "unit", "wire"]),
+            (Open, &["lattice", "merge", "stamp", "fold", "unit", "wire", "golden"]),
             (Open, &["plan", "queue", "sync", "fleet"]),
         ],
     ),
@@ -38,8 +38,9 @@ pub(crate) const TABLES: &[(&str, &[Floor])] = &[
         &[
             (Open, &["tasks", "time", "telemetry", "error", "config", "identity"]),
             (Blind, &["store", "transport", "postgres"]),
-            (Blind, &["links"]),
-            (Open, &["replica", "admin"]),
+            (Blind, &["capture", "links"]),
+            (Blind, &["replica"]),
+            (Open, &["admin", "daemon"]),
         ],
     ),
 ];

@@ -27,29 +27,9 @@ pub(crate) fn run() -> anyhow::Result<()> {
     println!("PostgreSQL {} in {}", bin.version, bin.dir.display());
     cargo::build_daemons()?;
 
-    heading(
-        "Three throw-away clusters, two landfall-node, one landfall-hub with a database of its own",
-    );
-    let mut fleet = Fleet::new(SCHEMA, &["public.patient", "public.stock"])
-        .hub_with_database("shore")
-        .site("ship-a")
-        .site("ship-b")
-        .link("ship-a", "shore")
-        .link("ship-b", "shore")
-        .try_start()?;
-    fleet.sql(
-        "ship-a",
-        "INSERT INTO patient VALUES \
-        (1, 'Ada Byron', '3A', 'fracture', NULL, '2026-01-01 08:00Z'), \
-        (2, 'Grace Hopper', '3B', 'asthma', 'latex', '2026-01-01 08:00Z'), \
-        (3, 'Mary Seacole', '4A', 'fever', NULL, '2026-01-01 08:00Z')",
-    );
-    fleet.sql(
-        "ship-b",
-        "INSERT INTO stock VALUES ('bandage', 'bay 1', 40), ('saline', 'bay 2', 12)",
-    );
-    fleet.converge();
-    println!("The ships sync through the hub; everybody starts from the same rows:");
+    let mut fleet = start()?;
+    let rows = fleet.converge();
+    println!("The ships sync through the hub; everybody starts from the same {rows} rows:");
     show(&fleet, &["shore"])?;
 
     heading("The links go down, and everybody goes on writing");
@@ -64,9 +44,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
     println!("ship-a deleted patient 3 while ship-b updated it; both inserted new rows.\n");
     show(&fleet, &SITES)?;
 
-    heading(
-        "landfall-node on ship-a is killed with kill -9 and started again; ship-a writes meanwhile",
-    );
+    heading("landfall-node on ship-a is killed with kill -9; ship-a writes; it starts again");
     fleet.member("ship-a").daemon().kill9();
     fleet.sql("ship-a", "UPDATE stock SET quantity = 11 WHERE item = 'saline'");
     fleet.launch("ship-a")?;
@@ -83,6 +61,41 @@ pub(crate) fn run() -> anyhow::Result<()> {
     let rows = fleet.converge();
     let took = healed.elapsed();
     show(&fleet, &["ship-a"])?;
+    show_conflicts(&fleet);
+
+    heading("Result");
+    println!("All three databases are equal by SQL: {rows} rows compared at each site.");
+    println!("Healing took {:.1} s, most of it until the next dial.", took.as_secs_f64());
+    let travelled = bytes(&fleet) - bytes_before;
+    println!("{travelled} bytes were sent since the cut, on both links, dialling included.");
+    println!("The whole demonstration took {}.", cargo::seconds(began));
+    Ok(())
+}
+
+fn start() -> anyhow::Result<Fleet> {
+    heading("Three throw-away clusters: two landfall-node, one landfall-hub with its own database");
+    let fleet = Fleet::new(SCHEMA, &["public.patient", "public.stock"])
+        .hub_with_database("shore")
+        .site("ship-a")
+        .site("ship-b")
+        .link("ship-a", "shore")
+        .link("ship-b", "shore")
+        .try_start()?;
+    fleet.sql(
+        "ship-a",
+        "INSERT INTO patient VALUES \
+         (1, 'Ada Byron', '3A', 'fracture', NULL, '2026-01-01 08:00Z'), \
+         (2, 'Grace Hopper', '3B', 'asthma', 'latex', '2026-01-01 08:00Z'), \
+         (3, 'Mary Seacole', '4A', 'fever', NULL, '2026-01-01 08:00Z')",
+    );
+    fleet.sql(
+        "ship-b",
+        "INSERT INTO stock VALUES ('bandage', 'bay 1', 40), ('saline', 'bay 2', 12)",
+    );
+    Ok(fleet)
+}
+
+fn show_conflicts(fleet: &Fleet) {
     println!("What had to give way is kept in landfall.conflict (here: on the shore):");
     let columns = ["table", "row", "column", "rule", "loser", "value"].map(str::to_owned);
     let conflicts = fleet.rows(
@@ -91,18 +104,6 @@ pub(crate) fn run() -> anyhow::Result<()> {
          FROM landfall.conflict ORDER BY 1, 2, 3",
     );
     println!("{}", compare::boxed(&columns, conflicts.iter()));
-    heading("Result");
-    println!("All three databases are equal by SQL: {rows} rows compared at each site.");
-    println!(
-        "Healing took {:.1} s, of which dialling again is the larger part.",
-        took.as_secs_f64()
-    );
-    println!(
-        "{} bytes travelled since the cut, both links, both directions.",
-        bytes(&fleet) - bytes_before
-    );
-    println!("The whole demonstration took {}.", cargo::seconds(began));
-    Ok(())
 }
 
 fn write_apart(fleet: &Fleet) {

@@ -22,8 +22,6 @@ mod records;
 mod serving;
 mod status;
 mod switchboard;
-#[cfg(test)]
-mod tests;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

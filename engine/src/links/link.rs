@@ -287,8 +287,7 @@ impl Driver {
                 self.handle_read(origin, result).await?;
             }
             Some(arrived) = self.arrived.1.recv() => {
-                let now_ms = self.now_ms();
-                self.session.handle_unit_received(arrived.origin, arrived.last, now_ms);
+                self.handle_arrived(arrived).await?;
             }
             ended = self.serving.next() => self.serving.handle_ended(ended).await?,
             changed = self.log.changed() => {
@@ -324,6 +323,12 @@ impl Driver {
             Err(error) => self.session.handle_bad_frame(error, self.now_ms()),
         }
         Ok(())
+    }
+
+    async fn handle_arrived(&mut self, Arrived { origin, last }: Arrived) -> Result<(), LinkEnd> {
+        self.session.handle_unit_received(origin, last, self.now_ms());
+        // The session takes it for said, but the switchboard does not know yet.
+        self.tell(Event::Acked { received: [(origin, last)].into_iter().collect() }).await
     }
 
     fn handle_log(&mut self) {

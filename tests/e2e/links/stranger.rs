@@ -1,0 +1,158 @@
+//! A member that does not play by the rules.
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use landfall_engine::links::PeerState;
+use landfall_engine::transport::{CloseCode, Connection, FrameReader, FrameWriter, TransportError};
+use landfall_protocol::id::Seq;
+use landfall_protocol::unit::{UNIT_BYTES_MAX, UnitHash};
+use landfall_protocol::version::VersionVector;
+use landfall_protocol::wire::{
+    FRAME_BYTES_MAX, Hello, Message, PROTOCOL_MAX, PROTOCOL_MIN, UnitStreamHead,
+};
+use landfall_tests::wait::wait_until;
+
+use super::fleet::{Bound, LIMIT, World, origin};
+
+/// A member whose every message is written by the test.
+struct Stranger {
+    bound: Bound,
+    connection: Connection,
+    writer: FrameWriter,
+    reader: FrameReader,
+}
+
+impl Stranger {
+    /// Calls `number` and says hello, claiming to hold `received`.
+    fn call(world: &World, bound: Bound, to: (u16, SocketAddr), received: VersionVector) -> Self {
+        let key = world.key(to.0).public();
+        let fleet = world.fleet(&[]);
+        let hello = Hello {
+            protocol_min: PROTOCOL_MIN,
+            protocol_max: PROTOCOL_MAX,
+            holds_of_you: Vec::new(),
+            origin: origin(bound.number),
+            fleet_version: fleet.version(),
+            sets_digest: fleet.sets_digest(),
+            received,
+            applied: VersionVector::new(),
+            wall_ms: 1,
+            software: "stranger".into(),
+        };
+        let (connection, writer, reader) = bound.runtime.block_on(async {
+            let connection = bound.endpoint.dial(to.1, key).await.unwrap();
+            let (mut writer, reader) = connection.open_bidi(FRAME_BYTES_MAX).await.unwrap();
+            let hello = Message::Hello(Box::new(hello)).encode();
+            writer.send(Bytes::from(hello)).await.unwrap();
+            (connection, writer, reader)
+        });
+        Self { bound, connection, writer, reader }
+    }
+
+    /// The next message of the other side that is wanted.
+    fn expect<T>(&mut self, mut wanted: impl FnMut(&Message) -> Option<T>) -> T {
+        let reader = &mut self.reader;
+        self.bound.runtime.block_on(async {
+            loop {
+                let frame = reader.next().await.unwrap().expect("the other side goes on");
+                if let Some(found) = wanted(&Message::decode(&frame).unwrap()) {
+                    return found;
+                }
+            }
+        })
+    }
+
+    fn say(&mut self, message: &Message) {
+        let frame = Bytes::from(message.encode());
+        self.bound.runtime.block_on(self.writer.send(frame)).unwrap();
+    }
+
+    /// Sends frames on a unit stream of that member.
+    fn send_units(&self, number: u16, frames: Vec<Vec<u8>>) -> FrameWriter {
+        let head = UnitStreamHead { origin: origin(number), after: Seq::ZERO };
+        self.bound.runtime.block_on(async {
+            let mut stream = self.connection.open_uni(UNIT_BYTES_MAX).await.unwrap();
+            stream.send(Bytes::from(head.encode())).await.unwrap();
+            for frame in frames {
+                stream.send(Bytes::from(frame)).await.unwrap();
+            }
+            stream
+        })
+    }
+
+    fn closed(&self) -> (CloseCode, String) {
+        match self.bound.runtime.block_on(self.connection.closed()) {
+            TransportError::Closed { code, reason, .. } => (code, reason),
+            error => panic!("{error}"),
+        }
+    }
+}
+
+#[test]
+fn a_tampered_unit_sets_its_origin_aside_and_no_other() {
+    let world = World::new(4);
+    let port = world.start(1, &[]);
+    let received = [(origin(3), Seq(4)), (origin(4), Seq(4))].into_iter().collect();
+    let mut relay = Stranger::call(&world, world.bind(2), port.at(), received);
+    for _ in 0..2 {
+        relay.expect(|message| matches!(message, Message::Follow { .. }).then_some(()));
+    }
+    let good = world.seal(3, 1, 2, UnitHash::GENESIS);
+    let mut tampered = world.seal(4, 1, 2, UnitHash::GENESIS).into_bytes();
+    *tampered.last_mut().unwrap() ^= 1;
+    let next = world.seal(3, 3, 4, good.hash()).into_bytes();
+    let _of_4 = relay.send_units(4, vec![tampered]);
+    let reason = wait_until("the quarantine", LIMIT, || {
+        port.log().quarantined.get(&origin(4)).cloned().ok_or("none")
+    });
+    assert!(reason.ends_with("(from site-2)"), "{reason}");
+    let _of_3 = relay.send_units(3, vec![good.into_bytes(), next]);
+    port.wait_held(3, 4);
+    assert_eq!((port.held(4), port.log().quarantined.len()), (0, 1));
+    assert_eq!(port.peer(2).state, PeerState::Ready);
+    relay.expect(|message| match message {
+        Message::Unfollow { origin: of } if *of == origin(4) => Some(()),
+        _ => None,
+    });
+}
+
+#[test]
+fn a_gap_ends_the_connection_with_a_reason() {
+    let world = World::new(3);
+    let port = world.start(1, &[]);
+    let received = [(origin(3), Seq(4))].into_iter().collect();
+    let mut relay = Stranger::call(&world, world.bind(2), port.at(), received);
+    relay.expect(|message| matches!(message, Message::Follow { .. }).then_some(()));
+    let second = world.seal(3, 3, 4, UnitHash([1; 32]));
+    let _stream = relay.send_units(3, vec![second.into_bytes()]);
+    let (code, reason) = relay.closed();
+    assert_eq!(code, CloseCode::PROTOCOL);
+    assert!(reason.contains("does not follow on 0"), "{reason}");
+    port.wait_state(2, PeerState::Refused);
+    assert_eq!(port.log().quarantined.len(), 0);
+}
+
+#[test]
+fn units_that_nobody_asked_for_end_the_connection() {
+    let world = World::new(3);
+    let port = world.start(1, &[]);
+    let mut relay = Stranger::call(&world, world.bind(2), port.at(), VersionVector::new());
+    relay.expect(|message| matches!(message, Message::Hello(_)).then_some(()));
+    // The head alone says enough.
+    let _stream = relay.send_units(3, Vec::new());
+    let (code, reason) = relay.closed();
+    assert_eq!(code, CloseCode::PROTOCOL);
+    assert!(reason.contains("which was not asked for"), "{reason}");
+    assert_eq!(port.held(3), 0);
+}
+
+#[test]
+fn a_second_hello_ends_the_connection() {
+    let world = World::new(2);
+    let port = world.start(1, &[]);
+    let mut relay = Stranger::call(&world, world.bind(2), port.at(), VersionVector::new());
+    let hello = relay.expect(|message| Some(message.clone()));
+    relay.say(&hello);
+    assert_eq!(relay.closed().0, CloseCode::PROTOCOL);
+}

@@ -11,7 +11,7 @@ use std::time::Duration;
 use landfall_engine::config::LinkConfig;
 use landfall_engine::identity::MemberKey;
 use landfall_engine::links::{Links, LinksHandle, PeerState, PeerStatus, pinned_keys};
-use landfall_engine::store::{Appended, Identity, Log, Settings, Store};
+use landfall_engine::store::{Appended, Identity, Log, Settings, Store, StoreError};
 use landfall_engine::tasks::Tasks;
 use landfall_engine::transport::{Endpoint, TransportSettings};
 use landfall_protocol::change::Transaction;
@@ -52,16 +52,11 @@ struct Site {
 }
 
 impl World {
-    /// Members 1 to `members` with empty stores, and one replicated table.
+    /// Members 1 to `members`, whose stores are made when they first start, and one replicated table.
     pub(super) fn new(members: u16) -> Self {
         let sites = (1..=members).map(|number| {
-            let site = Site {
-                key: Arc::new(MemberKey::generate().unwrap()),
-                dir: tempfile::tempdir().unwrap(),
-            };
-            let identity = Identity { origin: origin(number), database: None };
-            Store::create(site.dir.path(), &identity, START_LSN).unwrap();
-            (number, site)
+            let key = Arc::new(MemberKey::generate().unwrap());
+            (number, Site { key, dir: tempfile::tempdir().unwrap() })
         });
         let (table, settings) = ("bed".into(), TransportSettings::default());
         Self { sites: sites.collect(), table, settings }
@@ -134,6 +129,11 @@ impl World {
 
     fn run(&self, bound: Bound, dir: &Path, calls: &[(u16, SocketAddr)]) -> Node {
         let Bound { number, addr, endpoint, runtime } = bound;
+        let identity = Identity { origin: origin(number), database: None };
+        match Store::create(dir, &identity, START_LSN) {
+            Ok(()) | Err(StoreError::Exists(_)) => {}
+            Err(error) => panic!("{error}"),
+        }
         let key = self.key(number);
         let signer = Arc::new(move |message: &[u8]| key.sign(message));
         let store = Store::open(dir, &settings(), signer, 1).unwrap().0;

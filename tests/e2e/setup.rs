@@ -187,7 +187,8 @@ fn init_prepares_a_database_once_and_takes_in_new_tables() {
 
     let (made, _) = ship.init();
     assert!(made.iter().any(|step| step == "table public.patient cannot be truncated"), "{made:?}");
-    assert!(made.last().is_some_and(|step| step.starts_with("slot ")), "{made:?}");
+    let [.., slot, store] = made.as_slice() else { panic!("{made:?}") };
+    assert!(slot.starts_with("slot ") && store.starts_with("store "), "{made:?}");
     ship.is_prepared(2);
     has_none(&ship.findings(0), "error");
     let (made, found) = ship.init();
@@ -238,7 +239,9 @@ fn a_role_without_rights_needs_the_sql_of_init_once() {
     cluster.sql("ward", &sql);
     cluster.sql("ward", &sql);
     let (made, found) = ship.init();
-    assert_eq!(made, ["slot \"landfall_ship\" keeps changes until they are captured"]);
+    let [slot, store] = made.as_slice() else { panic!("{made:?}") };
+    assert_eq!(slot, "slot \"landfall_ship\" keeps changes until they are captured");
+    assert!(store.starts_with("store "), "{store}");
     assert!(found.len() > 10);
     ship.is_prepared(2);
     has_none(&ship.findings(0), "error");
@@ -265,6 +268,11 @@ fn a_slot_is_never_made_anew_and_a_database_has_one_member() {
     let ship = Member::new(&cluster, "ward", "ship", &BOTH);
     cluster.sql("ward", TABLES);
     ship.init();
+
+    fs::rename(ship.file("data"), ship.file("gone")).expect("move data_dir away");
+    ship.fails("init", &[], 3, "captured from this database before and is not in data_dir");
+    fs::rename(ship.file("gone"), ship.file("data")).expect("move data_dir back");
+    assert_eq!(ship.init().0, [""; 0]);
 
     let other = Member::beside(&cluster, "ward", "barge");
     other.write_fleet(&BOTH);
@@ -299,8 +307,6 @@ fn a_slot_is_never_made_anew_and_a_database_has_one_member() {
     ship.fails("init", &[], 3, "slot \"landfall_ship\" was in use and is gone");
     // Also when the database forgot: the store remembers.
     cluster.sql("ward", "DELETE FROM landfall.meta");
-    fs::create_dir(ship.file("data")).expect("make data_dir");
-    fs::write(ship.file("data/landfall.sqlite"), "").expect("make a store");
     ship.fails("init", &[], 3, "slot \"landfall_ship\" was in use and is gone");
     ship.holds("SELECT count(*) = 0 FROM pg_replication_slots");
 }
@@ -435,7 +441,7 @@ fn every_mistake_gets_one_sentence_and_its_exit_code() {
 }
 
 #[test]
-fn a_hub_without_postgres_has_nothing_to_prepare() {
+fn a_hub_without_postgres_has_only_its_store_to_prepare() {
     let dir = tempfile::tempdir().expect("make a directory");
     let file = |name: &str| dir.path().join(name);
     let text = "name = \"shore\"\ndata_dir = \"data\"\nfleet = \"fleet.toml\"\nkey = \"hub.key\"\n";
@@ -451,7 +457,9 @@ fn a_hub_without_postgres_has_nothing_to_prepare() {
          id = 1\nname = \"shore\"\nkey = \"{key}\"\nrole = \"hub\"\n"
     );
     fs::write(file("fleet.toml"), fleet).expect("write fleet.toml");
-    assert!(hub("init", &[]).success().contains("nothing to prepare"));
+    assert!(hub("init", &["--print-sql"]).success().contains("nothing to prepare"));
+    assert!(hub("init", &[]).success().contains("made  store "));
+    assert!(hub("init", &[]).success().contains("found store "));
     let status = hub("status", &[]);
     assert_eq!(status.status.code(), Some(4), "{}", status.stderr);
 }

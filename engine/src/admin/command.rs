@@ -211,6 +211,7 @@ pub async fn init(file: &Path, program: Program) -> Result<Report, Failure> {
             slot: postgres.slot.clone(),
         };
         let origin = daemon::create_store(&config, Some(database), found.start.0)?;
+        setup::remember_store(&session.client, origin.incarnation).await?;
         steps.push(Done { what: made_store(&config, origin), change: Change::Made });
     }
     let text: String = steps.iter().fold(String::new(), |text, done| {

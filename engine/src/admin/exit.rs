@@ -115,12 +115,14 @@ impl From<ConnectError> for Failure {
 
 impl From<SetupError> for Failure {
     fn from(error: SetupError) -> Self {
-        use SetupError::{Busy, Catalog, NeedsAdministrator, NotReady, OtherMember, Query, Slot};
+        use SetupError::{
+            Busy, Catalog, NeedsAdministrator, NotReady, OtherMember, Query, Slot, StoreGone,
+        };
         let exit = match &error {
             Query { source, .. } | Catalog(CatalogError::Query { source, .. }) => refusal(source),
             Catalog(CatalogError::Odd { .. }) => Exit::Internal,
             NotReady(_) | NeedsAdministrator { .. } | Busy(_) => Exit::Operator,
-            OtherMember { .. } | Slot { .. } => Exit::Operator,
+            OtherMember { .. } | StoreGone(_) | Slot { .. } => Exit::Operator,
         };
         Self::new(exit, error.to_string())
     }

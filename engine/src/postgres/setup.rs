@@ -8,6 +8,7 @@
 use std::time::Duration;
 
 use landfall_protocol::fleet::Fleet;
+use landfall_protocol::id::Incarnation;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
@@ -114,6 +115,11 @@ pub enum SetupError {
         /// As configured.
         wanted: String,
     },
+    /// Our store is gone, and with it what tells old changes from new ones.
+    #[error(
+        "a store of this member (incarnation {0}) captured from this database before and is not in data_dir; check data_dir, or rebuild this site from another one"
+    )]
+    StoreGone(String),
     /// The slot cannot be used.
     #[error("{what}; {advice}")]
     Slot {
@@ -152,8 +158,22 @@ pub async fn init(
         done.push(Done { what: step.what, change });
     }
     claim(client, plan).await?;
+    if store == StoreState::Empty
+        && let Some(incarnation) = recall(client, "store").await?
+    {
+        return Err(SetupError::StoreGone(incarnation));
+    }
     done.push(slot::create(client, plan, store).await?);
     Ok(done)
+}
+
+/// Writes down that a store captures from this database, so that losing it is noticed: a new one
+/// would stamp old rows as if nobody had ever seen them.
+///
+/// # Errors
+/// The connection failed.
+pub async fn remember_store(client: &Client, incarnation: Incarnation) -> Result<(), SetupError> {
+    remember(client, "store", &incarnation.to_string()).await
 }
 
 /// A database and a place in its WAL.
@@ -228,6 +248,19 @@ async fn claim(client: &Client, plan: &Plan<'_>) -> Result<(), SetupError> {
         return Ok(());
     }
     Err(SetupError::OtherMember { found, wanted: plan.member.to_owned() })
+}
+
+async fn recall(client: &Client, key: &str) -> Result<Option<String>, SetupError> {
+    let statement = "SELECT value FROM landfall.meta WHERE key = $1";
+    let row = client.query_opt(statement, &[&key]).await;
+    Ok(row.map_err(query(&format!("recall the {key}")))?.map(|row| row.get(0)))
+}
+
+async fn remember(client: &Client, key: &str, value: &str) -> Result<(), SetupError> {
+    let statement = "INSERT INTO landfall.meta (key, value) VALUES ($1, $2)
+        ON CONFLICT (key) DO UPDATE SET value = excluded.value WHERE meta.value <> excluded.value";
+    let written = client.execute(statement, &[&key, &value]).await;
+    written.map(|_| ()).map_err(query(&format!("remember the {key}")))
 }
 
 fn query(what: &str) -> impl Fn(tokio_postgres::Error) -> SetupError {

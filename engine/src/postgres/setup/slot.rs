@@ -4,7 +4,7 @@
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
-use super::{Change, Done, Plan, SetupError, StoreState, query};
+use super::{Change, Done, Plan, SetupError, StoreState, query, recall, remember};
 use crate::postgres::lsn::Lsn;
 
 /// Creating a slot waits for all open write transactions to end.
@@ -82,9 +82,7 @@ pub(super) async fn create(
             Change::Made
         }
     };
-    let remember = "INSERT INTO landfall.meta (key, value) VALUES ('slot', $1)
-        ON CONFLICT (key) DO UPDATE SET value = excluded.value WHERE meta.value <> excluded.value";
-    client.execute(remember, &[&plan.slot]).await.map_err(query("remember the slot"))?;
+    remember(client, "slot", plan.slot).await?;
     Ok(Done { what, change })
 }
 
@@ -126,10 +124,8 @@ async fn refuse_to_recreate(
     plan: &Plan<'_>,
     store: StoreState,
 ) -> Result<(), SetupError> {
-    let remembered = "SELECT value FROM landfall.meta WHERE key = 'slot'";
-    let row = client.query_opt(remembered, &[]).await.map_err(query("recall the slot"))?;
-    let before = match (row, store) {
-        (Some(row), _) => row.get(0),
+    let before = match (recall(client, "slot").await?, store) {
+        (Some(slot), _) => slot,
         (None, StoreState::HasHistory) => plan.slot.to_owned(),
         (None, StoreState::Empty) => return Ok(()),
     };

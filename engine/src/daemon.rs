@@ -190,6 +190,8 @@ pub async fn run(prepared: Prepared) -> Result<(), DaemonError> {
 /// Where capture and apply tell how they do.
 #[derive(Debug)]
 pub(crate) struct DatabaseParts {
+    settings: PgSettings,
+    tasks: Tasks,
     capture: watch::Receiver<CaptureStatus>,
     replica: watch::Receiver<ReplicaStatus>,
 }
@@ -208,8 +210,8 @@ fn start_database_parts(
     };
     let horizon = Horizon::default();
     let (schema_epoch, epochs) = watch::channel(0);
-    let (capture_status, capture) = watch::channel(CaptureStatus::default());
-    let (replica_status, replica) = watch::channel(ReplicaStatus::default());
+    let (capture_status, capture) = watch::channel(CaptureStatus::starting());
+    let (replica_status, replica) = watch::channel(ReplicaStatus::starting());
     let capturing = CaptureContext {
         postgres: settings.clone(),
         database,
@@ -223,7 +225,7 @@ fn start_database_parts(
     };
     tasks.spawn("capture", stream::run(capturing, tasks.stop()));
     let applying = ReplicaContext {
-        postgres: settings,
+        postgres: settings.clone(),
         fleet: fleet.clone(),
         own: opened.identity.origin,
         store: store.clone(),
@@ -235,7 +237,7 @@ fn start_database_parts(
         status: replica_status,
     };
     tasks.spawn("apply", replica::run(applying, tasks.stop()));
-    DatabaseParts { capture, replica }
+    DatabaseParts { settings, tasks: tasks.clone(), capture, replica }
 }
 
 fn verify_identity(config: &DaemonConfig, opened: &Opened) -> Result<(), DaemonError> {

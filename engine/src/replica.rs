@@ -112,6 +112,13 @@ pub struct ReplicaStatus {
     pub held: BTreeMap<Origin, u64>,
 }
 
+impl ReplicaStatus {
+    /// Before the first connections stand.
+    pub fn starting() -> Self {
+        Self { cause: Some("it is starting".to_owned()), ..Self::default() }
+    }
+}
+
 /// Counts since the process started.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counters {

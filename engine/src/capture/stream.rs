@@ -93,6 +93,13 @@ pub struct CaptureStatus {
     pub confirmed: Lsn,
 }
 
+impl CaptureStatus {
+    /// Before the first connection stands.
+    pub fn starting() -> Self {
+        Self { cause: Some("it is starting".to_owned()), ..Self::default() }
+    }
+}
+
 /// Everything capture needs from the daemon.
 #[derive(Debug)]
 pub struct CaptureContext {

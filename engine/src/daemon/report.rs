@@ -1,5 +1,7 @@
 //! The answer to `status`, put together from what every part tells.
 
+use std::time::Duration;
+
 use landfall_protocol::fleet::Fleet;
 use landfall_protocol::id::Origin;
 use landfall_protocol::version::VersionVector;
@@ -14,6 +16,9 @@ use crate::links::{self, LinksHandle};
 use crate::postgres::lsn::Lsn;
 use crate::replica::ReplicaStatus;
 use crate::store::{Log, Store, StoreError};
+
+/// How long the server may take to tell its position.
+const ASK_WITHIN: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
 pub(super) struct Reporter {
@@ -54,6 +59,7 @@ impl Reporter {
             peers.push(self.peer(&log, peer).await?);
         }
         let (state, why) = state(&log, capture.as_ref(), replica.as_ref());
+        let wal_lsn = self.wal_lsn().await;
         Ok(Status {
             site: self.own.site.number(),
             name: self.config.name.clone(),
@@ -65,8 +71,10 @@ impl Reporter {
             capture: capture.as_ref().map(capture_part),
             apply: replica.as_ref().map(apply_part),
             fold_lsn: capture.as_ref().map(|_| Lsn(log.seen_lsn)),
-            wal_lsn: capture.as_ref().map(|capture| capture.server_lsn),
-            slot_lag_bytes: capture.as_ref().map(|c| c.server_lsn.0.saturating_sub(c.confirmed.0)),
+            wal_lsn,
+            slot_lag_bytes: wal_lsn
+                .zip(capture.as_ref())
+                .map(|(wal, capture)| wal.0.saturating_sub(capture.confirmed.0)),
             own_seq: log.own.0,
             vector: self.vector(&log),
             inbox_pending_changes: pending,
@@ -84,6 +92,19 @@ impl Reporter {
         })
     }
 
+    /// The end of the server's log as it is now; the last one it told us when it cannot be asked.
+    async fn wal_lsn(&self) -> Option<Lsn> {
+        let parts = self.parts.as_ref()?;
+        let asked = async {
+            let (client, driver) = parts.settings.connect("landfall status", &[]).await.ok()?;
+            let _driver = parts.tasks.spawn_child("status connection", driver);
+            let sql = "SELECT pg_current_wal_flush_lsn()::text";
+            client.query_one(sql, &[]).await.ok()?.get::<_, String>(0).parse().ok()
+        };
+        let asked = tokio::time::timeout(ASK_WITHIN, asked).await.ok().flatten();
+        Some(asked.unwrap_or_else(|| parts.capture.borrow().server_lsn))
+    }
+
     fn vector(&self, log: &Log) -> Vec<OriginStatus> {
         let mut known = log.received.clone();
         known.join(&log.applied);
@@ -91,11 +112,7 @@ impl Reporter {
             name: self.fleet.name_of(origin.site),
             site: origin.site.number(),
             incarnation: origin.incarnation.to_string(),
-            received: log
-                .received
-                .get(origin)
-                .max(if origin == self.own { log.own } else { log.received.get(origin) })
-                .0,
+            received: known.get(origin).0,
             applied: log.applied.get(origin).0,
         };
         known.iter().map(entry).collect()

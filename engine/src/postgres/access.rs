@@ -9,6 +9,8 @@ use std::fmt::Write as _;
 use landfall_protocol::schema::{ColumnId, TableDef, TableName};
 use tokio_postgres::Client;
 
+use crate::postgres::sql::{quote_identifier, quote_table};
+
 /// What the catalog says of the columns and keys of one table.
 #[derive(Debug, Clone, Default)]
 struct Facts {
@@ -83,7 +85,7 @@ impl TableAccess {
         let column = |id: ColumnId| {
             let def = def.column_def(id)?;
             let cast = facts.types.get(&def.name)?;
-            Some(Column { name: quote(&def.name), cast: format!("::{cast}") })
+            Some(Column { name: quote_identifier(&def.name), cast: format!("::{cast}") })
         };
         let key = def.key.iter().map(|id| column(*id)).collect::<Option<Vec<_>>>()?;
         let cells = def.cell_columns().filter_map(|id| Some((id, column(id)?))).collect();
@@ -218,7 +220,11 @@ fn parent_lock(def: &TableDef, facts: &Facts, fk: &ParentFacts) -> Option<Parent
     let columns = fk.columns.iter().map(|name| def.column(name)).collect::<Option<Vec<_>>>()?;
     let mut join = Vec::new();
     for (place, (column, referenced)) in fk.columns.iter().zip(&fk.referenced).enumerate() {
-        join.push(format!("p.{} = k.k{place}::{}", quote(referenced), facts.types.get(column)?));
+        join.push(format!(
+            "p.{} = k.k{place}::{}",
+            quote_identifier(referenced),
+            facts.types.get(column)?
+        ));
     }
     let sql = format!(
         "SELECT count(*) FROM (SELECT 1 FROM {} JOIN {} p ON {} ORDER BY k.n FOR KEY SHARE OF p) l",
@@ -227,16 +233,6 @@ fn parent_lock(def: &TableDef, facts: &Facts, fk: &ParentFacts) -> Option<Parent
         join.join(" AND ")
     );
     Some(ParentLock { columns, sql })
-}
-
-/// An identifier in double quotes.
-pub fn quote(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
-/// A qualified table name in double quotes.
-pub fn quote_table(name: &TableName) -> String {
-    format!("{}.{}", quote(&name.schema), quote(&name.name))
 }
 
 const COLUMNS_SQL: &str = "\

@@ -11,9 +11,10 @@ use landfall_protocol::fold::{Marker, ParkedChange};
 use landfall_protocol::id::TxnId;
 use landfall_protocol::lattice::RowClock;
 use landfall_protocol::plan::{Conflict, Group, RowWork, Source, Verdict};
-use landfall_protocol::schema::ColumnId;
+use landfall_protocol::schema::{ColumnId, TableId};
 use landfall_protocol::value::Value;
 
+use crate::postgres::access::LockStrength;
 use crate::postgres::apply::{ApplyError, LockRequest, ParentRequest, RowWrite};
 use crate::replica::{Replica, ReplicaError, plant};
 use crate::time;
@@ -147,16 +148,23 @@ impl Replica {
     }
 
     async fn lock_rows(&mut self, group: &Group) -> Result<BTreeMap<RowId, u32>, ReplicaError> {
-        let mut locks = Vec::with_capacity(group.rows.len());
+        // One strength per table keeps it at one statement per table, in key order.
+        let mut strengths: BTreeMap<TableId, LockStrength> = BTreeMap::new();
         let mut parents = BTreeSet::new();
         for (row, work) in &group.rows {
             let table = self.apply.table(row.table)?;
             let strength = table.strength(&work.columns(), work.may_delete());
-            locks.push(LockRequest { row, strength });
+            let strongest = strengths.entry(row.table).or_insert(strength);
+            *strongest = strength.max(*strongest);
             for (key, parent) in table.parents().iter().enumerate() {
                 parents.extend(parent_values(work, &parent.columns).map(|v| (row.table, key, v)));
             }
         }
+        let locks: Vec<LockRequest<'_>> = group
+            .rows
+            .keys()
+            .map(|row| LockRequest { row, strength: strengths[&row.table] })
+            .collect();
         let parents: Vec<ParentRequest> = parents
             .into_iter()
             .map(|(table, key, values)| ParentRequest { table, key, values })

@@ -262,6 +262,12 @@ impl RowWork {
         }
         // A value counts only while nothing later in the group, a delete included, overwrote it.
         values.retain(|column, (stamp, _)| joined.cell(*column) == Some(*stamp));
+        // What gave way to a delete stands again when the group also brings the row back.
+        let stands = |conflict: &Conflict| {
+            let cell = conflict.column.and_then(|column| joined.cell(column));
+            joined.is_live(present) && cell == Some(conflict.loser)
+        };
+        conflicts.retain(|conflict| !stands(conflict));
         (verdict(def, &joined, present, &values), conflicts)
     }
 }
@@ -314,12 +320,13 @@ impl Step {
         for cell in &self.change.cells {
             let lost_to = outcome.lost.iter().find(|(column, _)| *column == cell.column);
             let known = before.cell(cell.column);
-            let (rule, winner, loser, lost) = if let Some((_, winner)) = lost_to {
-                (Rule::LastWriterWins, *winner, self.stamp, LostValue::Value(cell.value.clone()))
-            } else if let Some(deleted) = outcome.existence_lost
+            // In this order: whatever the stamps of the cells say, it is the delete that hides them.
+            let (rule, winner, loser, lost) = if let Some(deleted) = outcome.existence_lost
                 && !was_live
             {
                 (Rule::DeleteWins, deleted, self.stamp, LostValue::Value(cell.value.clone()))
+            } else if let Some((_, winner)) = lost_to {
+                (Rule::LastWriterWins, *winner, self.stamp, LostValue::Value(cell.value.clone()))
             } else if let Some(loser) = known
                 && was_live
                 && loser != self.stamp

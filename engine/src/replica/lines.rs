@@ -21,24 +21,26 @@ impl Replica {
         if conflicts.is_empty() {
             return Ok(Vec::new());
         }
-        let of = |kind: LostValue| conflicts.iter().filter(move |(_, c)| c.lost == kind);
-        let rows: BTreeSet<&RowId> = of(LostValue::Shown).map(|(row, _)| row).collect();
+        // Also where the loser's value came with the group: the winner's may be what is shown.
+        let compares = |c: &Conflict| matches!(c.lost, LostValue::Shown | LostValue::Value(_));
+        let rows = conflicts.iter().filter(|(_, c)| compares(c)).map(|(row, _)| row);
+        let rows: BTreeSet<&RowId> = rows.collect();
         let shown = self.apply.shown(&rows.into_iter().collect::<Vec<_>>()).await?;
-        let logged: BTreeSet<TxnId> = of(LostValue::Logged).map(|(_, c)| c.loser.txn).collect();
+        let logged = conflicts.iter().filter(|(_, c)| c.lost == LostValue::Logged);
+        let logged: BTreeSet<TxnId> = logged.map(|(_, c)| c.loser.txn).collect();
         let log = self.logged(logged).await?;
         let mut lines = Vec::new();
         for (row, conflict) in conflicts {
+            let cell = conflict.column.and_then(|column| shown.get(row)?.get(&column)).cloned();
             let value = match (&conflict.lost, conflict.column) {
                 (LostValue::Value(value), _) => value.text().map(|text| text.into_owned()),
-                (LostValue::Shown, Some(column)) => {
-                    shown.get(row).and_then(|cells| cells.get(&column)).cloned().flatten()
-                }
+                (LostValue::Shown, Some(_)) => cell.clone().flatten(),
                 (LostValue::Logged, Some(column)) => log
                     .value(conflict.loser.txn, row, column)
                     .and_then(|value| value.text().map(|text| text.into_owned())),
                 _ => None,
             };
-            if !same_as_winner(conflict, writes.get(row), value.as_deref()) {
+            if !same_as_winner(conflict, writes.get(row), cell) {
                 lines.push(self.conflict_line(row, conflict, value));
             }
         }
@@ -133,20 +135,36 @@ pub(super) fn op_name(op: RowOp) -> &'static str {
     }
 }
 
-fn same_as_winner(conflict: &Conflict, write: Option<&RowWrite>, lost: Option<&str>) -> bool {
+/// Whether the row shows afterwards what the loser wrote too. `shown` is the cell before the group.
+fn same_as_winner(
+    conflict: &Conflict,
+    write: Option<&RowWrite>,
+    shown: Option<Option<String>>,
+) -> bool {
     let (Rule::LastWriterWins, Some(column)) = (conflict.rule, conflict.column) else {
         return false;
     };
-    let (Some(RowWrite::Update(cells) | RowWrite::Insert(cells)), LostValue::Shown) =
-        (write, &conflict.lost)
-    else {
-        return false;
+    let written = match write {
+        Some(RowWrite::Update(cells) | RowWrite::Insert(cells)) => {
+            cells.iter().find(|(id, _)| *id == column).map(|(_, value)| value)
+        }
+        Some(RowWrite::Delete) => return false,
+        None => None,
     };
-    let winner = cells.iter().find(|(id, _)| *id == column).map(|(_, value)| value);
-    winner.is_some_and(|winner| match (winner, lost) {
-        (Value::Bool(yes), Some(lost)) => lost == if *yes { "true" } else { "false" },
-        (winner, lost) => winner.text().as_deref() == lost,
-    })
+    match (&conflict.lost, written, shown) {
+        (LostValue::Value(lost), Some(winner), _) => lost == winner,
+        (LostValue::Value(lost), None, Some(winner)) => shows(lost, winner.as_deref()),
+        (LostValue::Shown, Some(winner), Some(lost)) => shows(winner, lost.as_deref()),
+        _ => false,
+    }
+}
+
+/// Whether PostgreSQL shows this value as this text.
+fn shows(value: &Value, text: Option<&str>) -> bool {
+    match (value, text) {
+        (Value::Bool(yes), Some(text)) => text == if *yes { "true" } else { "false" },
+        (value, text) => value.text().as_deref() == text,
+    }
 }
 
 /// A row's key for humans: its values, separated by commas.

@@ -188,6 +188,23 @@ impl Localized {
     }
 }
 
+fn own_changes(commit_ms: u64, images: BTreeMap<RowId, Image>) -> LocalizedTransaction {
+    let changes = images.into_iter().filter_map(|(row, image)| image.into_change(row)).collect();
+    LocalizedTransaction::Own { commit_ms, changes }
+}
+
+/// Divides what an apply transaction did: rows its foreign transactions name, and rows written by
+/// the way, by a trigger that also fires for replication. The latter are this site's own changes.
+fn split_images(
+    images: BTreeMap<RowId, Image>,
+    transactions: &[ForeignChanges],
+) -> (BTreeMap<RowId, Image>, BTreeMap<RowId, Image>) {
+    let changes = transactions.iter().flat_map(|transaction| &transaction.changes);
+    let named: BTreeSet<&RowId> =
+        changes.filter_map(|change| change.local.as_ref().ok()).map(|local| &local.row).collect();
+    images.into_iter().partition(|(row, _)| named.contains(row))
+}
+
 fn row_of(change: &RowChange) -> RowId {
     RowId { table: change.table, key: change.key.clone() }
 }
@@ -220,27 +237,24 @@ impl Fold {
         let mut localized = Vec::with_capacity(batch.len());
         for captured in batch {
             let images = image::net(&mut self.dictionary, captured.rows);
-            localized.push(match captured.marker {
-                None => LocalizedTransaction::Own {
-                    commit_ms: captured.commit_ms,
-                    changes: images
-                        .into_iter()
-                        .filter_map(|(row, image)| image.into_change(row))
-                        .collect(),
-                },
-                Some(Marker::Repair) => LocalizedTransaction::Repair,
+            match captured.marker {
+                None => localized.push(own_changes(captured.commit_ms, images)),
+                Some(Marker::Repair) => localized.push(LocalizedTransaction::Repair),
                 Some(Marker::Apply { origin, first, last, parked }) => {
                     let expected = reached.get(origin).next();
                     if first != expected || last < first {
                         return Err(FoldError::MarkerGap { origin, first, expected });
                     }
                     reached.advance(origin, last);
+                    let parked: BTreeSet<ParkedChange> = parked.into_iter().collect();
                     let transactions = (first.0..=last.0)
                         .map(|seq| self.localize_foreign(origin, Seq(seq), &parked, foreign))
-                        .collect::<Result<_, _>>()?;
-                    LocalizedTransaction::Apply { origin, transactions, images }
+                        .collect::<Result<Vec<_>, _>>()?;
+                    let (images, by_the_way) = split_images(images, &transactions);
+                    localized.push(LocalizedTransaction::Apply { origin, transactions, images });
+                    localized.push(own_changes(captured.commit_ms, by_the_way));
                 }
-            });
+            }
         }
         Ok(Localized(localized))
     }
@@ -249,7 +263,7 @@ impl Fold {
         &mut self,
         origin: Origin,
         seq: Seq,
-        parked: &[ParkedChange],
+        parked: &BTreeSet<ParkedChange>,
         foreign: &ForeignTransactions,
     ) -> Result<ForeignChanges, FoldError> {
         let txn = TxnId { origin, seq };

@@ -318,8 +318,13 @@ impl Replica {
             catalog.tables.into_iter().map(|table| table.def).filter(|def| !def.key.is_empty());
         self.store.learn(defs.collect()).await?;
         self.dictionary = self.store.fold_state().await?.dictionary;
-        let tables: Vec<_> = self.dictionary.entries().map(|(id, def, _)| (id, def)).collect();
+        let tables: Vec<_> = self.dictionary.tables().collect();
         self.apply.learn(tables).await?;
+        let gone = self.dictionary.tables().map(|(id, _)| id);
+        let gone: Vec<_> = gone.filter(|id| self.apply.table(*id).is_err()).collect();
+        for table in gone {
+            self.dictionary.hide(table);
+        }
         Ok(())
     }
 

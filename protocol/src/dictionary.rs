@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::change::{Cell, Describe, RowChange, RowOp};
 use crate::schema::{ColumnId, TableDef, TableId, TableName};
-use crate::value::RowKey;
+use crate::value::{RowKey, Value};
 
 /// The tables of one site under the numbers its own stream and its row clocks use. Numbers keep
 /// their meaning for ever: columns are appended, and a table whose key changes gets a new number.
@@ -13,6 +13,21 @@ pub struct Dictionary {
     tables: BTreeMap<TableId, TableDef>,
     by_name: BTreeMap<TableName, TableId>,
     described: BTreeSet<TableId>,
+    /// Columns that have a number but are not in the database any more.
+    gone: BTreeMap<TableId, BTreeSet<ColumnId>>,
+}
+
+/// One table as a dictionary is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Its number.
+    pub table: TableId,
+    /// What it stands for.
+    pub def: TableDef,
+    /// Whether the own stream has described it as it is now.
+    pub described: bool,
+    /// Columns that the database does not have any more.
+    pub gone: BTreeSet<ColumnId>,
 }
 
 /// Why a foreign change cannot be shown here.
@@ -57,22 +72,46 @@ pub struct RowId {
 }
 
 impl Dictionary {
-    /// A dictionary as it was stored: tables with whether they were described in the own stream.
-    pub fn restore(tables: impl IntoIterator<Item = (TableId, TableDef, bool)>) -> Self {
+    /// A dictionary as it was stored.
+    pub fn restore(entries: impl IntoIterator<Item = Entry>) -> Self {
         let mut dictionary = Self::default();
-        for (id, def, described) in tables {
-            dictionary.by_name.insert(def.name.clone(), id);
-            dictionary.tables.insert(id, def);
+        for Entry { table, def, described, gone } in entries {
+            dictionary.by_name.insert(def.name.clone(), table);
+            dictionary.tables.insert(table, def);
             if described {
-                dictionary.described.insert(id);
+                dictionary.described.insert(table);
+            }
+            if !gone.is_empty() {
+                dictionary.gone.insert(table, gone);
             }
         }
         dictionary
     }
 
-    /// Everything there is to store.
-    pub fn entries(&self) -> impl Iterator<Item = (TableId, &TableDef, bool)> {
-        self.tables.iter().map(|(id, def)| (*id, def, self.described.contains(id)))
+    /// What there is to store of a table.
+    pub fn entry(&self, id: TableId) -> Option<Entry> {
+        let gone = self.gone.get(&id).cloned().unwrap_or_default();
+        let described = self.described.contains(&id);
+        self.table(id).map(|def| Entry { table: id, def: def.clone(), described, gone })
+    }
+
+    /// Every table under its number.
+    pub fn tables(&self) -> impl Iterator<Item = (TableId, &TableDef)> {
+        self.tables.iter().map(|(id, def)| (*id, def))
+    }
+
+    /// Takes a table that the database does not have any more out of sight: foreign changes of it
+    /// cannot be shown. It keeps its number.
+    pub fn hide(&mut self, id: TableId) {
+        if let Some(def) = self.tables.get(&id)
+            && self.by_name.get(&def.name) == Some(&id)
+        {
+            self.by_name.remove(&def.name);
+        }
+    }
+
+    fn is_gone(&self, table: TableId, column: ColumnId) -> bool {
+        self.gone.get(&table).is_some_and(|gone| gone.contains(&column))
     }
 
     /// The table of this number.
@@ -107,7 +146,14 @@ impl Dictionary {
                 ColumnId((known.columns.len() - 1) as u16)
             }
         });
-        let numbers = numbers.collect();
+        let numbers: Vec<ColumnId> = numbers.collect();
+        let all = (0..known.columns.len() as u16).map(ColumnId);
+        let gone: BTreeSet<ColumnId> = all.filter(|number| !numbers.contains(number)).collect();
+        if gone.is_empty() {
+            self.gone.remove(&id);
+        } else {
+            self.gone.insert(id, gone);
+        }
         if changed {
             self.described.remove(&id);
         }
@@ -149,13 +195,16 @@ impl Dictionary {
             let column = foreign.column_def(cell.column).ok_or_else(malformed)?;
             match def.column(&column.name) {
                 Some(number) if def.is_key(number) => return Err(malformed()),
-                Some(number) => cells.push(Cell { column: number, value: cell.value.clone() }),
-                None => unknown_columns.push(column.name.clone()),
+                Some(number) if !self.is_gone(table, number) => {
+                    cells.push(Cell { column: number, value: cell.value.clone() });
+                }
+                _ => unknown_columns.push(column.name.clone()),
             }
         }
         cells.sort_by_key(|cell| cell.column);
-        let whole = change.op == RowOp::Insert
-            && cells.iter().map(|cell| cell.column).eq(def.cell_columns());
+        let here = def.cell_columns().filter(|column| !self.is_gone(table, *column));
+        let whole =
+            change.op == RowOp::Insert && cells.iter().map(|cell| cell.column).eq(here);
         Ok(LocalChange { row: RowId { table, key }, op: change.op, cells, whole, unknown_columns })
     }
 }
@@ -167,8 +216,13 @@ fn same_key(known: &TableDef, seen: &TableDef) -> bool {
     names(known) == names(seen)
 }
 
+/// The key as this site's own changes of the row have it: columns in the local order, and each
+/// value in the form its local type gives it, since `integer` 5 here may be `text` 5 there.
 fn localize_key(local: &TableDef, foreign: &TableDef, key: &RowKey) -> Result<RowKey, Unshowable> {
-    if same_key(local, foreign) {
+    let kinds = |def: &TableDef| -> Vec<_> {
+        def.key.iter().filter_map(|id| def.column_def(*id)).map(|column| column.kind()).collect()
+    };
+    if same_key(local, foreign) && kinds(local) == kinds(foreign) {
         return Ok(key.clone());
     }
     let other = || Unshowable::OtherKey(foreign.name.clone());
@@ -177,13 +231,14 @@ fn localize_key(local: &TableDef, foreign: &TableDef, key: &RowKey) -> Result<Ro
         return Err(other());
     }
     let reordered = local.key.iter().map(|id| {
-        let name = &local.column_def(*id).ok_or_else(other)?.name;
+        let column = local.column_def(*id).ok_or_else(other)?;
         let place = foreign
             .key
             .iter()
-            .position(|id| foreign.column_def(*id).is_some_and(|column| column.name == *name))
+            .position(|id| foreign.column_def(*id).is_some_and(|c| c.name == column.name))
             .ok_or_else(other)?;
-        Ok(values[place].clone())
+        let text = values[place].text();
+        Ok(text.map_or(Value::Null, |text| Value::from_text(column.kind(), &text)))
     });
     Ok(RowKey::new(&reordered.collect::<Result<Vec<_>, _>>()?))
 }
@@ -192,7 +247,6 @@ fn localize_key(local: &TableDef, foreign: &TableDef, key: &RowKey) -> Result<Ro
 mod tests {
     use super::*;
     use crate::schema::{ColumnDef, SetId};
-    use crate::value::Value;
 
     fn table(columns: &[&str], key: &[u16]) -> TableDef {
         TableDef {
@@ -235,5 +289,55 @@ mod tests {
         assert_eq!(local.row.key, RowKey::new(&[Value::Int(1), Value::Int(2)]));
         assert_eq!(local.cells, vec![Cell { column: ColumnId(3), value: Value::Int(30) }]);
         assert_eq!((local.whole, local.unknown_columns), (false, vec!["z".to_owned()]));
+    }
+    fn insert(key: Value, cells: &[(u16, i64)]) -> RowChange {
+        let cell = |(column, value): &(u16, i64)| Cell {
+            column: ColumnId(*column),
+            value: Value::Int(*value),
+        };
+        RowChange {
+            table: TableId(9),
+            key: RowKey::new(&[key]),
+            op: RowOp::Insert,
+            cells: cells.iter().map(cell).collect(),
+        }
+    }
+
+    #[test]
+    fn a_dropped_column_takes_no_foreign_values() {
+        let mut dictionary = Dictionary::default();
+        let (id, _) = dictionary.learn(&table(&["id", "a", "b"], &[0]));
+        dictionary.learn(&table(&["id", "b"], &[0]));
+        let foreign = table(&["id", "a", "b"], &[0]);
+        let change = insert(Value::Int(1), &[(1, 10), (2, 20)]);
+        for dictionary in [dictionary.clone(), Dictionary::restore(dictionary.entry(id))] {
+            let local = dictionary.localize(&foreign, &change).unwrap();
+            assert_eq!(local.cells, vec![Cell { column: ColumnId(2), value: Value::Int(20) }]);
+            assert_eq!((local.whole, local.unknown_columns), (true, vec!["a".to_owned()]));
+        }
+        dictionary.learn(&table(&["id", "a", "b"], &[0]));
+        assert_eq!(dictionary.localize(&foreign, &change).unwrap().cells.len(), 2);
+    }
+
+    #[test]
+    fn a_key_of_another_type_names_the_same_row() {
+        let mut foreign = table(&["id", "a"], &[0]);
+        foreign.columns[0].type_name = "numeric".into();
+        let mut dictionary = Dictionary::default();
+        dictionary.learn(&table(&["id", "a"], &[0]));
+        let local = dictionary.localize(&foreign, &insert(Value::Text("5".into()), &[(1, 1)]));
+        assert_eq!(local.unwrap().row.key, RowKey::new(&[Value::Int(5)]));
+    }
+
+    #[test]
+    fn a_hidden_table_shows_nothing_until_it_is_back() {
+        let mut dictionary = Dictionary::default();
+        let def = table(&["id", "a"], &[0]);
+        let (id, _) = dictionary.learn(&def);
+        dictionary.hide(id);
+        let change = insert(Value::Int(1), &[(1, 10)]);
+        let unknown = Unshowable::UnknownTable(def.name.clone());
+        assert_eq!(dictionary.localize(&def, &change), Err(unknown));
+        assert!(dictionary.table(id).is_some());
     }
 }

@@ -346,10 +346,24 @@ impl ApplyConnection {
     pub async fn write(&mut self, writes: &[(&RowId, &RowWrite)]) -> Result<bool, ApplyError> {
         let mut shapes: BTreeMap<(TableId, Shape), (Arrays, usize)> = BTreeMap::new();
         for (row, write) in writes {
-            let (shape, cells): (_, &[(ColumnId, Value)]) = match write {
-                RowWrite::Delete => (Shape::Delete, &[]),
-                RowWrite::Update(cells) => (Shape::Update(ids(cells)), cells),
-                RowWrite::Insert(cells) => (Shape::Insert(ids(cells)), cells),
+            // A statement names only the columns that are there, and so must its values.
+            let table = self.table(row.table)?;
+            let here = |cells: &[(ColumnId, Value)]| -> Vec<(ColumnId, Value)> {
+                cells.iter().filter(|(column, _)| table.has(*column)).cloned().collect()
+            };
+            let (shape, cells) = match write {
+                RowWrite::Delete => (Shape::Delete, Vec::new()),
+                RowWrite::Update(cells) => {
+                    let cells = here(cells);
+                    if cells.is_empty() {
+                        continue;
+                    }
+                    (Shape::Update(ids(&cells)), cells)
+                }
+                RowWrite::Insert(cells) => {
+                    let cells = here(cells);
+                    (Shape::Insert(ids(&cells)), cells)
+                }
             };
             let (arrays, count) = shapes.entry((row.table, shape)).or_default();
             let key = key_values(row)?;

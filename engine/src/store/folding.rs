@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use landfall_protocol::codec::Writer as Bytes;
-use landfall_protocol::dictionary::RowId;
+use landfall_protocol::dictionary::{Entry, RowId};
 use landfall_protocol::fold::{
     CapturedTransaction, FoldError, FoldOutput, ForeignTransaction, ForeignTransactions, Marker,
 };
@@ -29,7 +29,7 @@ const ADVANCE_BYTES: u64 = 1 << 20;
 const DIRTY_REASON: &str = "row image differs from its clock";
 
 /// Own tables as they were before a fold, by name.
-type TablesBefore = BTreeMap<TableName, Option<(TableId, TableDef)>>;
+type TablesBefore = BTreeMap<TableName, Option<Entry>>;
 
 impl Writer<'_> {
     /// Folds a batch that ends at `end_lsn`.
@@ -145,9 +145,7 @@ impl Writer<'_> {
         let mut before = TablesBefore::new();
         let mut note = |seen: &TableDef| {
             if !before.contains_key(&seen.name) {
-                let known = dictionary
-                    .id_of(&seen.name)
-                    .and_then(|id| Some((id, dictionary.table(id)?.clone())));
+                let known = dictionary.id_of(&seen.name).and_then(|id| dictionary.entry(id));
                 before.insert(seen.name.clone(), known);
             }
         };
@@ -172,19 +170,13 @@ impl Writer<'_> {
             .map(|describe| describe.table)
             .collect();
         for (name, known) in before {
-            let Some(id) = dictionary.id_of(&name) else { continue };
-            let same =
-                known.is_some_and(|(old, def)| old == id && dictionary.table(id) == Some(&def));
-            if !same {
-                changed.insert(id);
+            let now = dictionary.id_of(&name).and_then(|id| dictionary.entry(id));
+            if now != known {
+                changed.extend(now.map(|entry| entry.table));
             }
         }
-        if !changed.is_empty() {
-            for (id, def, described) in dictionary.entries() {
-                if changed.contains(&id) {
-                    put_own_table(&self.db, id, def, described)?;
-                }
-            }
+        for entry in changed.into_iter().filter_map(|id| dictionary.entry(id)) {
+            put_own_table(&self.db, &entry)?;
         }
         for (origin, describe) in &output.described {
             if let Some(log) = self.state.origins.get(origin) {

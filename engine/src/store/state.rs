@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use landfall_protocol::clock::{Clock, Hlc};
 use landfall_protocol::codec::{DecodeError, Reader, Writer};
-use landfall_protocol::dictionary::Dictionary;
+use landfall_protocol::dictionary::{Dictionary, Entry};
 use landfall_protocol::fold::{Fates, Fold};
 use landfall_protocol::id::{Incarnation, Origin, Seq, SiteId};
-use landfall_protocol::schema::{TableDef, TableId};
+use landfall_protocol::schema::{COLUMNS_MAX, ColumnId, TableDef, TableId};
 use landfall_protocol::unit::UnitHash;
 use landfall_protocol::version::VersionVector;
 use rusqlite::params;
@@ -317,10 +317,12 @@ fn decode_origin(origin: Origin, no: u64, content: &[u8]) -> Result<OriginRow, D
 fn load_dictionary(db: &Database<'_>) -> Result<Dictionary, StoreError> {
     let tables = db.rows("SELECT table_no, def FROM own_table ORDER BY table_no", [], |row| {
         let id = table_id("own_table", number(row, 0)?)?;
-        let (described, def) = decode("own_table", &id.0.to_string(), blob(row, 1)?, |from| {
-            Ok((from.u8()? == 1, TableDef::decode(from)?))
-        })?;
-        Ok((id, def, described))
+        decode("own_table", &id.0.to_string(), blob(row, 1)?, |from| {
+            let (described, def) = (from.u8()? == 1, TableDef::decode(from)?);
+            let gone = (0..from.count(COLUMNS_MAX)?).map(|_| Ok(ColumnId(from.u16()?)));
+            let gone = gone.collect::<Result<_, DecodeError>>()?;
+            Ok(Entry { table: id, def, described, gone })
+        })
     })?;
     Ok(Dictionary::restore(tables))
 }
@@ -348,18 +350,18 @@ fn load_tail(db: &Database<'_>, state: &State) -> Result<TailSize, StoreError> {
 }
 
 /// Writes one of the site's own tables.
-pub(super) fn put_own_table(
-    db: &Database<'_>,
-    id: TableId,
-    def: &TableDef,
-    described: bool,
-) -> Result<(), StoreError> {
+pub(super) fn put_own_table(db: &Database<'_>, entry: &Entry) -> Result<(), StoreError> {
+    let number = entry.table.0;
     let mut out = Writer::new();
-    out.u8(u8::from(described));
-    def.encode(&mut out);
+    out.u8(u8::from(entry.described));
+    entry.def.encode(&mut out);
+    out.varint(entry.gone.len() as u64);
+    for column in &entry.gone {
+        out.varint(u64::from(column.0));
+    }
     db.execute(
         "INSERT OR REPLACE INTO own_table(table_no, def) VALUES (?1, ?2)",
-        params![id.0, guard(key("own_table", &id.0.to_string()).as_bytes(), out.into_bytes())],
+        params![number, guard(key("own_table", &number.to_string()).as_bytes(), out.into_bytes())],
     )?;
     Ok(())
 }

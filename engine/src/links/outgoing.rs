@@ -43,6 +43,8 @@ pub(super) enum PumpError {
     NotWanted,
     Frame(FrameError),
     Store(StoreError),
+    /// The store says that it holds more, and gives nothing.
+    NothingThere,
 }
 
 impl From<FrameError> for PumpError {
@@ -98,6 +100,9 @@ impl Pump {
 
     async fn send_portion(&mut self) -> Result<(), PumpError> {
         let units = self.store.units_after(self.origin, self.sent, PORTION_BYTES).await?;
+        if units.is_empty() {
+            return Err(PumpError::NothingThere);
+        }
         for unit in units {
             if self.stop.is_cancelled() {
                 break;

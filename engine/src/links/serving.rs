@@ -189,6 +189,9 @@ impl Serving {
             PumpError::Frame(error) => {
                 tracing::warn!(%origin, peer, %error, "units of this origin are not sent on");
             }
+            PumpError::NothingThere => {
+                tracing::error!(%origin, peer, "the store does not hold what it says it holds");
+            }
             PumpError::Store(error) => {
                 let advice = error.advice();
                 tracing::error!(%origin, peer, %error, advice, "units of this origin are not sent");

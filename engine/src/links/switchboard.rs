@@ -28,7 +28,8 @@ const REPORTS_MAX: usize = 256;
 /// The least time between two choices of suppliers, in milliseconds: with every unit that arrives
 /// there would be something to look at.
 const CHOOSE_EVERY_MS: u64 = 20;
-/// How long a connection is given to show that it lives when the peer makes another one.
+/// How long a connection is given to show that it lives when the peer makes another one; four
+/// round trips where that is longer.
 const PROBE_MS: u64 = 3_000;
 
 /// One connection with a peer.
@@ -260,7 +261,9 @@ impl Switchboard {
             rival.connection.close(CloseCode::SUPERSEDED, "");
         }
         let bytes_received = existing.connection.udp_bytes().1;
-        let decide_at_ms = self.shared.clock.now_ms().saturating_add(PROBE_MS);
+        let rtt_ms = u64::try_from(existing.connection.rtt().as_millis()).unwrap_or(u64::MAX);
+        let patience_ms = PROBE_MS.max(rtt_ms.saturating_mul(4));
+        let decide_at_ms = self.shared.clock.now_ms().saturating_add(patience_ms);
         existing.rival = Some(Rival { connection, dialled, decide_at_ms, bytes_received });
         existing.orders.send_modify(|orders| orders.probes += 1);
     }

@@ -85,6 +85,26 @@ fn a_restored_member_is_fenced_and_says_nothing_more() {
     assert_eq!((store.held(2), port.held(2)), (0, 5));
 }
 
+/// The peer closes, but not before its hello has arrived.
+#[test]
+fn a_restored_member_is_fenced_by_a_peer_that_refuses_it_for_another_reason() {
+    let mut world = World::new(2);
+    let port = world.start(1, &[]);
+    let ship = world.start(2, &[port.at()]);
+    ship.write(1, 100);
+    port.wait_held(2, 1);
+    ship.stop();
+    let backup = world.copy_store(2);
+    let ship = world.start(2, &[port.at()]);
+    ship.write(1, 100);
+    port.wait_held(2, 2);
+    ship.stop();
+    world.set_table("ward");
+    let restored = world.start_in(backup.path(), 2, &[port.at()]);
+    let reason = wait_fenced(&restored);
+    assert!(reason.contains("up to 2, we have it up to 1 only"), "{reason}");
+}
+
 /// One box went on after the copy was made, and so did the copy.
 #[test]
 fn two_boxes_with_one_identity_are_found_by_whoever_meets_both() {

@@ -68,9 +68,9 @@ impl Stranger {
         self.bound.runtime.block_on(self.writer.send(frame)).unwrap();
     }
 
-    /// Sends frames on a unit stream of that member.
-    fn send_units(&self, number: u16, frames: Vec<Vec<u8>>) -> FrameWriter {
-        let head = UnitStreamHead { origin: origin(number), after: Seq::ZERO };
+    /// Sends frames on a new unit stream of that member, which ends only if it is finished.
+    fn send_units(&self, number: u16, after: u64, frames: Vec<Vec<u8>>) -> FrameWriter {
+        let head = UnitStreamHead { origin: origin(number), after: Seq(after) };
         self.bound.runtime.block_on(async {
             let mut stream = self.connection.open_uni(UNIT_BYTES_MAX).await.unwrap();
             stream.send(Bytes::from(head.encode())).await.unwrap();
@@ -102,12 +102,12 @@ fn a_tampered_unit_sets_its_origin_aside_and_no_other() {
     let mut tampered = world.seal(4, 1, 2, UnitHash::GENESIS).into_bytes();
     *tampered.last_mut().unwrap() ^= 1;
     let next = world.seal(3, 3, 4, good.hash()).into_bytes();
-    let _of_4 = relay.send_units(4, vec![tampered]);
+    let _of_4 = relay.send_units(4, 0, vec![tampered]);
     let reason = wait_until("the quarantine", LIMIT, || {
         port.log().quarantined.get(&origin(4)).cloned().ok_or("none")
     });
     assert!(reason.ends_with("(from site-2)"), "{reason}");
-    let _of_3 = relay.send_units(3, vec![good.into_bytes(), next]);
+    let _of_3 = relay.send_units(3, 0, vec![good.into_bytes(), next]);
     port.wait_held(3, 4);
     assert_eq!((port.held(4), port.log().quarantined.len()), (0, 1));
     assert_eq!(port.peer(2).state, PeerState::Ready);
@@ -115,6 +115,31 @@ fn a_tampered_unit_sets_its_origin_aside_and_no_other() {
         Message::Unfollow { origin: of } if *of == origin(4) => Some(()),
         _ => None,
     });
+}
+
+/// As when the packets of the first one are lost on the way.
+#[test]
+fn a_stream_that_overtakes_another_of_its_origin_waits_for_it() {
+    let world = World::new(4);
+    let port = world.start(1, &[]);
+    let received = [(origin(3), Seq(4)), (origin(4), Seq(2))].into_iter().collect();
+    let mut relay = Stranger::call(&world, world.bind(2), port.at(), received);
+    for _ in 0..2 {
+        relay.expect(|message| matches!(message, Message::Follow { .. }).then_some(()));
+    }
+    let first = world.seal(3, 1, 2, UnitHash::GENESIS);
+    let second = world.seal(3, 3, 4, first.hash()).into_bytes();
+    let mut slow = relay.send_units(3, 0, Vec::new());
+    let _overtaking = relay.send_units(3, 2, vec![second]);
+    // Another origin does not wait: when it is there, so is what overtook.
+    let _other = relay.send_units(4, 0, vec![world.seal(4, 1, 2, UnitHash::GENESIS).into_bytes()]);
+    port.wait_held(4, 2);
+    relay.bound.runtime.block_on(async {
+        slow.send(Bytes::from(first.into_bytes())).await.unwrap();
+        slow.finish().await.unwrap();
+    });
+    port.wait_held(3, 4);
+    assert_eq!(port.peer(2).state, PeerState::Ready);
 }
 
 #[test]
@@ -125,7 +150,7 @@ fn a_gap_ends_the_connection_with_a_reason() {
     let mut relay = Stranger::call(&world, world.bind(2), port.at(), received);
     relay.expect(|message| matches!(message, Message::Follow { .. }).then_some(()));
     let second = world.seal(3, 3, 4, UnitHash([1; 32]));
-    let _stream = relay.send_units(3, vec![second.into_bytes()]);
+    let _stream = relay.send_units(3, 0, vec![second.into_bytes()]);
     let (code, reason) = relay.closed();
     assert_eq!(code, CloseCode::PROTOCOL);
     assert!(reason.contains("does not follow on 0"), "{reason}");
@@ -140,7 +165,7 @@ fn units_that_nobody_asked_for_end_the_connection() {
     let mut relay = Stranger::call(&world, world.bind(2), port.at(), VersionVector::new());
     relay.expect(|message| matches!(message, Message::Hello(_)).then_some(()));
     // The head alone says enough.
-    let _stream = relay.send_units(3, Vec::new());
+    let _stream = relay.send_units(3, 0, Vec::new());
     let (code, reason) = relay.closed();
     assert_eq!(code, CloseCode::PROTOCOL);
     assert!(reason.contains("which was not asked for"), "{reason}");

@@ -7,6 +7,7 @@ pub mod config;
 pub mod daemon;
 pub mod identity;
 pub mod links;
+mod plant;
 pub mod postgres;
 pub mod replica;
 pub mod store;

@@ -10,7 +10,6 @@ mod group;
 mod lines;
 mod log_values;
 mod pending;
-pub(crate) mod plant;
 mod repair;
 
 pub use barrier::{BARRIER_SETTINGS, BarrierError};
@@ -28,6 +27,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::capture::horizon::Horizon;
+use crate::plant;
 use crate::postgres::apply::{APPLY_SETTINGS, ApplyConnection, ApplyError};
 use crate::postgres::catalog::{self, CatalogError};
 use crate::postgres::connect::{ConnectError, PgSettings};
@@ -262,7 +262,7 @@ impl Replica {
                 self.learn_schema(context).await?;
             }
             let known = log.borrow_and_update().clone();
-            if known.dirty > 0 {
+            if known.dirty > 0 && !plant::active("no-repair") {
                 self.repair().await?;
             }
             let wake = self.round(context, &known).await?;

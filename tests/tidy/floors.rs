@@ -36,7 +36,7 @@ pub(crate) const TABLES: &[(&str, &[Floor])] = &[
     (
         "engine/src/",
         &[
-            (Open, &["tasks", "time", "telemetry", "error", "config", "identity"]),
+            (Open, &["tasks", "time", "telemetry", "error", "config", "identity", "plant"]),
             (Blind, &["store", "transport", "postgres"]),
             (Blind, &["capture", "links"]),
             (Blind, &["replica"]),

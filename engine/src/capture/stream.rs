@@ -19,6 +19,7 @@ use crate::capture::slot::{self, SlotError};
 use crate::capture::walsender::{
     Frame, Reply, StandbyStatus, WalStream, Walsender, WalsenderError,
 };
+use crate::plant;
 use crate::postgres::catalog::{self, CatalogError};
 use crate::postgres::connect::{ConnectError, PgSettings};
 use crate::postgres::lsn::Lsn;
@@ -292,6 +293,9 @@ impl Capture<'_> {
     async fn take(&mut self, frame: Frame) -> Result<(), CaptureError> {
         match frame {
             Frame::XLogData { data, .. } => {
+                if plant::active("slow-capture") {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
                 let message = pgoutput::decode(&data).map_err(AssembleError::from)?;
                 if self.assembler.needs_catalog(&message) {
                     self.read_catalog().await?;

@@ -14,9 +14,10 @@ use landfall_protocol::plan::{Conflict, Group, RowWork, Source, Verdict};
 use landfall_protocol::schema::{ColumnId, TableId};
 use landfall_protocol::value::Value;
 
+use crate::plant;
 use crate::postgres::access::LockStrength;
 use crate::postgres::apply::{ApplyError, LockRequest, ParentRequest, RowWrite};
-use crate::replica::{Replica, ReplicaError, plant};
+use crate::replica::{Replica, ReplicaError};
 use crate::time;
 
 /// All of P1 must be over within this, or apply might hold locks longer than PostgreSQL waits

@@ -9,6 +9,7 @@ use landfall_protocol::queue::{Head, Readiness, TrustedTime, readiness};
 use landfall_protocol::schema::{TableDef, TableId};
 use landfall_protocol::version::VersionVector;
 
+use crate::plant;
 use crate::store::{Store, StoreError};
 
 /// How much of one origin is read from the inbox at a time, in bytes of sealed units.
@@ -79,12 +80,11 @@ impl Pending {
         for (count, next) in self.queue.iter().enumerate() {
             let transaction = &next.transaction;
             changes += transaction.changes.len();
-            let head = Head {
-                origin: self.origin,
-                seq: transaction.seq,
-                vector: &next.vector,
-                hlc: transaction.hlc,
-            };
+            let unordered = VersionVector::new();
+            let planted = plant::active("no-causal-order");
+            let vector = if planted { &unordered } else { &next.vector };
+            let (seq, hlc) = (transaction.seq, transaction.hlc);
+            let head = Head { origin: self.origin, seq, vector, hlc };
             let ready = readiness(&head, &applied, own, time);
             match ready {
                 Readiness::Ready if count == 0 || changes <= changes_max => {

@@ -1,4 +1,11 @@
 //! Rules that test builds can switch off, to prove that the tests notice.
+//!
+//! | name | what is wrong then |
+//! |---|---|
+//! | `no-barrier` | apply decides by clocks that may not know the newest local writes |
+//! | `no-repair` | rows that do not show what their clocks say stay as they are |
+//! | `no-causal-order` | a transaction does not wait for what its origin had seen |
+//! | `slow-capture` | nothing; each message of the WAL stream takes a millisecond longer |
 
 /// Whether the rule of this name is switched off. Always `false` unless the `planted-bugs` feature
 /// was compiled in and `LANDFALL_PLANT` names it.

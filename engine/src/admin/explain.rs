@@ -90,6 +90,13 @@ fn received(status: &Status, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let units = status.held_units;
         writeln!(f, "{units} units come from the future and are held: check the clocks.")?;
     }
+    if status.rows_to_repair > 0 {
+        writeln!(
+            f,
+            "{} rows were found different and wait to be put right.",
+            status.rows_to_repair
+        )?;
+    }
     if status.repaired_rows > 0 {
         writeln!(f, "{} rows were found different and put right.", status.repaired_rows)?;
     }

@@ -45,6 +45,8 @@ pub struct Status {
     pub fates: Fates,
     /// Rows whose image was not what the lattice says, and were put right.
     pub repaired_rows: u64,
+    /// Rows whose image is not what the lattice says, and which are about to be put right.
+    pub rows_to_repair: u64,
     /// Members with a link, to be dialled, or met before.
     pub peers: Vec<PeerStatus>,
 }

@@ -58,6 +58,7 @@ fn status() -> Status {
         held_units: 0,
         fates: Fates { received: 5, applied: 3, merged: 1, superseded: 1, parked: 0, pending: 0 },
         repaired_rows: 0,
+        rows_to_repair: 0,
         peers: vec![peer("shore"), peer("ship-b")],
     }
 }

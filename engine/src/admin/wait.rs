@@ -90,6 +90,9 @@ pub fn missing(status: &Status, goal: Goal, committed: Option<Lsn>) -> Option<St
     if status.inbox_pending_changes > 0 {
         return Some(format!("{} changes wait to be applied", status.inbox_pending_changes));
     }
+    if status.rows_to_repair > 0 {
+        return Some(format!("{} rows wait to be put right", status.rows_to_repair));
+    }
     let mut connected = status.peers.iter().filter(|peer| peer.state == PeerState::Connected);
     if connected.clone().next().is_none() && status.peers.iter().any(|peer| peer.dialled) {
         return Some("there is no link to anybody".to_owned());

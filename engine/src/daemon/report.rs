@@ -88,6 +88,7 @@ impl Reporter {
                 pending: log.received_changes.saturating_sub(log.fates.total()),
             },
             repaired_rows: log.repaired,
+            rows_to_repair: log.dirty,
             peers,
         })
     }

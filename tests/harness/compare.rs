@@ -29,7 +29,7 @@ pub type Site<'a> = (&'a Cluster, &'a str);
 #[track_caller]
 pub fn assert_equal(sites: &[Site<'_>], tables: &[&str]) -> usize {
     match compare(sites, tables) {
-        Ok(Comparison { differences, rows }) if differences.is_empty() => rows,
+        Ok(Comparison { differences, rows, .. }) if differences.is_empty() => rows,
         Ok(comparison) => panic!("the sites differ\n{}", comparison.differences),
         Err(error) => panic!("{error:#}"),
     }
@@ -40,6 +40,8 @@ pub fn assert_equal(sites: &[Site<'_>], tables: &[&str]) -> usize {
 pub struct Comparison {
     /// Readable differences, a paragraph per table; empty when the sites are equal.
     pub differences: String,
+    /// Rows that are not the same at all sites.
+    pub differing: usize,
     /// Rows the first site holds in all tables together.
     pub rows: usize,
 }
@@ -54,12 +56,13 @@ pub fn compare(sites: &[Site<'_>], tables: &[&str]) -> anyhow::Result<Comparison
     }
     let names: Vec<String> = sites.iter().map(|(c, db)| format!("{}/{db}", c.name())).collect();
     let rows = dumps[0].iter().map(|table| table.rows.len()).sum();
-    let mut differences = String::new();
+    let (mut differences, mut differing) = (String::new(), 0);
     for (index, table) in tables.iter().enumerate() {
         let versions: Vec<&Table> = dumps.iter().map(|dump| &dump[index]).collect();
         differences.push_str(&difference(table, &names, &versions)?);
+        differing += differing_keys(&versions).len();
     }
-    Ok(Comparison { differences, rows })
+    Ok(Comparison { differences, differing, rows })
 }
 
 /// The rows of one table as a boxed text table for people, ordered by primary key.
@@ -146,11 +149,7 @@ fn difference(table: &str, names: &[String], versions: &[&Table]) -> anyhow::Res
     if !text.is_empty() {
         return Ok(text);
     }
-    let keys: BTreeSet<&Row> = versions.iter().flat_map(|version| version.rows.keys()).collect();
-    let differing: Vec<&Row> = keys
-        .into_iter()
-        .filter(|key| versions.iter().any(|v| v.rows.get(*key) != versions[0].rows.get(*key)))
-        .collect();
+    let differing = differing_keys(versions);
     if differing.is_empty() {
         return Ok(text);
     }
@@ -165,6 +164,13 @@ fn difference(table: &str, names: &[String], versions: &[&Table]) -> anyhow::Res
         writeln!(text, "  … and {} more", differing.len() - DIFFERENCES_SHOWN)?;
     }
     Ok(text)
+}
+
+fn differing_keys<'a>(versions: &[&'a Table]) -> Vec<&'a Row> {
+    let keys: BTreeSet<&Row> = versions.iter().flat_map(|version| version.rows.keys()).collect();
+    let differs =
+        |key: &&Row| versions.iter().any(|v| v.rows.get(*key) != versions[0].rows.get(*key));
+    keys.into_iter().filter(differs).collect()
 }
 
 fn describe(columns: &[String], row: Option<&Row>) -> String {

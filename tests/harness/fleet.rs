@@ -24,7 +24,7 @@ use anyhow::Context as _;
 use serde_json::Value as Json;
 
 use crate::cluster::{Cluster, Disk};
-use crate::compare;
+use crate::compare::{self, Comparison};
 use crate::process::{Daemon, Program};
 use crate::relay::UdpRelay;
 use crate::scratch;
@@ -433,12 +433,66 @@ impl Fleet {
 
     /// As [`Fleet::converge`], with a limit.
     pub fn converge_within(&self, limit: Duration) -> usize {
-        let running: Vec<&Member> = self
-            .members
-            .values()
-            .filter(|m| m.daemon.as_ref().is_some_and(|d| d.pid().is_some()))
+        self.settle_within(limit, Dirt::Repaired);
+        let (sites, tables) = self.shown();
+        compare::assert_equal(&sites, &tables)
+    }
+
+    /// As [`Fleet::converge`], for daemons with planted bugs: rows may differ, and how many do is
+    /// returned.
+    ///
+    /// # Panics
+    /// When not everybody knows the same in time, or a site cannot be read.
+    pub fn converge_planted(&self) -> Comparison {
+        self.settle_within(CONVERGE, Dirt::Stays);
+        let (sites, tables) = self.shown();
+        compare::compare(&sites, &tables).unwrap_or_else(|error| panic!("{error:#}"))
+    }
+
+    /// Rows put right by self-healing, at all members.
+    ///
+    /// # Panics
+    /// When a member does not answer.
+    pub fn repaired_rows(&self) -> u64 {
+        let status = |member: &&Member| member.status().unwrap_or_else(|e| panic!("{e:#}"));
+        let count = |status: Json| status["repaired_rows"].as_u64().unwrap_or(0);
+        self.running().iter().map(status).map(count).sum()
+    }
+
+    /// Fails when a daemon logged WARN or ERROR in a line that holds none of the `expected` texts.
+    ///
+    /// # Panics
+    /// When that is so, with the lines.
+    #[track_caller]
+    pub fn assert_quiet(&self, expected: &[&str]) {
+        let daemons = self.members.values().filter_map(|member| member.daemon.as_ref());
+        let alarms: Vec<String> = daemons
+            .flat_map(|daemon| {
+                daemon.alarms(expected).into_iter().map(|line| format!("{}: {line}", daemon.name()))
+            })
             .collect();
-        let statuses = wait::wait_until("the fleet to converge", limit, || converged(&running));
+        assert!(alarms.is_empty(), "unexpected alarms:\n{}", alarms.join("\n"));
+    }
+
+    fn running(&self) -> Vec<&Member> {
+        let runs = |member: &&Member| member.daemon.as_ref().is_some_and(|d| d.pid().is_some());
+        self.members.values().filter(runs).collect()
+    }
+
+    /// Databases and tables to compare.
+    fn shown(&self) -> (Vec<compare::Site<'_>>, Vec<&str>) {
+        let sites = self.running().into_iter().filter_map(|m| Some((m.cluster.as_ref()?, DB)));
+        let mut sites: Vec<_> = sites.collect();
+        if let [alone] = sites[..] {
+            sites.push(alone);
+        }
+        (sites, self.tables.iter().map(String::as_str).collect())
+    }
+
+    fn settle_within(&self, limit: Duration, dirt: Dirt) {
+        let running = self.running();
+        let statuses =
+            wait::wait_until("the fleet to converge", limit, || converged(&running, dirt));
         for status in statuses {
             let fates = &status["fates"];
             let count = |name: &str| fates[name].as_u64().unwrap_or(0);
@@ -447,18 +501,20 @@ impl Fleet {
                 assert_eq!(count("received"), fate, "every change has one fate: {fates}");
             }
         }
-        let mut sites: Vec<_> =
-            running.iter().filter_map(|m| Some((m.cluster.as_ref()?, DB))).collect();
-        if let [alone] = sites[..] {
-            sites.push(alone);
-        }
-        let tables: Vec<&str> = self.tables.iter().map(String::as_str).collect();
-        compare::assert_equal(&sites, &tables)
     }
 }
 
+/// What converging means for rows that do not show what their clocks say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Dirt {
+    /// They are put right first.
+    Repaired,
+    /// Nobody puts them right: that is planted.
+    Stays,
+}
+
 /// Every site's knowledge, in one form; the statuses once all are equal and nothing is under way.
-fn converged(members: &[&Member]) -> Result<Vec<Json>, String> {
+fn converged(members: &[&Member], dirt: Dirt) -> Result<Vec<Json>, String> {
     let mut statuses = Vec::new();
     let mut seen: Option<(String, BTreeMap<String, u64>)> = None;
     for member in members {
@@ -466,6 +522,10 @@ fn converged(members: &[&Member]) -> Result<Vec<Json>, String> {
             settled(member, cluster)?;
         }
         let status = member.status().map_err(|error| format!("{error:#}"))?;
+        let wait_for_repair = dirt == Dirt::Repaired && status["rows_to_repair"] != 0;
+        if wait_for_repair {
+            return Err(format!("{} has rows to repair", member.name));
+        }
         let field = if member.kind.has_database() { "applied" } else { "received" };
         let knows = vector(&status["vector"], field);
         if let Some((other, theirs)) = &seen

@@ -23,6 +23,7 @@
 pub mod account;
 pub mod cluster;
 pub mod compare;
+pub mod dice;
 pub mod fleet;
 pub mod postgres_bin;
 pub mod process;

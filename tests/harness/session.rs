@@ -58,6 +58,11 @@ impl Session {
     }
 }
 
+/// The SQLSTATE with which the server refused, if it is the server that spoke.
+pub fn sqlstate(error: &anyhow::Error) -> Option<&str> {
+    error.downcast_ref::<tokio_postgres::Error>()?.code().map(|state| state.code())
+}
+
 fn shorten(sql: &str) -> &str {
     &sql[..sql.floor_char_boundary(SHOWN_BYTES)]
 }

@@ -2,4 +2,5 @@
 
 mod harness;
 mod links;
+mod race;
 mod setup;

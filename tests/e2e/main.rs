@@ -1,6 +1,7 @@
 //! End-to-end tests: real PostgreSQL, real processes, one file per promise.
 
 mod harness;
+mod kill;
 mod links;
 mod race;
 mod setup;

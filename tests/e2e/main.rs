@@ -1,5 +1,6 @@
 //! End-to-end tests: real PostgreSQL, real processes, one file per promise.
 
+mod atomic;
 mod harness;
 mod kill;
 mod links;

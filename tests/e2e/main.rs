@@ -6,3 +6,4 @@ mod kill;
 mod links;
 mod race;
 mod setup;
+mod slot;

@@ -3,6 +3,7 @@
 mod atomic;
 mod harness;
 mod kill;
+mod large;
 mod links;
 mod race;
 mod setup;

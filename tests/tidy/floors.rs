@@ -123,7 +123,7 @@ fn upward_and_sideways_uses_are_found() {
         check("engine/src/", table, path, &Source::new(text), &mut findings);
         findings.0
     };
-    assert_eq!(found("engine/src/replica.rs", "use crate::{time, store::{A, B}, admin};").len(), 0);
+    assert_eq!(found("engine/src/replica.rs", "use crate::{time, store::{A, B}, links};").len(), 0);
     assert_eq!(found("engine/src/store.rs", "use crate::{time, postgres::X};").len(), 1);
     assert_eq!(found("engine/src/store/log.rs", "\nfn f() { crate::replica::go() }").len(), 1);
     assert_eq!(found("engine/src/time.rs", "use super::store;\n").len(), 1);

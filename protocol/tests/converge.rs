@@ -51,7 +51,7 @@ fn origin(site: usize) -> Origin {
 
 /// Sites have their columns in different orders.
 fn table(site: usize) -> TableDef {
-    let mut names = vec!["id", "a", "b", "c"];
+    let mut names = ["id", "a", "b", "c"];
     names.rotate_left(site % 4);
     let key = names.iter().position(|name| *name == "id").unwrap() as u16;
     TableDef {

@@ -139,7 +139,11 @@ pub async fn run(prepared: Prepared) -> Result<(), DaemonError> {
         let key = Arc::clone(&key);
         Arc::new(move |message: &[u8]| key.sign(message))
     };
-    let settings = Settings { budget_bytes: config.limits.store_bytes_max, ..Settings::default() };
+    let settings = Settings {
+        budget_bytes: config.limits.store_bytes_max,
+        unit_bytes_max: config.limits.unit_bytes_max,
+        ..Settings::default()
+    };
     let (store, opened) = Store::open(&config.data_dir, &settings, signer, fleet.version())?;
     verify_identity(&config, &opened)?;
     let own = opened.identity.origin;

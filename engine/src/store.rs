@@ -130,6 +130,7 @@ impl Store {
             signer,
             fleet_version,
             sealing: Sealing::default(),
+            unit_bytes_max: settings.unit_bytes_max,
             units: Arc::clone(&units),
             counters: Arc::clone(&counters),
             news,

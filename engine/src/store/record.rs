@@ -6,7 +6,7 @@ use landfall_protocol::change::Transaction;
 use landfall_protocol::dictionary::RowId;
 use landfall_protocol::fold::Fates;
 use landfall_protocol::id::{Origin, Seq, SiteId};
-use landfall_protocol::unit::{UnitHash, UnitHeader};
+use landfall_protocol::unit::{UNIT_PLAIN_BYTES_TARGET, UnitHash, UnitHeader};
 use landfall_protocol::version::VersionVector;
 
 /// Which PostgreSQL database a store belongs to. A store beside another database is a mistake.
@@ -40,6 +40,8 @@ pub struct Settings {
     pub ballast_bytes: u64,
     /// Decoded units kept in memory.
     pub unit_cache_bytes: usize,
+    /// Plain bytes after which a unit is sealed; a larger transaction is a unit by itself.
+    pub unit_bytes_max: usize,
 }
 
 impl Default for Settings {
@@ -49,6 +51,7 @@ impl Default for Settings {
             cache_bytes: 16 << 20,
             ballast_bytes: 16 << 20,
             unit_cache_bytes: 32 << 20,
+            unit_bytes_max: UNIT_PLAIN_BYTES_TARGET,
         }
     }
 }

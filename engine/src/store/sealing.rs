@@ -6,9 +6,7 @@ use std::sync::atomic::Ordering;
 use landfall_protocol::fold::OwnTransaction;
 use landfall_protocol::id::{Origin, Seq};
 use landfall_protocol::schema::{SetId, TableId};
-use landfall_protocol::unit::{
-    PartId, SealContext, UNIT_BYTES_MAX, UNIT_PLAIN_BYTES_MAX, UNIT_PLAIN_BYTES_TARGET, Unit,
-};
+use landfall_protocol::unit::{PartId, SealContext, UNIT_BYTES_MAX, UNIT_PLAIN_BYTES_MAX, Unit};
 
 use super::error::StoreError;
 use super::record::{Appended, Sealing};
@@ -33,10 +31,16 @@ struct Run {
 impl Run {
     /// Whether the next transaction must not join: units are cut where the vector changes, where
     /// they are full, and where the fleet's rules change.
-    fn ends_before(&self, flush: &Flush, next: &OwnTransaction, bytes: usize) -> bool {
+    fn ends_before(
+        &self,
+        flush: &Flush,
+        next: &OwnTransaction,
+        bytes: usize,
+        bytes_max: usize,
+    ) -> bool {
         !self.own.is_empty()
             && (!next.vector.is_empty()
-                || self.bytes + bytes > UNIT_PLAIN_BYTES_TARGET
+                || self.bytes + bytes > bytes_max
                 || self.fleet_version != flush.fleet_version
                 || flush
                     .sets
@@ -56,7 +60,7 @@ impl Writer<'_> {
             }
             bytes += length;
         }
-        let target = UNIT_PLAIN_BYTES_TARGET as u64;
+        let target = self.tools.unit_bytes_max as u64;
         let eager = self.tools.sealing == Sealing::Eager;
         if eager || self.state.tail.bytes + bytes as u64 > target {
             self.seal_tail()?;
@@ -96,7 +100,7 @@ impl Writer<'_> {
         for mut flush in flushes {
             for own in std::mem::take(&mut flush.own) {
                 let bytes = tail::encoded_bytes(&own);
-                if run.ends_before(&flush, &own, bytes) {
+                if run.ends_before(&flush, &own, bytes, self.tools.unit_bytes_max) {
                     self.seal_run(std::mem::take(&mut run))?;
                 }
                 run.fleet_version = flush.fleet_version;

@@ -87,6 +87,7 @@ pub(super) struct Tools {
     pub(super) signer: Signer,
     pub(super) fleet_version: u64,
     pub(super) sealing: Sealing,
+    pub(super) unit_bytes_max: usize,
     pub(super) units: Arc<UnitCache>,
     pub(super) counters: Arc<Counters>,
     pub(super) news: watch::Sender<Log>,

@@ -173,6 +173,28 @@ async fn a_lazy_tail_becomes_full_units_and_an_eager_one_is_sealed_at_once() {
 }
 
 #[tokio::test]
+async fn units_are_as_small_as_the_settings_say() {
+    let dir = tempfile::tempdir().unwrap();
+    create(dir.path(), 1);
+    let settings = Settings { unit_bytes_max: 4_096, ..settings() };
+    let (store, _) = Store::open(dir.path(), &settings, signer(1), 1).unwrap();
+    let t = table("t");
+    let note = "x".repeat(1_000);
+    for n in 1..=10 {
+        let batch = vec![own(n as u64, vec![insert(&t, row(n, &note, 0))])];
+        store.fold(batch, START_LSN + n as u64, Vec::new()).await.unwrap();
+    }
+    store.set_sealing(Sealing::Eager).await.unwrap();
+    let units = all_units(&store, origin(1)).await;
+    assert_chain(&units);
+    assert_eq!(units.len(), 3);
+    for unit in &units {
+        let plain: u64 = unit.header().parts.iter().map(|part| part.plain_bytes).sum();
+        assert!(plain <= 4_096, "{plain}");
+    }
+}
+
+#[tokio::test]
 async fn units_are_cut_where_the_fleet_version_or_a_set_changes() {
     let (dir, store) = fresh(1);
     let t = table("t");

@@ -34,6 +34,7 @@ mod units;
 mod writer;
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -92,7 +93,10 @@ impl Store {
     /// # Errors
     /// Fails when there is one already or the files cannot be written.
     pub fn create(dir: &Path, identity: &Identity, start_lsn: u64) -> Result<(), StoreError> {
-        std::fs::create_dir_all(dir).map_err(|error| StoreError::file("create", dir, &error))?;
+        // It will hold copies of rows: nobody else is to read them.
+        let mut private = std::fs::DirBuilder::new();
+        let made = private.recursive(true).mode(0o700).create(dir);
+        made.map_err(|error| StoreError::file("create", dir, &error))?;
         let paths = Paths::new(dir);
         let _lock = paths.lock()?;
         paths.create(|connection| {

@@ -402,7 +402,9 @@ fn every_mistake_gets_one_sentence_and_its_exit_code() {
     let cluster = Cluster::start("mistakes", &[]);
     let ship = Member::new(&cluster, "ward", "ship", &["public.bed"]);
     cluster.sql("ward", "CREATE TABLE bed (id int PRIMARY KEY)");
-    for (command, args) in [("status", &[][..]), ("wait", &["--for", "delivered"])] {
+    for (command, args) in
+        [("status", &[][..]), ("wait", &["--for", "delivered", "--timeout", "1"])]
+    {
         ship.fails(command, args, 4, "no daemon is running: nobody answers at ");
     }
     ship.fails("keygen", &[], 2, "exists already");

@@ -40,33 +40,47 @@ pub enum WaitError {
     Stopped(String),
 }
 
-/// Asks the daemon again and again until the goal is reached.
+/// Asks the daemon again and again until the goal is reached. One that does not run may be about to
+/// start.
 ///
 /// # Errors
-/// The daemon does not run or stands still, or time is up.
+/// Time is up, and it may be that nobody answered; or the daemon stands still.
 pub async fn wait(socket: &Path, goal: Goal, limit: Duration) -> Result<(), WaitError> {
-    let mut reason = "the daemon was not asked yet".to_owned();
-    match tokio::time::timeout(limit, reach(socket, goal, &mut reason)).await {
+    let mut last = Ok("the daemon was not asked yet".to_owned());
+    match tokio::time::timeout(limit, reach(socket, goal, &mut last)).await {
         Ok(reached) => reached,
-        Err(_elapsed) => Err(WaitError::TimedOut { seconds: limit.as_secs(), reason }),
+        Err(_elapsed) => Err(WaitError::TimedOut { seconds: limit.as_secs(), reason: last? }),
     }
 }
 
-async fn reach(socket: &Path, goal: Goal, reason: &mut String) -> Result<(), WaitError> {
+/// `last` is what was missing, or that nobody answered, when the daemon was asked last.
+async fn reach(
+    socket: &Path,
+    goal: Goal,
+    last: &mut Result<String, AdminError>,
+) -> Result<(), WaitError> {
     // Positions move on under load; only what was committed before we came is waited for.
-    let committed = client::status(socket).await?.wal_lsn;
+    let mut committed = None;
     let mut ask = tokio::time::interval(ASK_EVERY);
     loop {
-        let status = client::status(socket).await?;
+        ask.tick().await;
+        let status = match client::status(socket).await {
+            Ok(status) => status,
+            Err(AdminError::NotRunning(path)) => {
+                *last = Err(AdminError::NotRunning(path));
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
         if status.state != DaemonState::Running {
             let why = status.why.unwrap_or_else(|| "see its log".to_owned());
             return Err(WaitError::Stopped(why));
         }
+        let committed = *committed.get_or_insert(status.wal_lsn);
         match missing(&status, goal, committed) {
             None => return Ok(()),
-            Some(missing) => *reason = missing,
+            Some(missing) => *last = Ok(missing),
         }
-        ask.tick().await;
     }
 }
 

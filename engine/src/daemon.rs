@@ -104,7 +104,11 @@ impl From<DaemonError> for Failure {
             DaemonError::Task(_) => Exit::Operator,
             DaemonError::Signals(_) | DaemonError::Random(_) => Exit::Internal,
         };
-        Self::new(exit, error.to_string())
+        let advice = match &error {
+            DaemonError::Store(error) => format!("; {}", error.advice()),
+            _ => String::new(),
+        };
+        Self::new(exit, format!("{error}{advice}"))
     }
 }
 

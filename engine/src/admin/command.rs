@@ -253,6 +253,7 @@ fn nothing_to_prepare(config: &DaemonConfig) -> Report {
 pub async fn check(file: &Path, program: Program) -> Result<Report, Failure> {
     let Prepared { config, fleet, postgres: settings, .. } = prepare(file, program)?;
     let mut findings = links(&config, &fleet);
+    findings.extend(missing_store(&config));
     if let (Some(postgres), Some(settings)) = (&config.postgres, &settings) {
         let mut session = open(settings, "landfall check").await?;
         let plan = plan(&config, postgres, &fleet, settings);
@@ -274,6 +275,13 @@ fn checked(findings: &[Finding]) -> Report {
     text += &format!("{errors} errors, {warnings} warnings\n");
     let json = json!({ "errors": errors, "warnings": warnings, "findings": findings });
     Report { text, json, exit: if errors > 0 { Exit::Unmet } else { Exit::Ok } }
+}
+
+fn missing_store(config: &DaemonConfig) -> Option<Finding> {
+    // One that cannot be looked for is for `run` to complain about.
+    let is_there = config.store_file().try_exists().unwrap_or(true);
+    let what = || format!("there is no store in {}", config.data_dir.display());
+    (!is_there).then(|| Finding::error(what(), "check data_dir, or run init"))
 }
 
 /// What the files say about who can reach whom.

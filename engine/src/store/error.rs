@@ -143,7 +143,7 @@ impl StoreError {
             }
             Self::Locked(_) => "stop the other process that uses this data directory",
             Self::Exists(_) => "choose an empty data directory or remove the old store",
-            Self::Missing(_) => "initialise the site first",
+            Self::Missing(_) => "check data_dir, or run init first",
             Self::WrongStore { .. } => "check that the data directory belongs to this site",
             Self::Fenced(_) => "give the site a new incarnation; it was restored or cloned",
             Self::Fold(_) | Self::FoldBehind { .. } => {

@@ -57,8 +57,9 @@ pub enum TransportError {
         /// The peer's address.
         addr: SocketAddr,
     },
-    /// The peer, or this endpoint, has as many connections as it takes. Try again later.
-    #[error("peer at {addr} refused the connection: too many already")]
+    /// The peer is stopping, or it or this endpoint has as many connections as it takes. Try again
+    /// later.
+    #[error("peer at {addr} takes no connections now: it is stopping, or has too many")]
     Busy {
         /// The peer's address.
         addr: SocketAddr,

@@ -6,6 +6,18 @@ const FLEET: &str = include_str!("../../../packaging/config/fleet.toml");
 const NODE: &str = include_str!("../../../packaging/config/node.toml");
 const HUB: &str = include_str!("../../../packaging/config/hub.toml");
 
+/// The files of examples/two-ships.
+mod example {
+    pub(super) const FLEET: &str = include_str!("../../../examples/two-ships/fleet.toml");
+    pub(super) const SHIPS: [&str; 2] = [
+        include_str!("../../../examples/two-ships/ship-a.toml"),
+        include_str!("../../../examples/two-ships/ship-b.toml"),
+    ];
+    pub(super) const HUB: &str = include_str!("../../../examples/two-ships/shore.toml");
+    pub(super) const HUB_MEMBER: &str =
+        include_str!("../../../examples/two-ships/shore-member.toml");
+}
+
 fn write_and_load(
     program: Program,
     daemon: &str,
@@ -49,6 +61,19 @@ fn reference_files_show_the_defaults() {
         assert!(full.limits.store_bytes_max.take().is_some());
         assert_eq!(config, full);
     }
+}
+
+#[test]
+fn the_example_is_a_fleet_before_and_after_the_hub_joins() {
+    let joined = format!("{}{}", example::FLEET, example::HUB_MEMBER);
+    for (fleet, others) in [(example::FLEET, 1), (joined.as_str(), 2)] {
+        for ship in example::SHIPS {
+            let (config, _) = write_and_load(Program::Node, ship, fleet).unwrap();
+            assert_eq!(config.link.dial.len(), others);
+        }
+    }
+    let (hub, _) = write_and_load(Program::Hub, example::HUB, &joined).unwrap();
+    assert_eq!(hub.postgres, None);
 }
 
 #[test]

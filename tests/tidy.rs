@@ -7,6 +7,8 @@ use std::fmt::Display;
 mod floors;
 #[path = "tidy/manifest.rs"]
 mod manifest;
+#[path = "tidy/operations.rs"]
+mod operations;
 #[path = "tidy/source.rs"]
 mod source;
 #[path = "tidy/text.rs"]
@@ -126,5 +128,14 @@ fn links_between_documents_resolve() {
     for file in tree.files().filter(|file| file.path.ends_with(".md")) {
         text::check_links(&tree, file, &mut findings);
     }
+    findings.assert_none();
+}
+
+#[test]
+fn operations_explain_every_setting_and_every_chapter_that_is_named() {
+    let mut findings = Findings::default();
+    let tree = Tree::read();
+    operations::check_settings(&tree, &mut findings);
+    operations::check_chapters(&tree, &mut findings);
     findings.assert_none();
 }

@@ -8,3 +8,4 @@ mod links;
 mod race;
 mod setup;
 mod slot;
+mod tutorial;

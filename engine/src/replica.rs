@@ -18,10 +18,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use landfall_protocol::dictionary::Dictionary;
-use landfall_protocol::fold::ForeignTransaction;
 use landfall_protocol::id::{Origin, Seq};
 use landfall_protocol::plan::Group;
 use landfall_protocol::queue::TrustedTime;
+use landfall_protocol::schema::{TableDef, TableId};
 use landfall_protocol::version::VersionVector;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -41,8 +41,12 @@ use landfall_protocol::fleet::Fleet;
 
 /// A fresh horizon saves most barriers; it is renewed when it is older than this.
 const HORIZON_FRESH: Duration = Duration::from_secs(1);
-/// Attempts of one group before it is tried without the limit on the time locks take.
+/// Attempts of one group before every other one has no limit on the time locks take.
 const PATIENT_AFTER: u32 = 8;
+/// Attempts of one group before the other origins have their turn.
+const ATTEMPTS_PER_TURN: u32 = 8;
+/// Pause before a group that somebody stands in the way of has its next turn.
+const NEXT_TURN_AFTER: Duration = Duration::from_millis(100);
 /// Longest pause between attempts of one group.
 const RETRY_MS_MAX: u64 = 200;
 /// Pause before the connections are made anew.
@@ -218,6 +222,7 @@ async fn session(context: &ReplicaContext, counters: &mut Counters) -> Endless {
         applied: VersionVector::new(),
         counters: *counters,
         patient: false,
+        attempts: BTreeMap::new(),
         refreshed: None,
     };
     let outcome = replica.work(context, log).await;
@@ -241,6 +246,8 @@ pub(crate) struct Replica {
     counters: Counters,
     /// The group at hand may take its time locking.
     patient: bool,
+    /// How often the group at hand of each origin was tried.
+    attempts: BTreeMap<Origin, u32>,
     /// When the catalog was last read because of a change that did not fit.
     refreshed: Option<std::time::Instant>,
 }
@@ -262,19 +269,30 @@ impl Replica {
                 self.learn_schema(context).await?;
             }
             let known = log.borrow_and_update().clone();
-            if known.dirty > 0 && !plant::active("no-repair") {
-                self.repair().await?;
-            }
-            let wake = self.round(context, &known).await?;
-            if let Wake::Now = wake {
+            let due = known.dirty > 0 && !plant::active("no-repair");
+            let repair_waits = due && !self.repair().await?;
+            let repair_waits = repair_waits.then(|| "rows to be repaired are locked".to_owned());
+            let round = self.round(context, &known).await?;
+            if round.now {
                 continue;
             }
-            let held = wake.held();
-            context.status.send_modify(|status| status.held.clone_from(&held));
+            let held = round.held;
+            let waits = round.waits.or(repair_waits);
+            context.status.send_modify(|status| {
+                status.held.clone_from(&held);
+                status.cause.clone_from(&waits);
+            });
+            let next_turn = async {
+                match waits {
+                    Some(_) => tokio::time::sleep(NEXT_TURN_AFTER).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 changed = log.changed() => changed.map_err(|_| StoreError::Closed)?,
                 _ = schema_epoch.changed() => {}
                 () = sleep_until_wall(held.values().min().copied()) => {}
+                () = next_turn => {}
             }
         }
     }
@@ -331,23 +349,22 @@ impl Replica {
     /// Gives every origin one group.
     async fn round(&mut self, context: &ReplicaContext, log: &Log) -> Result<Wake, ReplicaError> {
         let time = TrustedTime { now_ms: time::wall_ms(), drift_ms_max: context.drift_ms_max };
-        let mut held = BTreeMap::new();
-        let mut worked = false;
+        let mut wake = Wake::default();
         let own = self.own;
         for (origin, received) in log.received.iter().filter(|(origin, _)| *origin != own) {
             self.meet(origin).await?;
             let Some(pending) = self.pending.get_mut(&origin) else { continue };
             pending.fill(&self.store, received).await?;
             match pending.next(&self.applied, self.own, time, context.group_changes_max) {
-                Next::Ready(count) => {
-                    self.apply_front(context, origin, count).await?;
-                    worked = true;
-                }
-                Next::HeldUntil(at) => drop(held.insert(origin, at)),
+                Next::Ready(count) => match self.apply_front(context, origin, count).await? {
+                    Turn::Worked => wake.now = true,
+                    Turn::Waits(cause) => wake.waits = Some(cause),
+                },
+                Next::HeldUntil(at) => drop(wake.held.insert(origin, at)),
                 Next::Nothing => {}
             }
         }
-        Ok(if worked { Wake::Now } else { Wake::Later(held) })
+        Ok(wake)
     }
 
     async fn meet(&mut self, origin: Origin) -> Result<(), ReplicaError> {
@@ -366,64 +383,76 @@ impl Replica {
         context: &ReplicaContext,
         origin: Origin,
         count: usize,
-    ) -> Result<(), ReplicaError> {
+    ) -> Result<Turn, ReplicaError> {
         self.keep_horizon_fresh().await?;
-        let Some(pending) = self.pending.get_mut(&origin) else { return Ok(()) };
-        let transactions: Vec<ForeignTransaction> = pending.front(count).to_vec();
-        let (mut tables, mut seen) = (pending.tables.clone(), pending.seen.clone());
-        let mut group =
-            Group::build(origin, &transactions, &self.dictionary, &mut tables, &mut seen);
-        if self.does_not_fit(&group) && self.may_refresh() {
+        let Some(mut front) = self.front(origin, count) else { return Ok(Turn::Worked) };
+        if self.does_not_fit(&front.group) && self.may_refresh() {
             self.learn_schema(context).await?;
-            let Some(pending) = self.pending.get(&origin) else { return Ok(()) };
-            (tables, seen) = (pending.tables.clone(), pending.seen.clone());
-            group = Group::build(origin, &transactions, &self.dictionary, &mut tables, &mut seen);
+            let Some(again) = self.front(origin, count) else { return Ok(Turn::Worked) };
+            front = again;
         }
-        let done = match self.try_until_done(&group, Mode::SetBased).await? {
-            None => count,
-            Some(_) if count > 1 => return Box::pin(self.apply_front(context, origin, 1)).await,
-            Some(reason) => {
-                tracing::warn!(%origin, seq = %group.first, "PostgreSQL refuses a transaction, trying row by row");
-                if let Some(reason) = self.try_until_done(&group, Mode::RowByRow).await? {
-                    return Err(
-                        ApplyError::Data { sqlstate: "XX000".to_owned(), message: reason }.into()
-                    );
-                }
-                drop(reason);
-                count
+        match self.try_for_a_turn(&front.group, Mode::SetBased).await? {
+            Tried::Done => {}
+            Tried::Waits(cause) => return Ok(Turn::Waits(waits(&front.group, cause))),
+            Tried::Refused(_) if count > 1 => {
+                return Box::pin(self.apply_front(context, origin, 1)).await;
             }
-        };
-        self.applied.advance(origin, group.last);
-        self.counters.groups += 1;
-        self.counters.transactions += done as u64;
-        self.counters.changes += group.changes as u64;
-        if let Some(pending) = self.pending.get_mut(&origin) {
-            pending.done(done);
-            (pending.tables, pending.seen) = (tables, seen);
+            Tried::Refused(_) => {
+                // The catalog may have changed since it was read; then it is no refusal.
+                self.learn_schema(context).await?;
+                let Some(again) = self.front(origin, count) else { return Ok(Turn::Worked) };
+                front = again;
+                tracing::warn!(%origin, seq = %front.group.first, "PostgreSQL refuses a transaction, trying row by row");
+                match self.try_for_a_turn(&front.group, Mode::RowByRow).await? {
+                    Tried::Done => {}
+                    Tried::Waits(cause) => return Ok(Turn::Waits(waits(&front.group, cause))),
+                    Tried::Refused(reason) => self.set_aside(&front.group, &reason).await?,
+                }
+            }
         }
-        Ok(())
+        self.attempts.remove(&origin);
+        self.applied.advance(origin, front.group.last);
+        self.counters.groups += 1;
+        self.counters.transactions += count as u64;
+        self.counters.changes += front.group.changes as u64;
+        if let Some(pending) = self.pending.get_mut(&origin) {
+            pending.done(count);
+            (pending.tables, pending.seen) = (front.tables, front.seen);
+        }
+        Ok(Turn::Worked)
     }
 
-    /// Tries a group until it is committed (`None`) or refused (the reason).
-    async fn try_until_done(
-        &mut self,
-        group: &Group,
-        mode: Mode,
-    ) -> Result<Option<String>, ReplicaError> {
+    /// The first `count` transactions of an origin as a group.
+    fn front(&mut self, origin: Origin, count: usize) -> Option<Front> {
+        let pending = self.pending.get_mut(&origin)?;
+        let (mut tables, mut seen) = (pending.tables.clone(), pending.seen.clone());
+        let transactions = pending.front(count);
+        let group = Group::build(origin, transactions, &self.dictionary, &mut tables, &mut seen);
+        Some(Front { group, tables, seen })
+    }
+
+    /// Tries a group until it is committed or refused, or its turn is over: a row that somebody
+    /// keeps locked must not hold up the other origins.
+    async fn try_for_a_turn(&mut self, group: &Group, mode: Mode) -> Result<Tried, ReplicaError> {
         let mut hidden = BTreeSet::new();
-        for attempt in 0.. {
-            self.patient = attempt >= PATIENT_AFTER;
+        let mut waits_for = "its turn";
+        let before = self.attempts.get(&group.origin).copied().unwrap_or_default();
+        let attempts = if before < 2 * PATIENT_AFTER { ATTEMPTS_PER_TURN } else { 3 };
+        for attempt in before..before.saturating_add(attempts) {
+            self.attempts.insert(group.origin, attempt.saturating_add(1));
+            self.patient = attempt >= PATIENT_AFTER && attempt % 2 == 0;
             match self.attempt(group, mode, &mut hidden).await? {
-                Attempt::Done => return Ok(None),
-                Attempt::Refused(reason) => return Ok(Some(reason)),
+                Attempt::Done => return Ok(Tried::Done),
+                Attempt::Refused(reason) => return Ok(Tried::Refused(reason)),
                 Attempt::Again(cause) => {
                     self.counters.retries += 1;
+                    waits_for = cause;
                     tracing::debug!(origin = %group.origin, seq = %group.first, cause, "trying again");
                     tokio::time::sleep(pause_before(attempt)).await;
                 }
             }
         }
-        Ok(None)
+        Ok(Tried::Waits(waits_for))
     }
 
     fn does_not_fit(&self, group: &Group) -> bool {
@@ -451,18 +480,39 @@ impl Replica {
     }
 }
 
-enum Wake {
-    Now,
-    Later(BTreeMap<Origin, u64>),
+/// The next transactions of an origin, and how far its tables and vector are after them.
+struct Front {
+    group: Group,
+    tables: BTreeMap<TableId, TableDef>,
+    seen: VersionVector,
 }
 
-impl Wake {
-    fn held(self) -> BTreeMap<Origin, u64> {
-        match self {
-            Self::Now => BTreeMap::new(),
-            Self::Later(held) => held,
-        }
-    }
+/// What trying a group for a turn came to.
+enum Tried {
+    Done,
+    Refused(String),
+    Waits(&'static str),
+}
+
+/// What an origin's turn came to.
+enum Turn {
+    Worked,
+    /// Somebody is in the way; what `status` says.
+    Waits(String),
+}
+
+fn waits(group: &Group, cause: &str) -> String {
+    format!("transaction {} of {} waits: {cause}", group.first, group.origin)
+}
+
+/// When to look again.
+#[derive(Default)]
+struct Wake {
+    /// At once: there may be more.
+    now: bool,
+    /// Soon: somebody is in the way.
+    waits: Option<String>,
+    held: BTreeMap<Origin, u64>,
 }
 
 async fn sleep_until_wall(at_ms: Option<u64>) {

@@ -203,8 +203,7 @@ impl Dictionary {
         }
         cells.sort_by_key(|cell| cell.column);
         let here = def.cell_columns().filter(|column| !self.is_gone(table, *column));
-        let whole =
-            change.op == RowOp::Insert && cells.iter().map(|cell| cell.column).eq(here);
+        let whole = change.op == RowOp::Insert && cells.iter().map(|cell| cell.column).eq(here);
         Ok(LocalChange { row: RowId { table, key }, op: change.op, cells, whole, unknown_columns })
     }
 }

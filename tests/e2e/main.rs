@@ -6,6 +6,7 @@ mod kill;
 mod large;
 mod links;
 mod race;
+mod regress_apply;
 mod setup;
 mod slot;
 mod tutorial;

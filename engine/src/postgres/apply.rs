@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use futures_util::future::try_join_all;
 use landfall_protocol::dictionary::RowId;
@@ -13,6 +14,7 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Statement};
 
 use crate::postgres::access::{LockStrength, TableAccess};
+use crate::time;
 
 /// Session settings of the apply connection.
 ///
@@ -50,9 +52,17 @@ pub enum ApplyError {
     /// The values cannot be stored as they are.
     #[error("PostgreSQL refuses the values ({sqlstate}): {message}")]
     Data {
-        /// The server's SQLSTATE, class 22, 23 or 42.
+        /// The server's SQLSTATE.
         sqlstate: String,
         /// The server's message. It may name a key, so it belongs into the database, not the log.
+        message: String,
+    },
+    /// Our role may not do what it must: an operator has to grant it, and nothing is set aside.
+    #[error("PostgreSQL denies ({sqlstate}): {message}; run landfall-node check")]
+    Denied {
+        /// The server's SQLSTATE.
+        sqlstate: String,
+        /// The server's message.
         message: String,
     },
     /// The progress row is not where we left it: another daemon applies to this database.
@@ -80,10 +90,21 @@ impl ApplyError {
         };
         let sqlstate = refusal.code().code();
         match sqlstate {
-            "55P03" | "40P01" | "40001" => Self::Busy,
+            // 57014: the statement took longer than the lock phase may.
+            "55P03" | "40P01" | "40001" | "57014" => Self::Busy,
+            "42501" => {
+                let message = refusal.message().to_owned();
+                Self::Denied { sqlstate: sqlstate.to_owned(), message }
+            }
             // A prepared plan outlived a change of its table: the connection is made anew.
             "0A000" | "26000" => Self::Connection(error),
-            _ if matches!(&sqlstate[..2], "22" | "23" | "42" | "44" | "54") => {
+            // Refusals of the values, by types and constraints or by the application's own code in
+            // triggers, domains and CHECKs.
+            _ if matches!(
+                &sqlstate[..2],
+                "09" | "21" | "22" | "23" | "27" | "2F" | "38" | "39" | "42" | "44" | "54" | "P0"
+            ) =>
+            {
                 Self::Data { sqlstate: sqlstate.to_owned(), message: refusal.message().to_owned() }
             }
             _ => Self::Connection(error),
@@ -119,6 +140,32 @@ pub enum RowWrite {
     Update(Vec<(ColumnId, Value)>),
     /// Delete the row.
     Delete,
+}
+
+/// How long a transaction may take for its locks. What PostgreSQL waits for while it holds locks
+/// itself must be over before the application's sessions look for deadlocks (after 1 s).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LockPhase {
+    /// All locks within this time, from the first statement on.
+    Within(Duration),
+    /// As long as it takes, but hardly ever waiting for anybody.
+    Patient,
+    /// As patient, and deferred constraints hold at once, so that each row answers for itself.
+    RowByRow,
+}
+
+impl LockPhase {
+    fn begin_sql(self) -> String {
+        match self {
+            Self::Within(limit) => {
+                format!("BEGIN; SET LOCAL statement_timeout = {}", limit.as_millis())
+            }
+            Self::Patient => "BEGIN; SET LOCAL lock_timeout = 10".to_owned(),
+            Self::RowByRow => {
+                "BEGIN; SET LOCAL lock_timeout = 10; SET CONSTRAINTS ALL IMMEDIATE".to_owned()
+            }
+        }
+    }
 }
 
 /// A row to lock.
@@ -187,12 +234,14 @@ pub struct ApplyConnection {
     client: Client,
     tables: BTreeMap<TableId, TableAccess>,
     statements: BTreeMap<String, Statement>,
+    /// When the transaction must have all its locks.
+    locked_by: Option<Instant>,
 }
 
 impl ApplyConnection {
     /// Takes a session opened with [`APPLY_SETTINGS`].
     pub fn new(client: Client) -> Self {
-        Self { client, tables: BTreeMap::new(), statements: BTreeMap::new() }
+        Self { client, tables: BTreeMap::new(), statements: BTreeMap::new(), locked_by: None }
     }
 
     /// Reads the catalog for tables not known yet, or for all of them anew.
@@ -249,17 +298,23 @@ impl ApplyConnection {
         first: Seq,
         last: Seq,
         marker: &[u8],
+        phase: LockPhase,
     ) -> Result<(), ApplyError> {
         let moved = self
             .prepare("UPDATE landfall.progress SET seq = $3, updated_at = now() WHERE origin = $1 AND seq = $2")
             .await?;
         let emit = self.prepare(EMIT_MARKER).await?;
+        let opening = phase.begin_sql();
+        self.locked_by = match phase {
+            LockPhase::Within(limit) => Some(time::monotonic() + limit),
+            LockPhase::Patient | LockPhase::RowByRow => None,
+        };
         let name = origin.to_string();
         let (before, after) = (first.0 as i64 - 1, last.0 as i64);
         let params: [&(dyn ToSql + Sync); 3] = [&name, &before, &after];
         let message: [&(dyn ToSql + Sync); 1] = [&marker];
         let (begun, moved, emitted) = tokio::join!(
-            self.client.batch_execute("BEGIN"),
+            self.client.batch_execute(&opening),
             self.client.execute(&moved, &params),
             self.client.query_one(&emit, &message),
         );
@@ -274,9 +329,14 @@ impl ApplyConnection {
     ///
     /// # Errors
     /// Passes the server's error on.
-    pub async fn begin_repair(&mut self, marker: &[u8]) -> Result<(), ApplyError> {
+    pub async fn begin_repair(
+        &mut self,
+        marker: &[u8],
+        phase: LockPhase,
+    ) -> Result<(), ApplyError> {
         let emit = self.prepare(EMIT_MARKER).await?;
-        self.client.batch_execute("BEGIN").await.map_err(ApplyError::classify)?;
+        self.locked_by = None;
+        self.client.batch_execute(&phase.begin_sql()).await.map_err(ApplyError::classify)?;
         self.client.query_one(&emit, &[&marker]).await.map_err(ApplyError::classify)?;
         Ok(())
     }
@@ -289,6 +349,49 @@ impl ApplyConnection {
         let emit = self.prepare(EMIT_MARKER).await?;
         self.client.query_one(&emit, &[&marker]).await.map_err(ApplyError::classify)?;
         Ok(())
+    }
+
+    /// The locks are taken: from here on statements may take their time.
+    ///
+    /// # Errors
+    /// [`ApplyError::Busy`] when it took too long.
+    pub async fn end_lock_phase(&mut self) -> Result<(), ApplyError> {
+        self.in_time()?;
+        if self.locked_by.take().is_some() {
+            self.client.batch_execute("SET LOCAL statement_timeout = 0").await?;
+        }
+        Ok(())
+    }
+
+    fn in_time(&self) -> Result<(), ApplyError> {
+        match self.locked_by {
+            Some(limit) if time::monotonic() > limit => Err(ApplyError::Busy),
+            _ => Ok(()),
+        }
+    }
+
+    /// Locks one row and its parents by themselves; when PostgreSQL cannot even read the key or a
+    /// reference here, everything before stays.
+    ///
+    /// # Errors
+    /// Everything but [`ApplyError::Data`], which is the inner result.
+    pub async fn lock_alone(
+        &mut self,
+        row: LockRequest<'_>,
+        parents: &[ParentRequest],
+    ) -> Result<Result<Option<u32>, String>, ApplyError> {
+        self.client.batch_execute("SAVEPOINT one_row").await?;
+        match self.lock(&[row], parents).await {
+            Ok(found) => {
+                self.client.batch_execute("RELEASE SAVEPOINT one_row").await?;
+                Ok(Ok(found.into_values().next()))
+            }
+            Err(ApplyError::Data { message, .. }) => {
+                self.client.batch_execute("ROLLBACK TO SAVEPOINT one_row").await?;
+                Ok(Err(message))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Locks the rows that exist, in the given order, and the parents they point to. Returns the
@@ -311,18 +414,18 @@ impl ApplyConnection {
             }
             batches.push((self.prepare(&sql).await?, arrays, run));
         }
-        let client = &self.client;
-        let locked = try_join_all(batches.iter().map(|(statement, arrays, run)| async move {
-            let rows = client.query(statement, &arrays.params()).await?;
-            let found = rows.iter().map(|row| (row.get::<_, i64>(0), row.get::<_, i64>(1)));
-            let found =
-                found.map(|(place, xmin)| (run[place as usize - 1].row.clone(), xmin as u32));
-            Ok(found.collect::<Vec<_>>())
-        }))
-        .await
-        .map_err(ApplyError::classify)?;
+        // One after the other: each may wait, and all of them together only for so long.
+        let mut locked = BTreeMap::new();
+        for (statement, arrays, run) in &batches {
+            self.in_time()?;
+            let rows = self.client.query(statement, &arrays.params()).await;
+            for row in rows.map_err(ApplyError::classify)? {
+                let (place, xmin) = (row.get::<_, i64>(0), row.get::<_, i64>(1));
+                locked.insert(run[place as usize - 1].row.clone(), xmin as u32);
+            }
+        }
         self.lock_parents(parents).await?;
-        Ok(locked.into_iter().flatten().collect())
+        Ok(locked)
     }
 
     async fn lock_parents(&mut self, parents: &[ParentRequest]) -> Result<(), ApplyError> {
@@ -333,6 +436,7 @@ impl ApplyConnection {
                 arrays.push(request.values.iter());
             }
             let statement = self.prepare(&sql).await?;
+            self.in_time()?;
             self.client.query(&statement, &arrays.params()).await.map_err(ApplyError::classify)?;
         }
         Ok(())
@@ -379,6 +483,15 @@ impl ApplyConnection {
                 Shape::Insert(columns) => table.insert_sql(columns),
             };
             statements.push((self.prepare(&sql).await?, arrays, count));
+        }
+        if self.locked_by.is_some() {
+            let mut met = true;
+            for (statement, arrays, count) in &statements {
+                self.in_time()?;
+                let written = self.client.execute(statement, &arrays.params()).await;
+                met &= written.map_err(ApplyError::classify)? == *count as u64;
+            }
+            return Ok(met);
         }
         let client = &self.client;
         let met = try_join_all(statements.iter().map(|(statement, arrays, count)| async move {

@@ -16,9 +16,8 @@ use landfall_protocol::value::Value;
 
 use crate::plant;
 use crate::postgres::access::LockStrength;
-use crate::postgres::apply::{ApplyError, LockRequest, ParentRequest, RowWrite};
+use crate::postgres::apply::{ApplyError, LockPhase, LockRequest, ParentRequest, RowWrite};
 use crate::replica::{Replica, ReplicaError};
-use crate::time;
 
 /// All of P1 must be over within this, or apply might hold locks longer than PostgreSQL waits
 /// before it looks for deadlocks (1 s) while itself waiting for up to 300 ms.
@@ -52,6 +51,15 @@ struct Working<'a> {
     present: BTreeSet<RowId>,
     /// Rows whose absence, or presence, is known to contradict their clock.
     hidden: &'a BTreeSet<RowId>,
+}
+
+impl Working<'_> {
+    /// Whether a row is absent though no delete of it is folded. It may never have been here, or
+    /// a local delete is on its way to the fold, and must be heard for the conflict lines.
+    fn has_unheard(&self, clocks: &BTreeMap<RowId, RowClock>) -> bool {
+        let absent = self.rows.iter().filter(|row| !self.present.contains(*row));
+        absent.map(|row| clocks.get(row)).any(|clock| clock.is_none_or(|c| c.existence().is_none()))
+    }
 }
 
 struct Decided {
@@ -94,16 +102,22 @@ impl Replica {
         hidden: &mut BTreeSet<RowId>,
     ) -> Result<Attempt, ReplicaError> {
         let mut parked: Vec<ParkedChange> = group.parked.iter().map(|(place, _)| *place).collect();
-        let began = time::monotonic();
-        self.apply.begin(group.origin, group.first, group.last, &marker(group, &parked)).await?;
-        let xmins = self.lock_rows(group).await?;
+        let message = self.marker(group, &parked);
+        let phase = self.lock_phase(mode);
+        self.apply.begin(group.origin, group.first, group.last, &message, phase).await?;
+        let mut refused = BTreeMap::new();
+        let xmins = self.lock_rows(group, mode, &mut refused).await?;
+        // Asked before the clocks are read: a writer folded in between would be taken for known
+        // while its clock is not in what was read.
+        let unknown = xmins.values().any(|xmin| !self.horizon.covers(*xmin));
         let working = Working {
             group,
-            rows: group.rows.keys().cloned().collect(),
+            rows: group.rows.keys().filter(|row| !refused.contains_key(*row)).cloned().collect(),
             present: xmins.keys().cloned().collect(),
             hidden,
         };
         let clocks = self.clocks(&working.rows).await?;
+        let unheard = working.has_unheard(&clocks);
         let first = self.decide(&working, &clocks).await?;
         let speculative: BTreeMap<RowId, RowWrite> = first
             .writes
@@ -111,17 +125,12 @@ impl Replica {
             .filter(|(_, w)| matches!(w, RowWrite::Insert(_)))
             .map(owned)
             .collect();
-        let mut refused = BTreeMap::new();
         if !self.write(&speculative, mode, &mut refused).await? {
             return Ok(Attempt::Again("a key appeared while it was being inserted"));
         }
-        if began.elapsed() > LOCK_PHASE_MAX && !self.patient {
-            return Ok(Attempt::Again("locking took too long"));
-        }
-        let unknown = |xmin: &u32| !self.horizon.covers(*xmin);
-        let needed = !speculative.is_empty()
-            || !first.contradicted.is_empty()
-            || xmins.values().any(unknown);
+        self.apply.end_lock_phase().await?;
+        let needed =
+            unknown || unheard || !speculative.is_empty() || !first.contradicted.is_empty();
         let decided = if needed && !plant::active("no-barrier") {
             self.counters.barriers += 1;
             self.barrier.pass().await?;
@@ -148,29 +157,86 @@ impl Replica {
         Ok(Attempt::Done)
     }
 
-    async fn lock_rows(&mut self, group: &Group) -> Result<BTreeMap<RowId, u32>, ReplicaError> {
+    fn marker(&self, group: &Group, parked: &[ParkedChange]) -> Vec<u8> {
+        let (origin, first, last) = (group.origin, group.first, group.last);
+        Marker::Apply { origin, first, last, parked: parked.to_vec() }.encode()
+    }
+
+    fn lock_phase(&self, mode: Mode) -> LockPhase {
+        match mode {
+            Mode::SetBased if !self.patient => LockPhase::Within(LOCK_PHASE_MAX),
+            Mode::SetBased => LockPhase::Patient,
+            Mode::RowByRow => LockPhase::RowByRow,
+        }
+    }
+
+    async fn lock_rows(
+        &mut self,
+        group: &Group,
+        mode: Mode,
+        refused: &mut BTreeMap<RowId, String>,
+    ) -> Result<BTreeMap<RowId, u32>, ReplicaError> {
         // One strength per table keeps it at one statement per table, in key order.
         let mut strengths: BTreeMap<TableId, LockStrength> = BTreeMap::new();
-        let mut parents = BTreeSet::new();
         for (row, work) in &group.rows {
-            let table = self.apply.table(row.table)?;
-            let strength = table.strength(&work.columns(), work.may_delete());
+            let strength =
+                self.apply.table(row.table)?.strength(&work.columns(), work.may_delete());
             let strongest = strengths.entry(row.table).or_insert(strength);
             *strongest = strength.max(*strongest);
-            for (key, parent) in table.parents().iter().enumerate() {
+        }
+        let request = |row| LockRequest { row, strength: strengths[&row.table] };
+        let mut found = BTreeMap::new();
+        match mode {
+            Mode::SetBased => {
+                let locks: Vec<LockRequest<'_>> = group.rows.keys().map(request).collect();
+                let parents = self.parents(group.rows.iter())?;
+                found = self.apply.lock(&locks, &parents).await?;
+            }
+            Mode::RowByRow => {
+                for (row, work) in &group.rows {
+                    let parents = self.parents(std::iter::once((row, work)))?;
+                    match self.apply.lock_alone(request(row), &parents).await? {
+                        Ok(xmin) => found.extend(xmin.map(|xmin| (row.clone(), xmin))),
+                        Err(reason) => drop(refused.insert(row.clone(), reason)),
+                    }
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    fn parents<'w>(
+        &self,
+        rows: impl Iterator<Item = (&'w RowId, &'w RowWork)>,
+    ) -> Result<Vec<ParentRequest>, ReplicaError> {
+        let mut parents = BTreeSet::new();
+        for (row, work) in rows {
+            for (key, parent) in self.apply.table(row.table)?.parents().iter().enumerate() {
                 parents.extend(parent_values(work, &parent.columns).map(|v| (row.table, key, v)));
             }
         }
-        let locks: Vec<LockRequest<'_>> = group
-            .rows
-            .keys()
-            .map(|row| LockRequest { row, strength: strengths[&row.table] })
-            .collect();
-        let parents: Vec<ParentRequest> = parents
-            .into_iter()
-            .map(|(table, key, values)| ParentRequest { table, key, values })
-            .collect();
-        Ok(self.apply.lock(&locks, &parents).await?)
+        let request = |(table, key, values)| ParentRequest { table, key, values };
+        Ok(parents.into_iter().map(request).collect())
+    }
+
+    /// Moves past a transaction that cannot be shown at all, with everything in it parked.
+    pub(super) async fn set_aside(
+        &mut self,
+        group: &Group,
+        reason: &str,
+    ) -> Result<(), ReplicaError> {
+        let mut parked: Vec<ParkedChange> = group.parked.iter().map(|(place, _)| *place).collect();
+        parked.extend(group.rows.values().flat_map(RowWork::places));
+        parked.sort_unstable();
+        let refused = group.rows.keys().map(|row| (row.clone(), reason.to_owned())).collect();
+        let lines = self.parked_lines(group, &refused);
+        let message = self.marker(group, &parked);
+        let phase = LockPhase::Patient;
+        self.apply.begin(group.origin, group.first, group.last, &message, phase).await?;
+        self.apply.write_parked(&lines).await?;
+        self.apply.commit().await?;
+        self.counters.parked += lines.len() as u64;
+        Ok(())
     }
 
     async fn clocks(&self, rows: &[RowId]) -> Result<BTreeMap<RowId, RowClock>, ReplicaError> {
@@ -189,7 +255,8 @@ impl Replica {
             contradicted: BTreeSet::new(),
         };
         let mut logged: BTreeMap<RowId, Vec<(ColumnId, Source)>> = BTreeMap::new();
-        for (row, work) in &working.group.rows {
+        for row in &working.rows {
+            let work = &working.group.rows[row];
             let def = self.dictionary.table(row.table).ok_or(ApplyError::TableGone(row.table))?;
             let clock = clocks.get(row).cloned().unwrap_or_default();
             let present = working.present.contains(row);
@@ -292,7 +359,8 @@ impl Replica {
         if !refused.is_empty() {
             parked.sort_unstable();
             parked.dedup();
-            self.apply.mark_again(&marker(group, parked)).await?;
+            let message = self.marker(group, parked);
+            self.apply.mark_again(&message).await?;
         }
         self.apply.write_parked(&lines).await?;
         self.counters.parked += lines.len() as u64;
@@ -302,11 +370,6 @@ impl Replica {
 
 fn owned((row, write): (&RowId, &RowWrite)) -> (RowId, RowWrite) {
     (row.clone(), write.clone())
-}
-
-fn marker(group: &Group, parked: &[ParkedChange]) -> Vec<u8> {
-    let (origin, first, last) = (group.origin, group.first, group.last);
-    Marker::Apply { origin, first, last, parked: parked.to_vec() }.encode()
 }
 
 /// The referencing values of a foreign key, when the group writes all of them and none is NULL.

@@ -12,39 +12,91 @@ use landfall_protocol::plan::visible;
 use landfall_protocol::schema::ColumnId;
 
 use crate::postgres::access::LockStrength;
-use crate::postgres::apply::{ApplyError, LockRequest, RowWrite};
+use crate::postgres::apply::{ApplyError, LockPhase, LockRequest, RowWrite};
 use crate::replica::{Replica, ReplicaError};
 
 /// Rows repaired in one transaction.
 const ROWS_MAX: usize = 200;
 
+/// What rewriting came to.
+enum Rewritten {
+    /// This many rows were written.
+    Done(u64),
+    /// Somebody is in the way.
+    Busy,
+    /// PostgreSQL refuses a value.
+    Refused,
+}
+
 impl Replica {
-    /// Repairs some of the rows the fold found wanting.
-    pub(super) async fn repair(&mut self) -> Result<(), ReplicaError> {
-        let dirty = self.store.dirty_rows(ROWS_MAX).await?;
+    /// Repairs some of the rows the fold found wanting; `false` when somebody is in the way and
+    /// it must be tried again.
+    pub(super) async fn repair(&mut self) -> Result<bool, ReplicaError> {
+        let mut dirty = self.store.dirty_rows(ROWS_MAX).await?;
         let rows: BTreeSet<RowId> = dirty.iter().map(|dirty| dirty.row.clone()).collect();
-        let rows: Vec<RowId> = rows.into_iter().collect();
-        match self.rewrite(&rows).await {
-            Ok(repaired) => {
-                tracing::warn!(
-                    rows = repaired,
-                    "rewrote rows that did not show what their clocks say"
-                );
-                self.counters.repaired += repaired;
-                Ok(self.store.clear_dirty(dirty, repaired).await?)
+        // A table that is not here any more has nothing to repair.
+        let rows: Vec<RowId> =
+            rows.into_iter().filter(|row| self.apply.table(row.table).is_ok()).collect();
+        let mut busy = BTreeSet::new();
+        let repaired = match self.rewrite_or_roll_back(&rows, LockPhase::Patient).await? {
+            Rewritten::Done(repaired) => repaired,
+            // One row must not keep the others from being repaired.
+            Rewritten::Busy | Rewritten::Refused => {
+                self.repair_one_by_one(&rows, &mut busy).await?
             }
-            Err(ReplicaError::Apply(ApplyError::Busy)) => Ok(self.apply.rollback().await?),
-            Err(ReplicaError::Apply(ApplyError::Data { sqlstate, .. })) => {
-                self.apply.rollback().await?;
-                tracing::error!(%sqlstate, "rows cannot be rewritten to what their clocks say");
-                Ok(self.store.clear_dirty(dirty, 0).await?)
-            }
-            Err(error) => Err(error),
+        };
+        dirty.retain(|dirty| !busy.contains(&dirty.row));
+        if repaired > 0 {
+            tracing::warn!(rows = repaired, "rewrote rows that did not show what their clocks say");
         }
+        self.counters.repaired += repaired;
+        if !dirty.is_empty() {
+            self.store.clear_dirty(dirty, repaired).await?;
+        }
+        Ok(busy.is_empty())
     }
 
-    async fn rewrite(&mut self, rows: &[RowId]) -> Result<u64, ReplicaError> {
-        self.apply.begin_repair(&Marker::Repair.encode()).await?;
+    async fn repair_one_by_one(
+        &mut self,
+        rows: &[RowId],
+        busy: &mut BTreeSet<RowId>,
+    ) -> Result<u64, ReplicaError> {
+        let mut repaired = 0;
+        for row in rows.chunks(1) {
+            match self.rewrite_or_roll_back(row, LockPhase::RowByRow).await? {
+                Rewritten::Done(count) => repaired += count,
+                Rewritten::Busy => busy.extend(row.iter().cloned()),
+                Rewritten::Refused => {
+                    let table = row[0].table.0;
+                    tracing::error!(table, "a row cannot be rewritten to what its clock says");
+                }
+            }
+        }
+        Ok(repaired)
+    }
+
+    async fn rewrite_or_roll_back(
+        &mut self,
+        rows: &[RowId],
+        phase: LockPhase,
+    ) -> Result<Rewritten, ReplicaError> {
+        let outcome = match self.rewrite(rows, phase).await {
+            Ok(Some(repaired)) => return Ok(Rewritten::Done(repaired)),
+            Ok(None) | Err(ReplicaError::Apply(ApplyError::Busy)) => Rewritten::Busy,
+            Err(ReplicaError::Apply(ApplyError::Data { .. })) => Rewritten::Refused,
+            Err(error) => return Err(error),
+        };
+        self.apply.rollback().await?;
+        Ok(outcome)
+    }
+
+    /// The rows rewritten; `None` when a key appeared or went away meanwhile.
+    async fn rewrite(
+        &mut self,
+        rows: &[RowId],
+        phase: LockPhase,
+    ) -> Result<Option<u64>, ReplicaError> {
+        self.apply.begin_repair(&Marker::Repair.encode(), phase).await?;
         let requests: Vec<LockRequest<'_>> =
             rows.iter().map(|row| LockRequest { row, strength: LockStrength::Update }).collect();
         let present: BTreeSet<RowId> = self.apply.lock(&requests, &[]).await?.into_keys().collect();
@@ -56,9 +108,11 @@ impl Replica {
         let repaired = writes.len() as u64;
         let writes: Vec<(&RowId, &RowWrite)> =
             writes.iter().map(|(row, write)| (*row, write)).collect();
-        self.apply.write(&writes).await?;
+        if !self.apply.write(&writes).await? {
+            return Ok(None);
+        }
         self.apply.commit().await?;
-        Ok(repaired)
+        Ok(Some(repaired))
     }
 
     async fn due_writes<'a>(

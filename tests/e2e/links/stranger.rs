@@ -53,14 +53,16 @@ impl Stranger {
     /// The next message of the other side that is wanted.
     fn expect<T>(&mut self, mut wanted: impl FnMut(&Message) -> Option<T>) -> T {
         let reader = &mut self.reader;
-        self.bound.runtime.block_on(async {
+        let found = async {
             loop {
                 let frame = reader.next().await.unwrap().expect("the other side goes on");
                 if let Some(found) = wanted(&Message::decode(&frame).unwrap()) {
                     return found;
                 }
             }
-        })
+        };
+        let limited = async { tokio::time::timeout(LIMIT, found).await };
+        self.bound.runtime.block_on(limited).expect("the message comes in time")
     }
 
     fn say(&mut self, message: &Message) {
@@ -82,7 +84,8 @@ impl Stranger {
     }
 
     fn closed(&self) -> (CloseCode, String) {
-        match self.bound.runtime.block_on(self.connection.closed()) {
+        let limited = async { tokio::time::timeout(LIMIT, self.connection.closed()).await };
+        match self.bound.runtime.block_on(limited).expect("the end comes in time") {
             TransportError::Closed { code, reason, .. } => (code, reason),
             error => panic!("{error}"),
         }

@@ -61,9 +61,14 @@ pub(super) struct Arrived {
 /// Why a stream is not read on.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Fault {
-    /// The origin, or somebody in its name, sent what cannot be: it must be set aside.
+    /// The origin itself signed what cannot be, mostly because two boxes write in its name: it must
+    /// be set aside.
     #[error("{0}")]
     BadOrigin(String),
+    /// What came is not what the origin signed. That speaks against whoever carried it, and proves
+    /// nothing about the origin.
+    #[error("{0}")]
+    BadCarrier(String),
     /// A unit that this version cannot read; a newer one may.
     #[error("{0}")]
     NotUnderstood(String),
@@ -97,7 +102,7 @@ impl From<UnitError> for Fault {
     fn from(error: UnitError) -> Self {
         match error {
             UnitError::UnknownFormat(_) => Self::NotUnderstood(error.to_string()),
-            error => Self::BadOrigin(error.to_string()),
+            error => Self::BadCarrier(error.to_string()),
         }
     }
 }

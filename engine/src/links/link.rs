@@ -63,7 +63,16 @@ pub(super) struct Orders {
 pub(super) struct Report {
     pub(super) peer: SiteId,
     pub(super) link: LinkId,
-    pub(super) event: Event,
+    pub(super) tidings: Tidings,
+}
+
+/// What there is to tell.
+#[derive(Debug)]
+pub(super) enum Tidings {
+    /// The session's word.
+    Event(Event),
+    /// What the peer sent of this origin was damaged: somebody else must supply it.
+    Unfit(Origin),
 }
 
 /// How a connection ended.
@@ -253,10 +262,14 @@ impl Driver {
             self.take_leave().await;
             return Err(LinkEnd::Refused(refusal));
         }
+        self.report(Tidings::Event(event)).await;
+        Ok(())
+    }
+
+    async fn report(&mut self, tidings: Tidings) {
         let (peer, link) = (self.link.peer, self.link.id);
         // Without a switchboard everything is stopping, and this task with it.
-        let _ = self.link.reports.send(Report { peer, link, event }).await;
-        Ok(())
+        let _ = self.link.reports.send(Report { peer, link, tidings }).await;
     }
 
     /// Lets our hello reach the peer before the connection is closed, for a while.
@@ -421,8 +434,14 @@ impl Driver {
                 self.link.shared.store.quarantine(origin, format!("{why} (from {peer})")).await?;
                 Ok(())
             }
+            Fault::BadCarrier(why) => {
+                tracing::warn!(%origin, peer, why, "a unit was damaged on its way here");
+                self.report(Tidings::Unfit(origin)).await;
+                Ok(())
+            }
             Fault::NotUnderstood(why) => {
                 tracing::warn!(%origin, peer, why, "this version cannot read what comes");
+                self.report(Tidings::Unfit(origin)).await;
                 Ok(())
             }
             fault => Err(link_end(fault)),
@@ -441,9 +460,10 @@ async fn own_hashes(store: &Store, hello: &Hello) -> Result<Vec<Option<UnitHash>
 
 fn link_end(fault: Fault) -> LinkEnd {
     match fault {
-        Fault::BadOrigin(why) | Fault::NotUnderstood(why) | Fault::Broke(why) => {
-            LinkEnd::Broke(why)
-        }
+        Fault::BadOrigin(why)
+        | Fault::BadCarrier(why)
+        | Fault::NotUnderstood(why)
+        | Fault::Broke(why) => LinkEnd::Broke(why),
         Fault::Frame(error) => error.into(),
         Fault::Store(error) => error.into(),
     }

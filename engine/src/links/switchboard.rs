@@ -1,22 +1,21 @@
 //! Calls, takes calls, keeps one connection with each peer, and decides who supplies what.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
-use landfall_protocol::id::SiteId;
+use landfall_protocol::id::{Origin, SiteId};
 use landfall_protocol::sync::Event;
 use landfall_protocol::sync::dial::{Backoff, Dialer, keep_new};
 use landfall_protocol::sync::select::{PeerView, Suppliers, choose};
-use landfall_protocol::version::VersionVector;
 use tokio::sync::{mpsc, watch};
 
 use super::Shared;
 use super::call::{CallError, Verdict, call};
 use super::clock::random;
-use super::link::{Dialled, Link, LinkEnd, LinkId, Orders, Report};
+use super::link::{Dialled, Link, LinkEnd, LinkId, Orders, Report, Tidings};
 use super::status::PeerState;
 use crate::config::LinkConfig;
 use crate::store::{Log, Sealing, Severity, StoreError};
@@ -39,6 +38,8 @@ struct Connected {
     connection: Connection,
     orders: watch::Sender<Orders>,
     view: PeerView,
+    /// Origins it must not supply while this connection lasts: what it sent of them was damaged.
+    unfit: BTreeSet<Origin>,
     rival: Option<Rival>,
 }
 
@@ -293,7 +294,15 @@ impl Switchboard {
         let child = self.shared.tasks.spawn_child(name, link.run());
         self.links.push(Box::pin(async move { (site, id, outcome(child).await) }));
         let view = PeerView::default();
-        let connected = Connected { id, dialled, connection, orders, view, rival: None };
+        let connected = Connected {
+            id,
+            dialled,
+            connection,
+            orders,
+            view,
+            unfit: BTreeSet::new(),
+            rival: None,
+        };
         self.connected.insert(site, connected);
         self.choose_soon();
     }
@@ -354,11 +363,18 @@ impl Switchboard {
         }
     }
 
-    fn handle_report(&mut self, Report { peer: site, link, event }: Report) {
+    fn handle_report(&mut self, Report { peer: site, link, tidings }: Report) {
         let Some(connected) = self.connected.get_mut(&site) else { return };
         if connected.id != link {
             return;
         }
+        let event = match tidings {
+            Tidings::Event(event) => event,
+            Tidings::Unfit(origin) => {
+                connected.unfit.insert(origin);
+                return self.choose_soon();
+            }
+        };
         match event {
             Event::Ready { peer: origin, peer_received, peer_applied, clock_offset_ms, .. } => {
                 let name = connected.connection.peer_name().to_owned();
@@ -443,13 +459,13 @@ impl Switchboard {
         self.choose_at_ms = None;
         self.chosen_at_ms = now_ms;
         let log = self.log.borrow();
-        let wanted = |received: &VersionVector| {
-            let known = received.iter().filter(|(origin, _)| !log.quarantined.contains_key(origin));
-            known.collect::<VersionVector>()
+        let wanted = |connected: &Connected, origin: Origin| {
+            !log.quarantined.contains_key(&origin) && !connected.unfit.contains(&origin)
         };
         let views = self.connected.iter().map(|(site, connected)| {
             let PeerView { received, ready } = &connected.view;
-            (*site, PeerView { received: wanted(received), ready: *ready })
+            let known = received.iter().filter(|(origin, _)| wanted(connected, *origin));
+            (*site, PeerView { received: known.collect(), ready: *ready })
         });
         let views: BTreeMap<SiteId, PeerView> = views.collect();
         let (own, members) = (self.shared.facts.origin, self.shared.members());
@@ -458,7 +474,7 @@ impl Switchboard {
         for (site, connected) in &self.connected {
             let mut supply = self.suppliers.by(*site);
             // One that supplies already goes on, unless the origin was set aside meanwhile.
-            supply.retain(|origin| !log.quarantined.contains_key(origin));
+            supply.retain(|origin| wanted(connected, *origin));
             connected.orders.send_if_modified(|orders| {
                 let moved = orders.supply != supply;
                 orders.supply = supply;

@@ -260,9 +260,7 @@ impl Replica {
             context.status.send_modify(|status| {
                 status.running = true;
                 status.needs_operator = false;
-                status.cause = None;
                 status.counters = self.counters;
-                status.held.clear();
             });
             if schema_epoch.has_changed().unwrap_or(false) {
                 schema_epoch.mark_unchanged();
@@ -273,15 +271,15 @@ impl Replica {
             let repair_waits = due && !self.repair().await?;
             let repair_waits = repair_waits.then(|| "rows to be repaired are locked".to_owned());
             let round = self.round(context, &known).await?;
-            if round.now {
-                continue;
-            }
             let held = round.held;
             let waits = round.waits.or(repair_waits);
             context.status.send_modify(|status| {
                 status.held.clone_from(&held);
                 status.cause.clone_from(&waits);
             });
+            if round.now {
+                continue;
+            }
             let next_turn = async {
                 match waits {
                     Some(_) => tokio::time::sleep(NEXT_TURN_AFTER).await,

@@ -85,12 +85,15 @@ fn a_row_somebody_keeps_locked_holds_up_no_other_origin() {
     wait_told(&fleet, "b", "SELECT x FROM t", "free");
     let keeper = fleet.member("b").cluster().session(DB).expect("connect");
     keeper.batch("BEGIN; SELECT * FROM t FOR UPDATE").expect("lock");
+    // Without having seen what a writes next: what depends on that must wait for it.
+    fleet.link("c", "b").cut();
+    fleet.sql("c", "INSERT INTO t VALUES (2, 'from c')");
     fleet.sql("a", "UPDATE t SET x = 'from a'");
     wait_for("b to wait for the lock", SOON, || {
         let status = fleet.member("b").status().expect("status");
         status["apply"]["cause"].as_str().filter(|cause| cause.contains("locked")).map(drop)
     });
-    fleet.sql("c", "INSERT INTO t VALUES (2, 'from c')");
+    fleet.link("c", "b").heal();
     wait_told(&fleet, "b", "SELECT x FROM t WHERE id = 2", "from c");
     keeper.batch("ROLLBACK").expect("let go");
     wait_told(&fleet, "b", "SELECT x FROM t WHERE id = 1", "from a");

@@ -3,7 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use landfall_protocol::change::{RowOp, Transaction};
@@ -15,7 +15,7 @@ use landfall_protocol::fold::{
 };
 use landfall_protocol::id::{Incarnation, Origin, Seq, SiteId, TxnId};
 use landfall_protocol::lattice::RowClock;
-use landfall_protocol::plan::{Group, Source, Verdict};
+use landfall_protocol::plan::{Group, RowWork, Source, Verdict, visible};
 use landfall_protocol::queue::{Head, Readiness, TrustedTime, readiness};
 use landfall_protocol::schema::{ColumnDef, ColumnId, SetId, TableDef, TableName};
 use landfall_protocol::value::Value;
@@ -32,7 +32,18 @@ struct Site {
     rows: BTreeMap<i64, Row>,
     clocks: BTreeMap<RowId, RowClock>,
     fates: Fates,
+    /// Rows whose changes were refused here at some time.
+    refused: BTreeSet<i64>,
     now_ms: u64,
+}
+
+/// What goes wrong while a group is applied.
+#[derive(Clone, Debug, Default)]
+struct Trouble {
+    /// The database refuses what it should write for this row.
+    refuse: Option<i64>,
+    /// A local transaction on rows that no lock protects commits after the group was decided.
+    race: Vec<Edit>,
 }
 
 /// Every own transaction ever written, and what its site showed at that moment.
@@ -75,6 +86,7 @@ impl Site {
             rows: BTreeMap::new(),
             clocks: BTreeMap::new(),
             fates: Fates::default(),
+            refused: BTreeSet::new(),
             now_ms,
         }
     }
@@ -105,7 +117,13 @@ impl Site {
         })
     }
 
-    fn commit(&mut self, rows: Vec<RowEvent>, marker: Option<Marker>, log: &mut Log) {
+    /// Folds a transaction; says which rows had to be repaired.
+    fn commit(
+        &mut self,
+        rows: Vec<RowEvent>,
+        marker: Option<Marker>,
+        log: &mut Log,
+    ) -> BTreeSet<RowId> {
         let foreign: ForeignTransactions = match &marker {
             Some(Marker::Apply { origin, first, last, .. }) => (first.0..=last.0)
                 .map(|seq| TxnId { origin: *origin, seq: Seq(seq) })
@@ -120,7 +138,6 @@ impl Site {
             .into_iter()
             .filter_map(|row| Some((row.clone(), self.clocks.get(&row)?.clone())));
         let output = self.fold.fold(localized, clocks.collect());
-        assert!(output.dirty.is_empty(), "without races every image is what the clocks say");
         self.clocks.extend(output.clocks);
         self.fates.add(output.fates);
         for own in output.own {
@@ -128,6 +145,29 @@ impl Site {
             let foreign = ForeignTransaction { transaction: own.transaction, vector: own.vector };
             log.transactions.insert(txn, foreign);
             log.shown.insert(txn, self.fold.applied.clone());
+        }
+        self.repair(&output.dirty, log);
+        output.dirty
+    }
+
+    /// Rewrites rows to what their clocks say.
+    fn repair(&mut self, dirty: &BTreeSet<RowId>, log: &mut Log) {
+        let mut events = Vec::new();
+        for row in dirty {
+            let Value::Int(key) = row.key.values().unwrap()[0] else { panic!("keys are integers") };
+            let def = self.fold.dictionary.table(row.table).unwrap();
+            let new = visible(def, &self.clocks[row], self.rows.contains_key(&key)).map(|cells| {
+                let old = self.rows.get(&key).cloned();
+                let mut new = old.unwrap_or_else(|| vec![Value::Null; COLUMNS]);
+                for (column, txn) in cells {
+                    new[self.cell_index(column)] = self.logged(txn, row, column, log);
+                }
+                new
+            });
+            events.extend(self.write(key, new));
+        }
+        if !dirty.is_empty() {
+            self.commit(events, Some(Marker::Repair), log);
         }
     }
 
@@ -145,11 +185,12 @@ impl Site {
             };
             events.extend(self.write(edit.key, new));
         }
-        self.commit(events, None, log);
+        let repaired = self.commit(events, None, log);
+        assert!(repaired.is_empty(), "own changes are right by definition");
     }
 
     /// Applies up to `most` transactions of an origin; says whether any was ready.
-    fn apply(&mut self, from: Origin, most: usize, log: &mut Log) -> bool {
+    fn apply(&mut self, from: Origin, most: usize, trouble: &Trouble, log: &mut Log) -> bool {
         let mut applied = self.fold.applied.clone();
         let mut group = Vec::new();
         let time = TrustedTime { now_ms: u64::MAX >> 20, drift_ms_max: 0 };
@@ -174,14 +215,20 @@ impl Site {
         let mut seen = self.fold.origin_vectors.get(&from).cloned().unwrap_or_default();
         let group = Group::build(from, &group, &self.fold.dictionary, &mut tables, &mut seen);
         assert!(group.parked.is_empty());
-        let mut events = Vec::new();
+        let mut writes = Vec::new();
+        let mut parked = Vec::new();
+        let mut free = BTreeSet::new();
         for (row, work) in &group.rows {
             let Value::Int(key) = row.key.values().unwrap()[0] else { panic!("keys are integers") };
             let def = self.fold.dictionary.table(row.table).unwrap();
             let clock = self.clocks.get(row).cloned().unwrap_or_default();
             let present = self.rows.contains_key(&key);
-            let new = match work.decide(def, &clock, present, false).0 {
-                Verdict::Keep => continue,
+            let new = match work.decide(def, &clock, present, self.refused.contains(&key)).0 {
+                Verdict::Keep => {
+                    // Nothing to lock: a local insert may come.
+                    free.extend((!present).then_some(key));
+                    continue;
+                }
                 Verdict::Retry => panic!("without races the clock and the table agree"),
                 Verdict::Delete => None,
                 Verdict::Update(cells) => {
@@ -202,15 +249,24 @@ impl Site {
                     Some(new)
                 }
             };
-            events.extend(self.write(key, new));
+            if trouble.refuse == Some(key) {
+                parked.extend(RowWork::places(work));
+                self.refused.insert(key);
+                continue;
+            }
+            writes.push((key, new));
         }
-        let marker = Marker::Apply {
-            origin: from,
-            first: group.first,
-            last: group.last,
-            parked: Vec::new(),
+        let race: Vec<Edit> =
+            trouble.race.iter().filter(|edit| free.contains(&edit.key)).cloned().collect();
+        self.local(&race, log);
+        let events = writes.into_iter().filter_map(|(key, new)| self.write(key, new)).collect();
+        let marker = Marker::Apply { origin: from, first: group.first, last: group.last, parked };
+        let repaired = self.commit(events, Some(marker), log);
+        let troubled = |row: &RowId| {
+            let Value::Int(key) = row.key.values().unwrap()[0] else { panic!("keys are integers") };
+            self.refused.contains(&key) || race.iter().any(|edit| edit.key == key)
         };
-        self.commit(events, Some(marker), log);
+        assert!(repaired.iter().all(troubled), "without races every image is what the clocks say");
         true
     }
 
@@ -264,20 +320,20 @@ struct Edit {
 #[derive(Clone, Debug)]
 enum Step {
     Local { site: usize, edits: Vec<Edit> },
-    Apply { site: usize, from: usize, most: usize },
+    Apply { site: usize, from: usize, most: usize, trouble: Trouble },
     Clock { site: usize, ms: u64 },
 }
 
 fn steps(sites: usize) -> impl Strategy<Value = Vec<Step>> {
     let edit = (0u8..4, 0i64..4, 0..COLUMNS, 0i64..1000)
         .prop_map(|(kind, key, column, value)| Edit { kind, key, column, value });
-    let local = (0..sites, proptest::collection::vec(edit, 1..4))
-        .prop_map(|(site, edits)| Step::Local { site, edits });
-    let apply = (0..sites, 0..sites, 1usize..5).prop_map(|(site, from, most)| Step::Apply {
-        site,
-        from,
-        most,
-    });
+    let edits = proptest::collection::vec(edit.clone(), 1..4);
+    let local = (0..sites, edits).prop_map(|(site, edits)| Step::Local { site, edits });
+    let race = proptest::collection::vec(edit, 0..4);
+    let refuse = proptest::option::weighted(0.1, 0i64..4);
+    let trouble = (refuse, race).prop_map(|(refuse, race)| Trouble { refuse, race });
+    let apply = (0..sites, 0..sites, 1usize..5, trouble)
+        .prop_map(|(site, from, most, trouble)| Step::Apply { site, from, most, trouble });
     let clock = (0..sites, 0u64..10_000).prop_map(|(site, ms)| Step::Clock { site, ms });
     proptest::collection::vec(prop_oneof![4 => local, 4 => apply, 1 => clock], 1..60)
 }
@@ -288,8 +344,8 @@ fn run(steps: Vec<Step>, sites: usize) {
     for step in steps {
         match step {
             Step::Local { site, edits } => world[site].local(&edits, &mut log),
-            Step::Apply { site, from, most } if site != from => {
-                world[site].apply(origin(from), most, &mut log);
+            Step::Apply { site, from, most, trouble } if site != from => {
+                world[site].apply(origin(from), most, &trouble, &mut log);
             }
             Step::Apply { .. } => {}
             Step::Clock { site, ms } => world[site].now_ms = ms,
@@ -297,7 +353,7 @@ fn run(steps: Vec<Step>, sites: usize) {
     }
     while (0..sites * sites).any(|pair| {
         let (site, from) = (pair / sites, pair % sites);
-        site != from && world[site].apply(origin(from), 3, &mut log)
+        site != from && world[site].apply(origin(from), 3, &Trouble::default(), &mut log)
     }) {}
     let expected = oracle(&log);
     let everything: VersionVector =
@@ -306,7 +362,11 @@ fn run(steps: Vec<Step>, sites: usize) {
         let mut known = site.fold.applied.clone();
         known.advance(site.fold.origin, site.fold.last_seq);
         assert_eq!(known, everything, "everything is delivered in the end");
-        assert_eq!(site.rows, expected);
+        let shown = |rows: &BTreeMap<i64, Row>| -> BTreeMap<i64, Row> {
+            let kept = rows.iter().filter(|(key, _)| !site.refused.contains(key));
+            kept.map(|(key, row)| (*key, row.clone())).collect()
+        };
+        assert_eq!(shown(&site.rows), shown(&expected), "a refused row spoils no other");
         let foreign = log.transactions.iter().filter(|(txn, _)| txn.origin != site.fold.origin);
         let received: usize = foreign.map(|(_, foreign)| foreign.transaction.changes.len()).sum();
         assert_eq!(site.fates.total(), received as u64, "every change has exactly one fate");

@@ -223,6 +223,7 @@ fn start_database_parts(
     let capturing = CaptureContext {
         postgres: settings.clone(),
         database,
+        marker_key: opened.marker_key.clone(),
         publication: postgres.publication.clone(),
         fleet: fleet.clone(),
         store: store.clone(),
@@ -236,6 +237,7 @@ fn start_database_parts(
         postgres: settings.clone(),
         fleet: fleet.clone(),
         own: opened.identity.origin,
+        marker_key: opened.marker_key.clone(),
         store: store.clone(),
         horizon,
         schema_epoch: epochs,

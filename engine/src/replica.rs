@@ -18,6 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use landfall_protocol::dictionary::Dictionary;
+use landfall_protocol::fold::MarkerKey;
 use landfall_protocol::id::{Origin, Seq};
 use landfall_protocol::plan::Group;
 use landfall_protocol::queue::TrustedTime;
@@ -153,6 +154,8 @@ pub struct ReplicaContext {
     pub fleet: Fleet,
     /// This site in this life.
     pub own: Origin,
+    /// Seals our markers.
+    pub marker_key: MarkerKey,
     /// The store.
     pub store: Store,
     /// What capture has folded.
@@ -212,6 +215,7 @@ async fn session(context: &ReplicaContext, counters: &mut Counters) -> Endless {
     let log = context.store.watch();
     let mut replica = Replica {
         own: context.own,
+        marker_key: context.marker_key.clone(),
         store: context.store.clone(),
         apply: ApplyConnection::new(client),
         barrier: Barrier::new(barrier, context.horizon.clone(), log.clone()),
@@ -233,6 +237,7 @@ async fn session(context: &ReplicaContext, counters: &mut Counters) -> Endless {
 /// One session of applying.
 pub(crate) struct Replica {
     own: Origin,
+    marker_key: MarkerKey,
     store: Store,
     apply: ApplyConnection,
     barrier: Barrier,

@@ -42,7 +42,7 @@ use std::thread;
 
 use landfall_protocol::change::Transaction;
 use landfall_protocol::dictionary::RowId;
-use landfall_protocol::fold::{CapturedTransaction, Fold};
+use landfall_protocol::fold::{CapturedTransaction, Fold, MarkerKey};
 use landfall_protocol::id::{Origin, Seq, SiteId, TxnId};
 use landfall_protocol::lattice::RowClock;
 use landfall_protocol::schema::TableDef;
@@ -99,8 +99,14 @@ impl Store {
         made.map_err(|error| StoreError::file("create", dir, &error))?;
         let paths = Paths::new(dir);
         let _lock = paths.lock()?;
+        let mut secret = [0; 32];
+        getrandom::fill(&mut secret).map_err(|error| {
+            StoreError::file("draw a secret for", dir, &std::io::Error::other(error.to_string()))
+        })?;
+        let marker_key = MarkerKey::new(secret);
         paths.create(|connection| {
-            State::new(identity.clone(), start_lsn).create(&Database::new(connection))
+            let mut state = State::new(identity.clone(), marker_key, start_lsn);
+            state.create(&Database::new(connection))
         })
     }
 
@@ -124,7 +130,11 @@ impl Store {
         let state = State::load(&Database::new(&writing))?;
         let reading = paths.open_reader()?;
         let ballast = Ballast::open(paths.ballast.clone(), settings.ballast_bytes)?;
-        let opened = Opened { identity: state.identity.clone(), log: state.log() };
+        let opened = Opened {
+            identity: state.identity.clone(),
+            marker_key: state.marker_key.clone(),
+            log: state.log(),
+        };
         let units = Arc::new(UnitCache::new(settings.unit_cache_bytes));
         let counters = Arc::new(Counters::default());
         let (writes, write_commands) = mpsc::channel(WRITE_QUEUE);

@@ -11,7 +11,7 @@ mod image;
 mod marker;
 
 pub use image::{Image, Relation, RowEvent};
-pub use marker::{MARKER_PREFIX, Marker, ParkedChange};
+pub use marker::{MARKER_PREFIX, Marker, MarkerKey, ParkedChange};
 
 use std::collections::{BTreeMap, BTreeSet};
 

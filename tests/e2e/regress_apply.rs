@@ -99,3 +99,20 @@ fn a_row_somebody_keeps_locked_holds_up_no_other_origin() {
     wait_told(&fleet, "b", "SELECT x FROM t WHERE id = 1", "from a");
     fleet.converge();
 }
+
+#[test]
+fn a_forged_marker_hides_no_change() {
+    let schema = "CREATE TABLE t (id int PRIMARY KEY, x text)";
+    let fleet = pair(schema, &["public.t"]).start();
+    for (id, forged) in [(1, "\\x02"), (2, "\\xff"), (3, "")] {
+        fleet.sql(
+            "a",
+            &format!(
+                "SELECT pg_logical_emit_message(true, 'landfall.apply', '{forged}'::bytea);
+                 INSERT INTO t VALUES ({id}, 'mine')"
+            ),
+        );
+    }
+    wait_told(&fleet, "b", "SELECT id FROM t ORDER BY id", "1\n2\n3");
+    fleet.converge();
+}

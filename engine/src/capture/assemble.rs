@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use landfall_protocol::fold::{CapturedTransaction, MARKER_PREFIX, Marker, Relation, RowEvent};
+use landfall_protocol::fold::{
+    CapturedTransaction, MARKER_PREFIX, Marker, MarkerKey, Relation, RowEvent,
+};
 use landfall_protocol::schema::{ColumnDef, ColumnId, TableDef, TableName};
 use landfall_protocol::unit::UNIT_PLAIN_BYTES_MAX;
 use landfall_protocol::value::{Value, ValueKind};
@@ -60,8 +62,12 @@ pub struct Assembled {
 }
 
 /// Collects the messages of one connection.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Assembler {
+    /// Tells our markers from messages somebody else wrote.
+    marker_key: MarkerKey,
+    /// Messages that look like markers and are not ours.
+    foreign_markers: u64,
     /// Replicated tables as the catalog describes them.
     catalog: BTreeMap<TableName, TableDef>,
     relations: BTreeMap<RelationId, Option<Arc<Relation>>>,
@@ -80,8 +86,14 @@ struct Open {
 
 impl Assembler {
     /// Starts with these replicated tables.
-    pub fn new(tables: impl IntoIterator<Item = TableDef>) -> Self {
-        let mut assembler = Self::default();
+    pub fn new(marker_key: MarkerKey, tables: impl IntoIterator<Item = TableDef>) -> Self {
+        let mut assembler = Self {
+            marker_key,
+            foreign_markers: 0,
+            catalog: BTreeMap::new(),
+            relations: BTreeMap::new(),
+            open: None,
+        };
         assembler.set_catalog(tables);
         assembler
     }
@@ -128,13 +140,23 @@ impl Assembler {
             Message::Logical(logical)
                 if logical.transactional && logical.prefix == MARKER_PREFIX =>
             {
-                let marker = Marker::decode(logical.content).map_err(AssembleError::Marker)?;
-                self.open()?.marker = Some(marker);
+                match self.marker_key.open(logical.content).map_err(AssembleError::Marker)? {
+                    Some(marker) => self.open()?.marker = Some(marker),
+                    // Its transaction is the application's like any other.
+                    None => self.note_foreign_marker(),
+                }
             }
             // TRUNCATE is not published: a trigger refuses it.
             Message::Logical(_) | Message::Origin(_) | Message::Type(_) | Message::Truncate(_) => {}
         }
         Ok(None)
+    }
+
+    fn note_foreign_marker(&mut self) {
+        self.foreign_markers += 1;
+        if self.foreign_markers == 1 {
+            tracing::warn!("somebody writes logical messages with our prefix; they are ignored");
+        }
     }
 
     fn begin(&mut self, begin: &pgoutput::Begin) -> Result<(), AssembleError> {

@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::time::{Duration, SystemTime};
 
 use landfall_protocol::fleet::Fleet;
-use landfall_protocol::fold::CapturedTransaction;
+use landfall_protocol::fold::{CapturedTransaction, MarkerKey};
 use landfall_protocol::schema::TableDef;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -108,6 +108,8 @@ pub struct CaptureContext {
     pub postgres: PgSettings,
     /// The database the store was made for.
     pub database: DatabaseIdentity,
+    /// Seals our markers.
+    pub marker_key: MarkerKey,
     /// The publication.
     pub publication: String,
     /// Sets and tables.
@@ -182,7 +184,7 @@ async fn session(context: &CaptureContext) -> Endless {
     let mut capture = Capture {
         context,
         stream,
-        assembler: Assembler::new(tables),
+        assembler: Assembler::new(context.marker_key.clone(), tables),
         batch: Batch { end: start, ..Batch::default() },
         received: start,
         durable: start,

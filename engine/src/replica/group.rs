@@ -159,7 +159,7 @@ impl Replica {
 
     fn marker(&self, group: &Group, parked: &[ParkedChange]) -> Vec<u8> {
         let (origin, first, last) = (group.origin, group.first, group.last);
-        Marker::Apply { origin, first, last, parked: parked.to_vec() }.encode()
+        self.marker_key.seal(&Marker::Apply { origin, first, last, parked: parked.to_vec() })
     }
 
     fn lock_phase(&self, mode: Mode) -> LockPhase {

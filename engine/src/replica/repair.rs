@@ -96,7 +96,7 @@ impl Replica {
         rows: &[RowId],
         phase: LockPhase,
     ) -> Result<Option<u64>, ReplicaError> {
-        self.apply.begin_repair(&Marker::Repair.encode(), phase).await?;
+        self.apply.begin_repair(&self.marker_key.seal(&Marker::Repair), phase).await?;
         let requests: Vec<LockRequest<'_>> =
             rows.iter().map(|row| LockRequest { row, strength: LockStrength::Update }).collect();
         let present: BTreeSet<RowId> = self.apply.lock(&requests, &[]).await?.into_keys().collect();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use landfall_protocol::change::Transaction;
 use landfall_protocol::dictionary::RowId;
-use landfall_protocol::fold::Fates;
+use landfall_protocol::fold::{Fates, MarkerKey};
 use landfall_protocol::id::{Origin, Seq, SiteId};
 use landfall_protocol::unit::{UNIT_PLAIN_BYTES_TARGET, UnitHash, UnitHeader};
 use landfall_protocol::version::VersionVector;
@@ -61,6 +61,8 @@ impl Default for Settings {
 pub struct Opened {
     /// Whose it is.
     pub identity: Identity,
+    /// Seals the markers of its apply transactions.
+    pub marker_key: MarkerKey,
     /// How far it is.
     pub log: Log,
 }

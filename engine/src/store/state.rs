@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use landfall_protocol::clock::{Clock, Hlc};
 use landfall_protocol::codec::{DecodeError, Reader, Writer};
 use landfall_protocol::dictionary::{Dictionary, Entry};
-use landfall_protocol::fold::{Fates, Fold};
+use landfall_protocol::fold::{Fates, Fold, MarkerKey};
 use landfall_protocol::id::{Incarnation, Origin, Seq, SiteId};
 use landfall_protocol::schema::{COLUMNS_MAX, ColumnId, TableDef, TableId};
 use landfall_protocol::unit::UnitHash;
@@ -60,6 +60,7 @@ pub(super) struct TailSize {
 #[derive(Clone, Debug)]
 pub(super) struct State {
     pub(super) identity: Identity,
+    pub(super) marker_key: MarkerKey,
     pub(super) fold: Fold,
     pub(super) progress: Progress,
     /// At least `progress.fold_lsn`; not stored.
@@ -72,8 +73,9 @@ pub(super) struct State {
 
 impl State {
     /// The state of a new store.
-    pub(super) fn new(identity: Identity, start_lsn: u64) -> Self {
+    pub(super) fn new(identity: Identity, marker_key: MarkerKey, start_lsn: u64) -> Self {
         Self {
+            marker_key,
             fold: Fold::new(identity.origin),
             identity,
             progress: Progress { fold_lsn: start_lsn, ..Progress::default() },
@@ -88,6 +90,7 @@ impl State {
     /// Writes the first rows of a new store.
     pub(super) fn create(&mut self, db: &Database<'_>) -> Result<(), StoreError> {
         put_meta(db, "identity", encode_identity(&self.identity))?;
+        put_meta(db, "marker_key", self.marker_key.secret().to_vec())?;
         self.put_progress(db)?;
         self.origin_log(self.identity.origin);
         self.put_origin(db, self.identity.origin)
@@ -97,7 +100,9 @@ impl State {
     pub(super) fn load(db: &Database<'_>) -> Result<Self, StoreError> {
         let identity = read_meta(db, "identity", decode_identity)?
             .ok_or_else(|| StoreError::corrupt("meta", "identity"))?;
-        let mut state = Self::new(identity, 0);
+        let marker_key = read_meta(db, "marker_key", |from| Ok(MarkerKey::new(from.array()?)))?
+            .ok_or_else(|| StoreError::corrupt("meta", "marker_key"))?;
+        let mut state = Self::new(identity, marker_key, 0);
         state.load_progress(db)?;
         state.load_origins(db)?;
         state.fold.dictionary = load_dictionary(db)?;

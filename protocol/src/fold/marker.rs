@@ -9,6 +9,56 @@ pub const MARKER_PREFIX: &str = "landfall.apply";
 /// One apply transaction sets aside at most this many changes.
 const PARKED_MAX: usize = 1 << 24;
 
+/// Bytes of the seal before a marker's content.
+const SEAL_BYTES: usize = 32;
+
+/// A secret of one store. Anybody who may run SQL may write a logical message of any prefix, and
+/// whoever could write our marker could make own transactions vanish from the log; so a marker
+/// counts only with a seal that this key made.
+#[derive(Clone, PartialEq, Eq)]
+pub struct MarkerKey([u8; 32]);
+
+impl std::fmt::Debug for MarkerKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("MarkerKey(secret)")
+    }
+}
+
+impl MarkerKey {
+    /// A key of random bytes.
+    pub fn new(secret: [u8; 32]) -> Self {
+        Self(secret)
+    }
+
+    /// The bytes, to be stored where only the daemon reads.
+    pub fn secret(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// The message that says `marker`.
+    pub fn seal(&self, marker: &Marker) -> Vec<u8> {
+        let content = marker.encode();
+        let mut message = blake3::keyed_hash(&self.0, &content).as_bytes().to_vec();
+        message.extend(content);
+        message
+    }
+
+    /// The marker in a message; `None` when the message is not ours, whoever wrote it.
+    ///
+    /// # Errors
+    /// Fails when it is ours and does not read.
+    pub fn open(&self, message: &[u8]) -> Result<Option<Marker>, DecodeError> {
+        let Some((seal, content)) = message.split_first_chunk::<SEAL_BYTES>() else {
+            return Ok(None);
+        };
+        // Hashes compare in constant time.
+        if blake3::keyed_hash(&self.0, content) != *seal {
+            return Ok(None);
+        }
+        Marker::decode(content).map(Some)
+    }
+}
+
 /// A change that the apply transaction set aside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ParkedChange {
@@ -77,5 +127,23 @@ impl Marker {
         };
         from.finish()?;
         Ok(marker)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_own_key_makes_markers() {
+        let (own, other) = (MarkerKey::new([1; 32]), MarkerKey::new([2; 32]));
+        let message = own.seal(&Marker::Repair);
+        assert_eq!(own.open(&message), Ok(Some(Marker::Repair)));
+        for foreign in [other.seal(&Marker::Repair), Marker::Repair.encode(), Vec::new()] {
+            assert_eq!(own.open(&foreign), Ok(None));
+        }
+        let mut altered = message;
+        altered.push(0);
+        assert_eq!(own.open(&altered), Ok(None));
     }
 }

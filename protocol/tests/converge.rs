@@ -189,8 +189,8 @@ impl Site {
         assert!(repaired.is_empty(), "own changes are right by definition");
     }
 
-    /// Applies up to `most` transactions of an origin; says whether any was ready.
-    fn apply(&mut self, from: Origin, most: usize, trouble: &Trouble, log: &mut Log) -> bool {
+    /// Up to `most` transactions of an origin that may be applied now.
+    fn ready(&self, from: Origin, most: usize, log: &Log) -> Vec<ForeignTransaction> {
         let mut applied = self.fold.applied.clone();
         let mut group = Vec::new();
         let time = TrustedTime { now_ms: u64::MAX >> 20, drift_ms_max: 0 };
@@ -208,6 +208,12 @@ impl Site {
             applied.advance(from, seq);
             group.push(next.clone());
         }
+        group
+    }
+
+    /// Applies up to `most` transactions of an origin; says whether any was ready.
+    fn apply(&mut self, from: Origin, most: usize, trouble: &Trouble, log: &mut Log) -> bool {
+        let group = self.ready(from, most, log);
         if group.is_empty() {
             return false;
         }

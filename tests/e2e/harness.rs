@@ -81,7 +81,7 @@ fn dropping_a_cluster_ends_its_server_and_removes_its_files() {
     let pid: u32 = pid.lines().next().and_then(|line| line.parse().ok()).expect("a number");
     drop(cluster);
     assert!(!dir.exists());
-    assert_eq!(landfall_tests::processes::running(&[pid]).expect("table"), [0_u32; 0]);
+    assert!(landfall_tests::processes::running(&[pid]).expect("table").is_empty());
     assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_err());
 }
 

@@ -1,12 +1,17 @@
 //! End-to-end tests: real PostgreSQL, real processes, one file per promise.
 
 mod atomic;
+mod chain;
+mod cuts;
 mod harness;
 mod kill;
 mod large;
 mod links;
+mod partition;
 mod race;
 mod regress_apply;
+mod relay;
 mod setup;
 mod slot;
+mod support;
 mod tutorial;

@@ -1,0 +1,146 @@
+//! Links that fail at any byte, lose, and delay: everything arrives exactly once.
+
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::{self, JoinHandle};
+
+use landfall_tests::fleet::{DB, Fleet, SOON};
+use landfall_tests::session::Session;
+use landfall_tests::wait::wait_for;
+
+use crate::support::{assert_quiet, value};
+
+/// `landed` counts what is written to `entry` at this site, by the application and by replication
+/// alike; it is not replicated itself.
+const SCHEMA: &str = "
+CREATE TABLE entry (site text, n int, body text, PRIMARY KEY (site, n));
+CREATE TABLE hot (id int PRIMARY KEY, last text, ward text);
+CREATE TABLE landed (site text, n int);
+CREATE FUNCTION land() RETURNS trigger LANGUAGE plpgsql AS
+    $$ BEGIN INSERT INTO public.landed VALUES (new.site, new.n); RETURN NULL; END $$;
+CREATE TRIGGER land AFTER INSERT ON entry FOR EACH ROW EXECUTE FUNCTION land();
+ALTER TABLE entry ENABLE ALWAYS TRIGGER land;";
+
+const SITES: [&str; 2] = ["ship-a", "ship-b"];
+const CUTS: usize = 26;
+const SEED: u64 = 0x1a2b_3c4d_5e6f_7081;
+
+#[test]
+fn links_cut_at_random_bytes_lose_and_repeat_nothing() {
+    let mut fleet = Fleet::new(SCHEMA, &["public.entry", "public.hot"])
+        .hub("shore")
+        .site("ship-a")
+        .site("ship-b")
+        .link("ship-a", "shore")
+        .link("ship-b", "shore")
+        .unsynced()
+        .start();
+    fleet.sql("ship-a", "INSERT INTO hot SELECT n FROM generate_series(1, 8) n");
+    fleet.converge();
+    let writers = Writers::start(&fleet);
+    let mut luck = Luck(SEED);
+    for cut in 0..CUTS {
+        let site = SITES[cut % 2];
+        let link = fleet.link(site, "shore");
+        // From within one datagram to some units later.
+        link.cut_after_bytes(luck.below(if cut % 4 < 2 { 2_000 } else { 30_000 }));
+        wait_for("the link to be cut", SOON, || {
+            writers.turn();
+            link.relayed().is_cut.then_some(())
+        });
+        writers.turns(5);
+        // A broken link is mostly taken up where it was; now and then somebody starts anew.
+        let restarted = match cut % 8 {
+            3 => Some(site),
+            6 => Some("shore"),
+            _ => None,
+        };
+        if let Some(name) = restarted {
+            fleet.member(name).daemon().kill9();
+            fleet.link(site, "shore").heal();
+            fleet.launch(name).expect("starts again");
+        } else {
+            link.heal();
+        }
+    }
+    for link in fleet.links() {
+        link.set_loss(0.1);
+        link.set_delay(20);
+    }
+    writers.turns(50);
+    let written = writers.stop();
+    fleet.converge();
+    for (site, written) in SITES.iter().zip(written) {
+        let sql = format!("SELECT count(*) FROM entry WHERE site = '{site}'");
+        assert_eq!(value(&fleet, "ship-a", &sql), written.to_string(), "entries of {site}");
+    }
+    let twice = "SELECT count(*) - count(DISTINCT (site, n)) FROM landed";
+    let missed = "SELECT count(*) FROM (SELECT site, n FROM entry EXCEPT TABLE landed) missed";
+    for site in SITES {
+        assert_eq!(value(&fleet, site, twice), "0", "written twice at {site}");
+        assert_eq!(value(&fleet, site, missed), "0", "never written at {site}");
+    }
+    assert_quiet(&fleet, &["ship-a", "ship-b", "shore"], &[]);
+}
+
+/// One writing thread per site. They write when told, so that they do not run away from replication
+/// while a link is down.
+struct Writers {
+    turns: Vec<SyncSender<()>>,
+    threads: Vec<JoinHandle<u64>>,
+}
+
+impl Writers {
+    fn start(fleet: &Fleet) -> Self {
+        let (mut turns, mut threads) = (Vec::new(), Vec::new());
+        for site in SITES {
+            let session = fleet.member(site).cluster().session(DB).expect("connect");
+            let (give, take) = sync_channel(1);
+            turns.push(give);
+            threads.push(thread::spawn(move || write(site, &session, &take)));
+        }
+        Self { turns, threads }
+    }
+
+    /// One transaction at each site; returns when the ones before are written.
+    fn turn(&self) {
+        for turn in &self.turns {
+            turn.send(()).expect("the writer lives");
+        }
+    }
+
+    fn turns(&self, count: usize) {
+        (0..count).for_each(|_| self.turn());
+    }
+
+    /// Ends them; says how much each has written.
+    fn stop(self) -> Vec<u64> {
+        drop(self.turns);
+        self.threads.into_iter().map(|thread| thread.join().expect("writer")).collect()
+    }
+}
+
+fn write(site: &str, session: &Session, turns: &Receiver<()>) -> u64 {
+    let mut written = 0;
+    while let Ok(()) = turns.recv() {
+        written += 1;
+        let (n, row, copies) = (written, written % 8 + 1, written % 10);
+        let batch = format!(
+            "INSERT INTO entry VALUES ('{site}', {n}, repeat(md5('{site}{n}'), {copies})); \
+             UPDATE hot SET last = '{site} {n}' WHERE id = {row}"
+        );
+        session.batch(&batch).expect("write");
+    }
+    written
+}
+
+/// The same numbers in every run (xorshift64).
+struct Luck(u64);
+
+impl Luck {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % limit
+    }
+}

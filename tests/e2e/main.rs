@@ -2,6 +2,7 @@
 
 mod atomic;
 mod chain;
+mod commands;
 mod cuts;
 mod harness;
 mod kill;
@@ -9,6 +10,7 @@ mod large;
 mod links;
 mod partition;
 mod race;
+mod refusals;
 mod regress_apply;
 mod relay;
 mod setup;

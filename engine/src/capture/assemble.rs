@@ -70,6 +70,8 @@ pub struct Assembler {
     foreign_markers: u64,
     /// Replicated tables as the catalog describes them.
     catalog: BTreeMap<TableName, TableDef>,
+    /// Transactions that commit from here on may have changed what the catalog said.
+    catalog_as_of: Lsn,
     relations: BTreeMap<RelationId, Option<Arc<Relation>>>,
     open: Option<Open>,
 }
@@ -85,22 +87,31 @@ struct Open {
 }
 
 impl Assembler {
-    /// Starts with these replicated tables.
-    pub fn new(marker_key: MarkerKey, tables: impl IntoIterator<Item = TableDef>) -> Self {
+    /// Starts with the replicated tables as the catalog described them at a position.
+    pub fn new(
+        marker_key: MarkerKey,
+        tables: impl IntoIterator<Item = TableDef>,
+        as_of: Lsn,
+    ) -> Self {
         let mut assembler = Self {
             marker_key,
             foreign_markers: 0,
             catalog: BTreeMap::new(),
+            catalog_as_of: as_of,
             relations: BTreeMap::new(),
             open: None,
         };
-        assembler.set_catalog(tables);
+        assembler.set_catalog(tables, as_of);
         assembler
     }
 
-    /// Replaces the catalog.
-    pub fn set_catalog(&mut self, tables: impl IntoIterator<Item = TableDef>) {
-        self.catalog = tables.into_iter().map(|def| (def.name.clone(), def)).collect();
+    /// Replaces the catalog by one read at a position; says whether it tells anything new.
+    pub fn set_catalog(&mut self, tables: impl IntoIterator<Item = TableDef>, as_of: Lsn) -> bool {
+        let catalog = tables.into_iter().map(|def| (def.name.clone(), def)).collect();
+        let differs = self.catalog != catalog;
+        self.catalog = catalog;
+        self.catalog_as_of = as_of;
+        differs
     }
 
     /// Whether no transaction is half received.
@@ -109,9 +120,13 @@ impl Assembler {
     }
 
     /// Whether the catalog must be read again before this message: it describes a table that is
-    /// not as the catalog says.
+    /// not as the catalog says, or may describe a change the catalog did not know, of which the
+    /// message shows nothing: another primary key, or another type.
     pub fn needs_catalog(&self, message: &Message<'_>) -> bool {
         let Message::Relation(relation) = message else { return false };
+        if self.open.as_ref().is_some_and(|open| open.final_lsn >= self.catalog_as_of) {
+            return true;
+        }
         let name = TableName::new(relation.schema, relation.name);
         match self.catalog.get(&name) {
             Some(def) => relation.columns().any(|column| def.column(column.name).is_none()),

@@ -120,6 +120,15 @@ pub async fn verify(
     Ok(())
 }
 
+/// The end of what is flushed of the server's log.
+///
+/// # Errors
+/// The connection failed.
+pub async fn end_of_log(client: &Client) -> Result<Lsn, SlotError> {
+    let row = client.query_one("SELECT pg_current_wal_flush_lsn()::text", &[]).await?;
+    position(row.get(0))
+}
+
 fn position(text: String) -> Result<Lsn, SlotError> {
     Lsn::from_str(&text).map_err(|_| SlotError::Answer(text))
 }

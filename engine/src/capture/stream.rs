@@ -166,7 +166,7 @@ async fn session(context: &CaptureContext) -> Endless {
     let mut walsender = Walsender::connect(&context.postgres, &application).await?;
     let identity = walsender.identify_system().await?;
     let start = Lsn(context.store.position().await?);
-    let tables = {
+    let (tables, as_of) = {
         let (mut client, driver) = context.postgres.connect("landfall catalog", &[]).await?;
         let _driver = context.tasks.spawn_child("catalog connection", driver);
         slot::verify(&client, &context.database, &context.publication, &identity, start).await?;
@@ -184,7 +184,7 @@ async fn session(context: &CaptureContext) -> Endless {
     let mut capture = Capture {
         context,
         stream,
-        assembler: Assembler::new(context.marker_key.clone(), tables),
+        assembler: Assembler::new(context.marker_key.clone(), tables, as_of),
         batch: Batch { end: start, ..Batch::default() },
         received: start,
         durable: start,
@@ -192,17 +192,15 @@ async fn session(context: &CaptureContext) -> Endless {
     capture.work().await
 }
 
+/// The replicated tables, and a position: what committed before it is in them.
 async fn read_tables(
     client: &mut tokio_postgres::Client,
     fleet: &Fleet,
-) -> Result<Vec<TableDef>, CaptureError> {
+) -> Result<(Vec<TableDef>, Lsn), CaptureError> {
+    let as_of = slot::end_of_log(client).await?;
     let catalog = catalog::read(client, fleet).await?;
-    Ok(catalog
-        .tables
-        .into_iter()
-        .map(|table| table.def)
-        .filter(|def| !def.key.is_empty())
-        .collect())
+    let tables = catalog.tables.into_iter().map(|table| table.def);
+    Ok((tables.filter(|def| !def.key.is_empty()).collect(), as_of))
 }
 
 /// What is collected for the next fold.
@@ -332,8 +330,10 @@ impl Capture<'_> {
     async fn read_catalog(&mut self) -> Result<(), CaptureError> {
         let (mut client, driver) = self.context.postgres.connect("landfall catalog", &[]).await?;
         let _driver = self.context.tasks.spawn_child("catalog connection", driver);
-        self.assembler.set_catalog(read_tables(&mut client, &self.context.fleet).await?);
-        self.context.schema_epoch.send_modify(|epoch| *epoch += 1);
+        let (tables, as_of) = read_tables(&mut client, &self.context.fleet).await?;
+        if self.assembler.set_catalog(tables, as_of) {
+            self.context.schema_epoch.send_modify(|epoch| *epoch += 1);
+        }
         Ok(())
     }
 

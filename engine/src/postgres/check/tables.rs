@@ -71,14 +71,16 @@ fn details(table: &LocalTable, fleet: &Fleet, bypasses_rls: bool) -> Vec<Finding
 
 fn key(table: &LocalTable) -> Option<Finding> {
     let (name, quoted) = (&table.def.name, quote_table(&table.def.name));
-    if !table.def.key.is_empty() {
-        return table.key_is_deferrable.then(|| {
-            Finding::error(
-                format!("primary key of table {name} is deferrable"),
-                "make it anew without DEFERRABLE",
-            )
-        });
+    if table.key_is_deferrable {
+        return Some(Finding::error(
+            format!("primary key of table {name} is deferrable"),
+            "make it anew without DEFERRABLE",
+        ));
     }
+    if !table.def.key.is_empty() {
+        return ambiguous_key(table);
+    }
+
     let is_not_null = |column: &String| {
         let index = table.def.columns.iter().position(|def| def.name == *column);
         index.is_some_and(|index| table.columns[index].is_not_null)
@@ -100,6 +102,26 @@ fn key(table: &LocalTable) -> Option<Finding> {
         format!("table {name} has no primary key, so its rows cannot be told apart"),
         format!("run {statement} at one site, and carry the same keys over to the others"),
     ))
+}
+
+/// Types in which equal values can be written in different ways: `1.0` and `1.00` would be one row
+/// to PostgreSQL and two rows to everybody else.
+const AMBIGUOUS: [&str; 7] =
+    ["numeric", "real", "double precision", "interval", "jsonb", "citext", "public.citext"];
+
+fn ambiguous_key(table: &LocalTable) -> Option<Finding> {
+    let columns = table.def.key.iter().filter_map(|id| table.def.column_def(*id));
+    let mut ambiguous = columns.filter(|column| AMBIGUOUS.contains(&column.type_name.as_str()));
+    ambiguous.next().map(|column| {
+        let (name, column, kind) = (&table.def.name, &column.name, &column.type_name);
+        Finding::error(
+            format!(
+                "primary key column {column} of table {name} is of type {kind}, in which equal \
+                 values can be written differently"
+            ),
+            "make the key of integers, text, uuid or numeric with a scale, such as numeric(20,0)",
+        )
+    })
 }
 
 /// Two sites that count by themselves give the same number to different rows.

@@ -38,7 +38,7 @@ pub enum SlotError {
     )]
     Busy(String),
     /// The publication is gone.
-    #[error("publication \"{0}\" is missing; run landfall-node init")]
+    #[error("publication \"{0}\" is missing; run landfall-node check to see what to do")]
     NoPublication(String),
     /// The server does not have what we folded.
     #[error(

@@ -207,8 +207,13 @@ impl Assembler {
     fn describe(&mut self, seen: &pgoutput::Relation<'_>) -> Result<(), AssembleError> {
         let name = TableName::new(seen.schema, seen.name);
         let Some(def) = self.catalog.get(&name) else {
-            // Published, but not in the fleet file: none of our business.
-            self.relations.insert(seen.id, None);
+            if self.relations.insert(seen.id, None).is_none() {
+                tracing::error!(
+                    table = %name,
+                    "a published table is not in the fleet file, its changes are not replicated; \
+                     if it was renamed, rename it back, else run landfall-node init"
+                );
+            }
             return Ok(());
         };
         let columns: Vec<ColumnDef> = seen

@@ -42,7 +42,8 @@ use landfall_protocol::fleet::Fleet;
 
 /// A fresh horizon saves most barriers; it is renewed when it is older than this.
 const HORIZON_FRESH: Duration = Duration::from_secs(1);
-/// Attempts of one group before every other one has no limit on the time locks take.
+/// Attempts of one group before every other one has no limit on the time locks take. One that
+/// failed by that limit is followed by one without it at once.
 const PATIENT_AFTER: u32 = 8;
 /// Attempts of one group before the other origins have their turn.
 const ATTEMPTS_PER_TURN: u32 = 8;
@@ -95,7 +96,9 @@ impl ReplicaError {
             Self::Connect(_)
             | Self::Catalog(_)
             | Self::Barrier(BarrierError::Late | BarrierError::Connection(_)) => true,
-            Self::Apply(error) => matches!(error, ApplyError::Connection(_) | ApplyError::Busy),
+            Self::Apply(error) => {
+                matches!(error, ApplyError::Connection(_) | ApplyError::Busy | ApplyError::Late)
+            }
             Self::Store(error) => error.severity() == Severity::Retry,
             Self::Barrier(_) | Self::ProgressDiffers { .. } => false,
         }
@@ -439,21 +442,24 @@ impl Replica {
     async fn try_for_a_turn(&mut self, group: &Group, mode: Mode) -> Result<Tried, ReplicaError> {
         let mut hidden = BTreeSet::new();
         let mut waits_for = "its turn";
+        let mut late = false;
         let before = self.attempts.get(&group.origin).copied().unwrap_or_default();
         let attempts = if before < 2 * PATIENT_AFTER { ATTEMPTS_PER_TURN } else { 3 };
         for attempt in before..before.saturating_add(attempts) {
             self.attempts.insert(group.origin, attempt.saturating_add(1));
-            self.patient = attempt >= PATIENT_AFTER && attempt % 2 == 0;
-            match self.attempt(group, mode, &mut hidden).await? {
+            self.patient = late || (attempt >= PATIENT_AFTER && attempt % 2 == 0);
+            let outcome = self.attempt(group, mode, &mut hidden).await?;
+            late = matches!(outcome, Attempt::Late);
+            waits_for = match outcome {
                 Attempt::Done => return Ok(Tried::Done),
                 Attempt::Refused(reason) => return Ok(Tried::Refused(reason)),
-                Attempt::Again(cause) => {
-                    self.counters.retries += 1;
-                    waits_for = cause;
-                    tracing::debug!(origin = %group.origin, seq = %group.first, cause, "trying again");
-                    tokio::time::sleep(pause_before(attempt)).await;
-                }
-            }
+                Attempt::Again(cause) => cause,
+                Attempt::Late => "locking takes too long",
+            };
+            self.counters.retries += 1;
+            let cause = waits_for;
+            tracing::debug!(origin = %group.origin, seq = %group.first, cause, "trying again");
+            tokio::time::sleep(pause_before(attempt)).await;
         }
         Ok(Tried::Waits(waits_for))
     }

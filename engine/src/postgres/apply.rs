@@ -49,6 +49,9 @@ pub enum ApplyError {
     /// Somebody else holds a lock, or PostgreSQL broke a deadlock: roll back and try again.
     #[error("a row is locked by somebody else")]
     Busy,
+    /// Taking all the locks takes longer than it may: roll back and try patiently.
+    #[error("taking the locks took too long")]
+    Late,
     /// The values cannot be stored as they are.
     #[error("PostgreSQL refuses the values ({sqlstate}): {message}")]
     Data {
@@ -90,8 +93,9 @@ impl ApplyError {
         };
         let sqlstate = refusal.code().code();
         match sqlstate {
-            // 57014: the statement took longer than the lock phase may.
-            "55P03" | "40P01" | "40001" | "57014" => Self::Busy,
+            "55P03" | "40P01" | "40001" => Self::Busy,
+            // The statement took longer than the lock phase may.
+            "57014" => Self::Late,
             "42501" => {
                 let message = refusal.message().to_owned();
                 Self::Denied { sqlstate: sqlstate.to_owned(), message }
@@ -158,7 +162,12 @@ impl LockPhase {
     fn begin_sql(self) -> String {
         match self {
             Self::Within(limit) => {
-                format!("BEGIN; SET LOCAL statement_timeout = {}", limit.as_millis())
+                // The limit on one lock is the shorter one: it tells one row that somebody keeps
+                // from a statement that takes long.
+                let (all, one) = (limit.as_millis(), limit.as_millis() * 5 / 6);
+                format!(
+                    "BEGIN; SET LOCAL statement_timeout = {all}; SET LOCAL lock_timeout = {one}"
+                )
             }
             Self::Patient => "BEGIN; SET LOCAL lock_timeout = 10".to_owned(),
             Self::RowByRow => {
@@ -351,21 +360,24 @@ impl ApplyConnection {
         Ok(())
     }
 
-    /// The locks are taken: from here on statements may take their time.
+    /// The locks are taken: from here on statements may take their time, but not wait for others.
     ///
     /// # Errors
-    /// [`ApplyError::Busy`] when it took too long.
+    /// [`ApplyError::Late`] when it took too long.
     pub async fn end_lock_phase(&mut self) -> Result<(), ApplyError> {
         self.in_time()?;
         if self.locked_by.take().is_some() {
-            self.client.batch_execute("SET LOCAL statement_timeout = 0").await?;
+            // Only a unique value that somebody else writes can still make us wait, at a time when
+            // others may have waited for us for long.
+            let sql = "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 10";
+            self.client.batch_execute(sql).await.map_err(ApplyError::classify)?;
         }
         Ok(())
     }
 
     fn in_time(&self) -> Result<(), ApplyError> {
         match self.locked_by {
-            Some(limit) if time::monotonic() > limit => Err(ApplyError::Busy),
+            Some(limit) if time::monotonic() > limit => Err(ApplyError::Late),
             _ => Ok(()),
         }
     }
@@ -398,7 +410,8 @@ impl ApplyConnection {
     /// transaction that last wrote each row (`xmin`).
     ///
     /// # Errors
-    /// [`ApplyError::Busy`] when somebody holds one of them for too long.
+    /// [`ApplyError::Busy`] when somebody holds one of them for too long, [`ApplyError::Late`] when
+    /// all together take too long.
     pub async fn lock(
         &mut self,
         rows: &[LockRequest<'_>],

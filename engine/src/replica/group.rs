@@ -39,6 +39,8 @@ pub(super) enum Attempt {
     Done,
     /// Somebody was in the way, or nothing could be decided; try again.
     Again(&'static str),
+    /// Taking the locks took too long, for many rows or large values; try again, patiently.
+    Late,
     /// PostgreSQL refuses a value; the reason.
     Refused(String),
 }
@@ -86,6 +88,10 @@ impl Replica {
             Err(ReplicaError::Apply(ApplyError::Busy)) => {
                 self.apply.rollback().await?;
                 Ok(Attempt::Again("a row is locked by somebody else"))
+            }
+            Err(ReplicaError::Apply(ApplyError::Late)) => {
+                self.apply.rollback().await?;
+                Ok(Attempt::Late)
             }
             Err(ReplicaError::Apply(ApplyError::Data { sqlstate, message })) => {
                 self.apply.rollback().await?;

@@ -82,7 +82,9 @@ impl Replica {
     ) -> Result<Rewritten, ReplicaError> {
         let outcome = match self.rewrite(rows, phase).await {
             Ok(Some(repaired)) => return Ok(Rewritten::Done(repaired)),
-            Ok(None) | Err(ReplicaError::Apply(ApplyError::Busy)) => Rewritten::Busy,
+            Ok(None) | Err(ReplicaError::Apply(ApplyError::Busy | ApplyError::Late)) => {
+                Rewritten::Busy
+            }
             Err(ReplicaError::Apply(ApplyError::Data { .. })) => Rewritten::Refused,
             Err(error) => return Err(error),
         };

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::thread;
 
 use landfall_tests::dice::Dice;
-use landfall_tests::fleet::{CONVERGE, DB, Fleet};
+use landfall_tests::fleet::{CONVERGE, DB, Fleet, SOON};
 use landfall_tests::session::{Session, sqlstate};
 use landfall_tests::wait::wait_until;
 
@@ -195,7 +195,7 @@ fn slow_race(plant: &str) -> (usize, u64) {
     let plant = format!("slow-capture,{plant}");
     let sites = ["ship-a", "shore"];
     let race =
-        Race { sites: &sites, threads: 3, transactions: 200, mix: Mix::Updates, plant: &plant };
+        Race { sites: &sites, threads: 3, transactions: 120, mix: Mix::Updates, plant: &plant };
     let fleet = race.start();
     race.run(&fleet, &mut dice);
     let comparison = fleet.converge_planted();
@@ -215,4 +215,64 @@ fn without_the_barrier_the_race_is_lost_and_noticed() {
     assert!(repaired > 0, "no row went wrong without the barrier: this test proves nothing");
     let (differing, _) = slow_race("no-barrier,no-repair");
     assert!(differing > 0, "no row differs without barrier and repair: this test proves nothing");
+}
+
+const CHAIN: &str = "CREATE TABLE chain (id int PRIMARY KEY, n int NOT NULL)";
+/// Rows that somebody holds while apply comes along, one after the other.
+const HELD: [u32; 4] = [1, 2, 3, 4];
+/// How long each holder lets apply wait: nearly as long as apply waits for one lock, so that all of
+/// them together outlast the second after which PostgreSQL looks for a deadlock.
+const HOLD_MS: u32 = 220;
+
+fn begin_with(fleet: &Fleet, id: u32) -> (Session, String) {
+    let cluster = fleet.member("shore").cluster();
+    let session = Session::open(&cluster.socket_conninfo(DB)).expect("connect");
+    session.batch(&format!("BEGIN; UPDATE chain SET n = n + 1 WHERE id = {id}")).expect("update");
+    let pid = session.rows("SELECT pg_backend_pid()").expect("a pid").remove(0).remove(0);
+    (session, pid.expect("a pid"))
+}
+
+/// Waits until apply at the shore has waited for this backend that long.
+fn wait_for_apply_behind(fleet: &Fleet, pid: &str, ms: u32) {
+    let sql = format!(
+        "SELECT 1 FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+         WHERE a.application_name = 'landfall apply' AND NOT l.granted
+           AND {pid} = ANY (pg_blocking_pids(pid))
+           AND clock_timestamp() - l.waitstart >= '{ms} ms'"
+    );
+    let watcher = fleet.member("shore").cluster().session(DB).expect("connect");
+    wait_until("apply to wait for a lock", SOON, || match watcher.rows(&sql) {
+        Ok(rows) if rows.is_empty() => Err("it does not".to_owned()),
+        Ok(_) => Ok(()),
+        Err(error) => Err(format!("{error:#}")),
+    });
+}
+
+/// The application waits for a row that apply has locked, while apply meets one locked row after
+/// the other and at last one that is locked by that same application transaction.
+#[test]
+fn apply_gives_way_before_postgresql_would_choose_the_application_as_victim() {
+    let mut builder = Fleet::new(CHAIN, &["public.chain"]).unsynced();
+    builder = builder.hub_with_database("shore").site("ship").link("ship", "shore");
+    let fleet = builder.start();
+    fleet.sql("ship", "INSERT INTO chain SELECT n, 0 FROM generate_series(0, 9) n");
+    fleet.converge();
+    let holders: Vec<(Session, String)> = HELD.iter().map(|id| begin_with(&fleet, *id)).collect();
+    let (victim, _) = begin_with(&fleet, 9);
+    fleet.sql("ship", "UPDATE chain SET n = 100");
+    wait_for_apply_behind(&fleet, &holders[0].1, 0);
+    thread::scope(|scope| {
+        let waits = scope.spawn(|| {
+            let victim = victim;
+            victim.batch("UPDATE chain SET n = n + 1 WHERE id = 0; COMMIT")
+        });
+        for (holder, pid) in holders {
+            wait_for_apply_behind(&fleet, &pid, HOLD_MS);
+            holder.batch("COMMIT").expect("commit");
+        }
+        let outcome = waits.join().expect("the application's thread");
+        assert!(outcome.is_ok(), "the application was the victim: {outcome:?}");
+    });
+    fleet.converge();
+    fleet.assert_quiet(&[]);
 }

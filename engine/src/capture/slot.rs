@@ -40,6 +40,11 @@ pub enum SlotError {
     /// The publication is gone.
     #[error("publication \"{0}\" is missing; run landfall-node check to see what to do")]
     NoPublication(String),
+    /// The publication is there, or was, but not where the stream has got to.
+    #[error(
+        "publication \"{0}\" was missing while replicated tables were written: these changes cannot be decoded; see docs/operations.md, \"a lost slot\""
+    )]
+    PublicationGap(String),
     /// The server does not have what we folded.
     #[error(
         "the database ends at {server}, this store already holds changes up to {store}: the database was restored from a backup; see docs/operations.md, \"a restored database\""

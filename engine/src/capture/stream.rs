@@ -65,6 +65,18 @@ pub enum CaptureError {
 }
 
 impl CaptureError {
+    /// The server looks a publication up as it was when the change was written, so one that is
+    /// made anew does not bring the stream past its absence. Slot and publication were verified
+    /// before the stream began, so nothing else can be the undefined object.
+    fn explained(self, publication: &str) -> Self {
+        match self {
+            Self::Walsender(error) if error.sqlstate() == Some("42704") => {
+                SlotError::PublicationGap(publication.to_owned()).into()
+            }
+            other => other,
+        }
+    }
+
     /// Whether waiting alone may help.
     fn is_transient(&self) -> bool {
         match self {
@@ -138,6 +150,7 @@ pub async fn run(context: CaptureContext, stop: CancellationToken) -> Result<(),
             outcome = session(&context) => outcome,
         };
         let Err(error) = outcome;
+        let error = error.explained(&context.publication);
         if let CaptureError::Store(store) = &error
             && store.severity() == Severity::Fatal
         {

@@ -403,3 +403,49 @@ fn a_slot_or_publication_that_is_gone_stops_the_site_with_a_reason() {
     assert_eq!(value(&fleet, B, "SELECT count(*) FROM bed"), "2");
     assert_quiet(&fleet, &[A, B], &[]);
 }
+
+#[test]
+fn changes_that_no_publication_covered_stop_capture_for_good() {
+    let fleet = Fleet::new(SCHEMA, &["public.bed"]).site(A).site(B).link(A, B).unsynced().start();
+    fleet.sql(A, "INSERT INTO bed VALUES (1, 'a')");
+    fleet.converge();
+    fleet.sql(A, "DROP PUBLICATION landfall; INSERT INTO bed VALUES (2, 'cannot be decoded')");
+    let told = "publication \"landfall\" was missing while replicated tables were written";
+    wait_for_status(&fleet, A, "/why", told);
+    // Local writers go on, and so do the changes of others as far as they can be decided.
+    fleet.sql(A, "INSERT INTO bed VALUES (3, 'a')");
+    let words = ["wait", "--for", "delivered", "--timeout", "30"];
+    refused(&fleet, A, &words, OPERATOR, &["stands still", "publication \"landfall\""]);
+    let status = fleet.member(B).status().expect("status");
+    assert_eq!(status["state"], "running", "{status:#}");
+    assert_quiet(&fleet, &[A, B], &[]);
+}
+
+#[test]
+fn a_table_that_is_gone_stops_apply_until_it_is_back() {
+    let schema = "CREATE TABLE bed (id int PRIMARY KEY, patient text); \
+        CREATE TABLE other (id int PRIMARY KEY)";
+    let mut fleet = Fleet::new(schema, &["public.bed", "public.other"])
+        .site(A)
+        .site(B)
+        .link(A, B)
+        .unsynced()
+        .start();
+    fleet.sql(A, "INSERT INTO bed VALUES (1, 'a')");
+    fleet.converge();
+    fleet.sql(A, "DROP TABLE other");
+    fleet.sql(A, "INSERT INTO bed VALUES (2, 'a')");
+    fleet.sql(B, "INSERT INTO other VALUES (1)");
+    let told = "table public.other is not in this database any more; create it";
+    wait_for_status(&fleet, A, "/apply/cause", told);
+    let words = ["wait", "--for", "converged", "--timeout", "30"];
+    refused(&fleet, A, &words, OPERATOR, &["stands still", told]);
+    fleet.sql(A, "CREATE TABLE other (id int PRIMARY KEY)");
+    fleet.member(A).init().expect("init");
+    fleet.sql(A, "INSERT INTO other VALUES (2)");
+    stop(&fleet, A);
+    launch(&mut fleet, A);
+    assert_eq!(fleet.converge(), 4);
+    assert_eq!(value(&fleet, A, "SELECT count(*) FROM landfall.parked"), "0");
+    assert_quiet(&fleet, &[A, B], &[]);
+}

@@ -194,3 +194,31 @@ fn status_names_backlog_and_cause_and_wait_ends_when_both_are_gone() {
     assert!(!calm.contains("not acknowledged") && !calm.contains("It lacks"), "{calm}");
     assert_quiet(&fleet, &[A, B], &[]);
 }
+
+/// Nothing may lie between the commit and the wait; also not a daemon that has only just started.
+#[test]
+fn wait_counts_everything_committed_before_it_began() {
+    let mut fleet =
+        Fleet::new(SCHEMA, &["public.bed"]).site(A).site(B).link(A, B).unsynced().start();
+    let known = |member: &str| {
+        let status = fleet_status(&fleet, member);
+        let vector = status["vector"].as_array().cloned().unwrap_or_default();
+        let of_a = vector.into_iter().find(|entry| entry["name"] == A);
+        of_a.map_or(0, |entry| entry["received"].as_u64().unwrap_or(0))
+    };
+    for count in 1..=20 {
+        fleet.sql(A, &format!("INSERT INTO bed VALUES ({count}, 'a', '1')"));
+        wait(&fleet, A, "delivered");
+        assert_eq!(known(B), count);
+    }
+    fleet.member(A).daemon().kill9();
+    fleet.sql(A, "DELETE FROM bed WHERE id = 1");
+    fleet.launch(A).expect("starts");
+    wait(&fleet, A, "delivered");
+    assert_eq!(fleet_status(&fleet, B)["vector"][0]["received"], 21);
+    assert_eq!(fleet.converge(), 19);
+}
+
+fn fleet_status(fleet: &Fleet, member: &str) -> serde_json::Value {
+    fleet.member(member).status().expect("status")
+}

@@ -115,12 +115,20 @@ async fn a_full_store_keeps_what_it_has_and_goes_on_when_there_is_room() {
     let again = store.fold(one_row(&t, id, &note(id)), lsn, Vec::new()).await;
     assert_eq!(again, Err(StoreError::Full));
     store.quarantine(origin(2), "small things still fit".into()).await.unwrap();
-    let both = tokio::join!(
+    // The writing thread is kept busy until both folds are queued: a second one that is only sent
+    // once the first has failed would be a new attempt.
+    let (go, wait) = mpsc::channel::<()>();
+    let (_, first, behind, ()) = tokio::join!(
+        store.write(0, move |_| {
+            wait.recv().expect("the test goes on");
+            Ok(())
+        }),
         store.fold(one_row(&t, id, &note(id)), lsn, Vec::new()),
         store.fold(one_row(&t, id + 1, "small"), lsn + 1, Vec::new()),
+        async move { go.send(()).expect("the writer waits") },
     );
-    assert_eq!(both.0, Err(StoreError::Full));
-    assert!(both.1.is_err(), "a fold behind a failed one never gets through: {both:?}");
+    assert_eq!(first, Err(StoreError::Full));
+    assert!(behind.is_err(), "a fold behind a failed one never gets through: {behind:?}");
     store.close().await;
     let (store, opened) = Store::open(dir.path(), &budget(6_000_000), signer(1), 1).unwrap();
     assert_eq!(opened.log.fold_lsn, lsn - 1);

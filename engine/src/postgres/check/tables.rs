@@ -106,12 +106,14 @@ fn key(table: &LocalTable) -> Option<Finding> {
 
 /// Types in which equal values can be written in different ways: `1.0` and `1.00` would be one row
 /// to PostgreSQL and two rows to everybody else.
-const AMBIGUOUS: [&str; 7] =
-    ["numeric", "real", "double precision", "interval", "jsonb", "citext", "public.citext"];
+const AMBIGUOUS: [&str; 5] = ["numeric", "real", "double precision", "interval", "jsonb"];
 
 fn ambiguous_key(table: &LocalTable) -> Option<Finding> {
     let columns = table.def.key.iter().filter_map(|id| table.def.column_def(*id));
-    let mut ambiguous = columns.filter(|column| AMBIGUOUS.contains(&column.type_name.as_str()));
+    // An extension's type prints with the schema it was put into.
+    let mut ambiguous = columns.filter(|column| {
+        AMBIGUOUS.contains(&column.type_name.as_str()) || column.type_name.ends_with(".citext")
+    });
     ambiguous.next().map(|column| {
         let (name, column, kind) = (&table.def.name, &column.name, &column.type_name);
         Finding::error(

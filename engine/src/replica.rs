@@ -338,12 +338,9 @@ impl Replica {
         let (mut client, driver) = context.postgres.connect("landfall catalog", &[]).await?;
         let _driver = context.tasks.spawn_child("catalog connection", driver);
         let catalog = catalog::read(&mut client, &context.fleet).await?;
-        let defs =
-            catalog.tables.into_iter().map(|table| table.def).filter(|def| !def.key.is_empty());
-        self.store.learn(defs.collect()).await?;
+        self.store.learn(catalog.replicable().cloned().collect()).await?;
         self.dictionary = self.store.fold_state().await?.dictionary;
-        let tables: Vec<_> = self.dictionary.tables().collect();
-        self.apply.learn(tables).await?;
+        self.apply.learn(self.dictionary.tables(), &catalog);
         let gone = self.dictionary.tables().map(|(id, _)| id);
         let gone: Vec<_> = gone.filter(|id| self.apply.table(*id).is_err()).collect();
         for table in gone {

@@ -212,8 +212,7 @@ async fn read_tables(
 ) -> Result<(Vec<TableDef>, Lsn), CaptureError> {
     let as_of = slot::end_of_log(client).await?;
     let catalog = catalog::read(client, fleet).await?;
-    let tables = catalog.tables.into_iter().map(|table| table.def);
-    Ok((tables.filter(|def| !def.key.is_empty()).collect(), as_of))
+    Ok((catalog.replicable().cloned().collect(), as_of))
 }
 
 /// What is collected for the next fold.

@@ -6,27 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use landfall_protocol::schema::{ColumnId, TableDef, TableName};
-use tokio_postgres::Client;
+use landfall_protocol::schema::{ColumnId, TableDef};
 
+use crate::postgres::catalog::{ForeignKey, LocalTable};
 use crate::postgres::sql::{quote_identifier, quote_table};
-
-/// What the catalog says of the columns and keys of one table.
-#[derive(Debug, Clone, Default)]
-struct Facts {
-    /// Column name to qualified, quoted type name.
-    types: BTreeMap<String, String>,
-    /// Columns of unique indexes other than the primary key's.
-    unique: BTreeSet<String>,
-    parents: Vec<ParentFacts>,
-}
-
-#[derive(Debug, Clone)]
-struct ParentFacts {
-    columns: Vec<String>,
-    parent: TableName,
-    referenced: Vec<String>,
-}
 
 /// One column: its quoted name and the cast that gives it its type.
 #[derive(Debug, Clone)]
@@ -65,32 +48,20 @@ pub enum LockStrength {
 }
 
 impl TableAccess {
-    /// Reads the catalog for these tables. A table, or a column, that the database does not have
-    /// is left out.
-    ///
-    /// # Errors
-    /// Passes the server's error on.
-    pub async fn load(
-        client: &Client,
-        tables: &[&TableDef],
-    ) -> Result<Vec<Option<Self>>, tokio_postgres::Error> {
-        let mut facts = load_facts(client, tables).await?;
-        Ok(tables
-            .iter()
-            .map(|def| facts.remove(&def.name).and_then(|facts| Self::build(def, &facts)))
-            .collect())
-    }
-
-    fn build(def: &TableDef, facts: &Facts) -> Option<Self> {
+    /// The statements of a table under the numbers of `def`. A column that the database does not
+    /// have is left out; without a key column there is nothing to be done.
+    pub fn build(def: &TableDef, local: &LocalTable) -> Option<Self> {
         let column = |id: ColumnId| {
-            let def = def.column_def(id)?;
-            let cast = facts.types.get(&def.name)?;
-            Some(Column { name: quote_identifier(&def.name), cast: format!("::{cast}") })
+            let name = &def.column_def(id)?.name;
+            let cast = format!("::{}", cast(local, name)?);
+            Some(Column { name: quote_identifier(name), cast })
         };
         let key = def.key.iter().map(|id| column(*id)).collect::<Option<Vec<_>>>()?;
         let cells = def.cell_columns().filter_map(|id| Some((id, column(id)?))).collect();
-        let unique = facts.unique.iter().filter_map(|name| def.column(name)).collect();
-        let parents = facts.parents.iter().filter_map(|fk| parent_lock(def, facts, fk)).collect();
+        let unique = local.unique.iter().flat_map(|index| &index.columns);
+        let unique = unique.filter_map(|name| def.column(name)).collect();
+        let parents =
+            local.foreign_keys.iter().filter_map(|fk| parent_lock(def, local, fk)).collect();
         Some(Self { table: quote_table(&def.name), key, cells, unique, parents })
     }
 
@@ -216,15 +187,18 @@ fn unnest(first: usize, count: usize, alias: &str, prefix: &str) -> String {
     format!("unnest({}) WITH ORDINALITY AS {alias}({}, n)", arrays.join(", "), names.join(", "))
 }
 
-fn parent_lock(def: &TableDef, facts: &Facts, fk: &ParentFacts) -> Option<ParentLock> {
+/// The type of a column as a cast names it.
+fn cast<'a>(local: &'a LocalTable, column: &str) -> Option<&'a str> {
+    let id = local.def.column(column)?;
+    Some(&local.columns.get(usize::from(id.0))?.cast)
+}
+
+fn parent_lock(def: &TableDef, local: &LocalTable, fk: &ForeignKey) -> Option<ParentLock> {
     let columns = fk.columns.iter().map(|name| def.column(name)).collect::<Option<Vec<_>>>()?;
     let mut join = Vec::new();
-    for (place, (column, referenced)) in fk.columns.iter().zip(&fk.referenced).enumerate() {
-        join.push(format!(
-            "p.{} = k.k{place}::{}",
-            quote_identifier(referenced),
-            facts.types.get(column)?
-        ));
+    for (place, (column, referenced)) in fk.columns.iter().zip(&fk.parent_columns).enumerate() {
+        let (referenced, cast) = (quote_identifier(referenced), cast(local, column)?);
+        join.push(format!("p.{referenced} = k.k{place}::{cast}"));
     }
     let sql = format!(
         "SELECT count(*) FROM (SELECT 1 FROM {} JOIN {} p ON {} ORDER BY k.n FOR KEY SHARE OF p) l",
@@ -233,60 +207,4 @@ fn parent_lock(def: &TableDef, facts: &Facts, fk: &ParentFacts) -> Option<Parent
         join.join(" AND ")
     );
     Some(ParentLock { columns, sql })
-}
-
-const COLUMNS_SQL: &str = "\
-SELECT n.nspname, c.relname, a.attname, quote_ident(tn.nspname) || '.' || quote_ident(t.typname)
-FROM unnest($1::text[], $2::text[]) AS w(s, r)
-JOIN pg_namespace n ON n.nspname = w.s
-JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = w.r
-JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
-JOIN pg_type t ON t.oid = a.atttypid
-JOIN pg_namespace tn ON tn.oid = t.typnamespace";
-
-const UNIQUE_SQL: &str = "\
-SELECT n.nspname, c.relname, a.attname
-FROM unnest($1::text[], $2::text[]) AS w(s, r)
-JOIN pg_namespace n ON n.nspname = w.s
-JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = w.r
-JOIN pg_index i ON i.indrelid = c.oid AND i.indisunique AND NOT i.indisprimary
-JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = ANY (i.indkey) AND a.attgenerated = ''";
-
-const PARENTS_SQL: &str = "\
-SELECT n.nspname, c.relname, pn.nspname, p.relname,
-  ARRAY(SELECT a.attname::text FROM unnest(f.conkey) WITH ORDINALITY AS k(num, ord)
-        JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.num ORDER BY k.ord),
-  ARRAY(SELECT a.attname::text FROM unnest(f.confkey) WITH ORDINALITY AS k(num, ord)
-        JOIN pg_attribute a ON a.attrelid = p.oid AND a.attnum = k.num ORDER BY k.ord)
-FROM unnest($1::text[], $2::text[]) AS w(s, r)
-JOIN pg_namespace n ON n.nspname = w.s
-JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = w.r
-JOIN pg_constraint f ON f.conrelid = c.oid AND f.contype = 'f'
-JOIN pg_class p ON p.oid = f.confrelid
-JOIN pg_namespace pn ON pn.oid = p.relnamespace";
-
-async fn load_facts(
-    client: &Client,
-    tables: &[&TableDef],
-) -> Result<BTreeMap<TableName, Facts>, tokio_postgres::Error> {
-    let schemas: Vec<&str> = tables.iter().map(|def| def.name.schema.as_str()).collect();
-    let names: Vec<&str> = tables.iter().map(|def| def.name.name.as_str()).collect();
-    let mut facts: BTreeMap<TableName, Facts> = BTreeMap::new();
-    for row in client.query(COLUMNS_SQL, &[&schemas, &names]).await? {
-        let table = TableName::new(row.get::<_, String>(0), row.get::<_, String>(1));
-        facts.entry(table).or_default().types.insert(row.get(2), row.get(3));
-    }
-    for row in client.query(UNIQUE_SQL, &[&schemas, &names]).await? {
-        let table = TableName::new(row.get::<_, String>(0), row.get::<_, String>(1));
-        facts.entry(table).or_default().unique.insert(row.get(2));
-    }
-    for row in client.query(PARENTS_SQL, &[&schemas, &names]).await? {
-        let table = TableName::new(row.get::<_, String>(0), row.get::<_, String>(1));
-        facts.entry(table).or_default().parents.push(ParentFacts {
-            columns: row.get(4),
-            parent: TableName::new(row.get::<_, String>(2), row.get::<_, String>(3)),
-            referenced: row.get(5),
-        });
-    }
-    Ok(facts)
 }

@@ -14,6 +14,7 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Statement};
 
 use crate::postgres::access::{LockStrength, TableAccess};
+use crate::postgres::catalog::Catalog;
 use crate::time;
 
 /// Session settings of the apply connection.
@@ -253,19 +254,15 @@ impl ApplyConnection {
         Self { client, tables: BTreeMap::new(), statements: BTreeMap::new(), locked_by: None }
     }
 
-    /// Reads the catalog for tables not known yet, or for all of them anew.
-    ///
-    /// # Errors
-    /// Passes the server's error on.
-    pub async fn learn(
+    /// Takes over what a catalog says of these tables; those it does not have are forgotten.
+    pub fn learn<'t>(
         &mut self,
-        tables: impl IntoIterator<Item = (TableId, &TableDef)>,
-    ) -> Result<(), ApplyError> {
-        let (ids, defs): (Vec<_>, Vec<_>) = tables.into_iter().unzip();
-        let found = TableAccess::load(&self.client, &defs).await?;
+        tables: impl Iterator<Item = (TableId, &'t TableDef)>,
+        catalog: &Catalog,
+    ) {
+        let access = |def: &TableDef| TableAccess::build(def, catalog.table(&def.name)?);
+        self.tables = tables.filter_map(|(id, def)| Some((id, access(def)?))).collect();
         self.statements.clear();
-        self.tables = ids.into_iter().zip(found).filter_map(|(id, t)| Some((id, t?))).collect();
-        Ok(())
     }
 
     /// How the table is reached.

@@ -42,6 +42,11 @@ pub struct Catalog {
 }
 
 impl Catalog {
+    /// The descriptions of the tables that can be replicated: those with a primary key.
+    pub fn replicable(&self) -> impl Iterator<Item = &TableDef> {
+        self.tables.iter().map(|table| &table.def).filter(|def| !def.key.is_empty())
+    }
+
     /// The table of this name.
     pub fn table(&self, name: &TableName) -> Option<&LocalTable> {
         self.tables.iter().find(|table| table.def.name == *name)
@@ -126,6 +131,9 @@ pub struct LocalColumn {
     pub number: i16,
     /// Its type's row in `pg_type`.
     pub type_oid: u32,
+    /// The type without its length, schema and name quoted, as a cast may name it: one with a
+    /// length would cut a long value off where an assignment refuses it.
+    pub cast: String,
     /// Whether NULL is refused.
     pub is_not_null: bool,
     /// Whether it is an identity column.
@@ -272,8 +280,11 @@ WHERE c.relkind NOT IN ('i', 'I', 'S', 'c', 't')";
 
 const COLUMNS: &str = "
 SELECT a.attrelid, a.attnum, a.attname::text, format_type(a.atttypid, a.atttypmod), a.atttypid,
-       a.attnotnull, a.attidentity::text, a.attgenerated::text, s.schema, s.name, s.increment
+       a.attnotnull, a.attidentity::text, a.attgenerated::text, s.schema, s.name, s.increment,
+       quote_ident(tn.nspname) || '.' || quote_ident(t.typname)
 FROM pg_attribute a
+JOIN pg_type t ON t.oid = a.atttypid
+JOIN pg_namespace tn ON tn.oid = t.typnamespace
 LEFT JOIN LATERAL (
     SELECT n.nspname::text AS schema, c.relname::text AS name, s.seqincrement AS increment
     FROM pg_depend d JOIN pg_sequence s ON s.seqrelid = d.objid
@@ -371,6 +382,7 @@ impl Reader {
             table.columns.push(LocalColumn {
                 number: row.get(1),
                 type_oid: row.get(4),
+                cast: row.get(11),
                 is_not_null: row.get(5),
                 identity: match row.get::<_, &str>(6) {
                     "a" => Some(Identity::Always),

@@ -8,5 +8,6 @@ pub mod assemble;
 pub mod horizon;
 pub mod pgoutput;
 pub mod slot;
+mod spill;
 pub mod stream;
 pub mod walsender;

@@ -177,6 +177,9 @@ pub struct Limits {
     pub unit_bytes_max: usize,
     /// Changes that may share one PostgreSQL transaction when applied.
     pub group_changes_max: usize,
+    /// Memory that the rows of one local transaction may take. A larger one goes through a scratch
+    /// file in the data directory and travels in fragments.
+    pub transaction_bytes_max: usize,
     /// How far ahead of our clock a foreign unit may be before it is held.
     pub drift_max: Duration,
     /// Size the store may grow to; `None` = as the disk allows.

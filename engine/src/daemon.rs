@@ -18,6 +18,7 @@ use crate::admin::command::{Prepared, prepare};
 use crate::admin::exit::{Exit, Failure};
 use crate::admin::server::AdminServer;
 use crate::admin::{AdminError, Request};
+use crate::capture::assemble::Scratch;
 use crate::capture::horizon::Horizon;
 use crate::capture::stream::{self, CaptureContext, CaptureStatus};
 use crate::config::{DaemonConfig, PostgresConfig, Program};
@@ -226,6 +227,10 @@ fn start_database_parts(
         marker_key: opened.marker_key.clone(),
         publication: postgres.publication.clone(),
         fleet: fleet.clone(),
+        scratch: Scratch {
+            dir: config.data_dir.clone(),
+            memory_bytes_max: config.limits.transaction_bytes_max,
+        },
         store: store.clone(),
         horizon: horizon.clone(),
         schema_epoch,

@@ -7,6 +7,7 @@
 
 mod barrier;
 mod group;
+mod large;
 mod lines;
 mod log_values;
 mod pending;
@@ -51,6 +52,8 @@ const ATTEMPTS_PER_TURN: u32 = 8;
 const NEXT_TURN_AFTER: Duration = Duration::from_millis(100);
 /// Longest pause between attempts of one group.
 const RETRY_MS_MAX: u64 = 200;
+/// What `status` says while barriers come late.
+const CAPTURE_BEHIND: &str = "waiting for capture, which is behind";
 /// Pause before the connections are made anew.
 const RECONNECT_AFTER: Duration = Duration::from_millis(500);
 /// Pause before something an operator must change is looked at again.
@@ -362,6 +365,12 @@ impl Replica {
                 Next::Ready(count) => match self.apply_front(context, origin, count).await? {
                     Turn::Worked => wake.now = true,
                     Turn::Waits(cause) => wake.waits = Some(cause),
+                    Turn::Nothing => {}
+                },
+                Next::Large(first) => match self.apply_large(context, origin, first).await? {
+                    Turn::Worked => wake.now = true,
+                    Turn::Waits(cause) => wake.waits = Some(cause),
+                    Turn::Nothing => {}
                 },
                 Next::HeldUntil(at) => drop(wake.held.insert(origin, at)),
                 Next::Nothing => {}
@@ -387,7 +396,9 @@ impl Replica {
         origin: Origin,
         count: usize,
     ) -> Result<Turn, ReplicaError> {
-        self.keep_horizon_fresh().await?;
+        if !self.keep_horizon_fresh().await? {
+            return Ok(Turn::Waits(CAPTURE_BEHIND.to_owned()));
+        }
         let Some(mut front) = self.front(origin, count) else { return Ok(Turn::Worked) };
         if self.does_not_fit(&front.group) && self.may_refresh() {
             self.learn_schema(context).await?;
@@ -475,14 +486,18 @@ impl Replica {
         may
     }
 
-    /// P0: a barrier with no locks held, now and then, so that most groups need none.
-    async fn keep_horizon_fresh(&mut self) -> Result<(), ReplicaError> {
+    /// P0: a barrier with no locks held, now and then, so that most groups need none. `false`
+    /// when capture is far behind, on a large local transaction mostly.
+    async fn keep_horizon_fresh(&mut self) -> Result<bool, ReplicaError> {
         let fresh = self.horizon_at.is_some_and(|at| at.elapsed() < HORIZON_FRESH);
         if !fresh || self.horizon.is_crowded() {
-            self.barrier.pass().await?;
+            match self.barrier.pass().await {
+                Err(BarrierError::Late) => return Ok(false),
+                passed => passed?,
+            }
             self.horizon_at = Some(time::monotonic());
         }
-        Ok(())
+        Ok(true)
     }
 }
 
@@ -505,6 +520,8 @@ enum Turn {
     Worked,
     /// Somebody is in the way; what `status` says.
     Waits(String),
+    /// There is nothing to do until more arrives.
+    Nothing,
 }
 
 fn waits(group: &Group, cause: &str) -> String {

@@ -53,7 +53,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 pub use error::{Severity, StoreError};
 pub use record::{
     Advance, Appended, Backlog, DatabaseIdentity, DirtyRow, Folded, Held, Identity, Log, OpenUnit,
-    Opened, PeerRecord, Sealing, Settings, Sizes, Statistics,
+    Opened, PeerRecord, Resume, Sealing, Settings, Sizes, Statistics,
 };
 pub use writer::Signer;
 
@@ -209,7 +209,21 @@ impl Store {
         end_lsn: u64,
         learn: Vec<TableDef>,
     ) -> Result<Folded, StoreError> {
-        self.move_position(move |writer| writer.fold(batch, end_lsn, &learn)).await
+        self.move_position(move |writer| writer.fold(batch, end_lsn, &learn, None)).await
+    }
+
+    /// Folds a batch that ends inside a transaction. The position stays before that transaction,
+    /// at `end_lsn`; `resume` says how much of it is folded.
+    ///
+    /// # Errors
+    /// As [`Store::fold`].
+    pub async fn fold_part(
+        &self,
+        batch: Vec<CapturedTransaction>,
+        end_lsn: u64,
+        resume: Resume,
+    ) -> Result<Folded, StoreError> {
+        self.move_position(move |writer| writer.fold(batch, end_lsn, &[], Some(resume))).await
     }
 
     /// Moves the position over WAL that holds nothing to fold; returns the position recorded,
@@ -221,12 +235,17 @@ impl Store {
         self.move_position(move |writer| writer.advance(end_lsn, advance)).await
     }
 
-    /// The WAL position from which to read on, after everything that was sent before.
+    /// The WAL position from which to read on, after everything that was sent before, and how
+    /// much of the transaction that commits next is folded already.
     ///
     /// # Errors
     /// [`StoreError::Closed`].
-    pub async fn position(&self) -> Result<u64, StoreError> {
-        self.write(0, |writer| Ok(writer.state.progress.fold_lsn)).await
+    pub async fn position(&self) -> Result<(u64, Option<Resume>), StoreError> {
+        self.write(0, |writer| {
+            let progress = &writer.state.progress;
+            Ok((progress.fold_lsn, progress.resume.clone()))
+        })
+        .await
     }
 
     /// Learns tables as the database describes them now, so that foreign changes find tables that
@@ -399,6 +418,19 @@ impl Store {
         bytes_max: usize,
     ) -> Result<Vec<Arc<OpenUnit>>, StoreError> {
         self.read(move |reader| reader.inbox(origin, after, bytes_max)).await
+    }
+
+    /// The last entry of the large transaction that the fragment `first` is part of; `None` until
+    /// all of it is held.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`].
+    pub async fn fragments_end(
+        &self,
+        origin: Origin,
+        first: Seq,
+    ) -> Result<Option<Seq>, StoreError> {
+        self.read(move |reader| reader.fragments_end(origin, first)).await
     }
 
     /// Transactions by name, own ones included whether sealed or not; those not held are absent.

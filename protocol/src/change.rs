@@ -104,7 +104,45 @@ pub struct Describe {
     pub def: TableDef,
 }
 
-/// One committed transaction of one origin.
+/// Whether a log entry is a whole transaction of the application. A transaction too large for the
+/// memory of those who carry it is logged as several entries that follow on each other. They share
+/// one clock reading, no two of them change the same row, and they become visible together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fragment {
+    /// It is one by itself.
+    #[default]
+    Whole,
+    /// The entry after it belongs to the same transaction.
+    More,
+    /// It ends a transaction that earlier entries began.
+    Last,
+}
+
+impl Fragment {
+    /// The number it has in stored and travelling forms.
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Whole => 0,
+            Self::More => 1,
+            Self::Last => 2,
+        }
+    }
+
+    /// The fragment of a number.
+    ///
+    /// # Errors
+    /// Fails when the number has no meaning.
+    pub fn from_number(number: u8) -> Result<Self, DecodeError> {
+        match number {
+            0 => Ok(Self::Whole),
+            1 => Ok(Self::More),
+            2 => Ok(Self::Last),
+            tag => Err(DecodeError::UnknownTag { what: "fragment", tag }),
+        }
+    }
+}
+
+/// One committed transaction of one origin, or a fragment of a large one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Transaction {
     /// Its place in the origin's log.

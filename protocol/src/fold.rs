@@ -15,7 +15,7 @@ pub use marker::{MARKER_PREFIX, Marker, MarkerKey, ParkedChange};
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::change::{Describe, RowChange, RowOp, Transaction};
+use crate::change::{Describe, Fragment, RowChange, RowOp, Transaction};
 use crate::clock::{Clock, Stamp};
 use crate::dictionary::{Dictionary, LocalChange, RowId, Unshowable};
 use crate::id::{Origin, Seq, TxnId};
@@ -33,6 +33,8 @@ pub struct CapturedTransaction {
     pub rows: Vec<RowEvent>,
     /// What the transaction says it is, when it is ours.
     pub marker: Option<Marker>,
+    /// Whether this is all of it. Fragments come one after the other, with nothing between.
+    pub fragment: Fragment,
 }
 
 /// Counts of what became of received row changes.
@@ -68,6 +70,8 @@ impl Fates {
 pub struct OwnTransaction {
     /// The stamped transaction.
     pub transaction: Transaction,
+    /// Whether this is all of it.
+    pub fragment: Fragment,
     /// What this site applied since its previous own transaction; a unit is cut before it when
     /// this is not empty.
     pub vector: VersionVector,
@@ -115,6 +119,8 @@ pub struct Fold {
     pub clock: Clock,
     /// The last own transaction.
     pub last_seq: Seq,
+    /// Whether the last own transaction is a fragment that more must follow.
+    pub unfinished: bool,
     /// How far every origin is applied, as seen in the WAL.
     pub applied: VersionVector,
     /// The part of `applied` that no own transaction has carried yet.
@@ -146,7 +152,7 @@ pub struct Localized(Vec<LocalizedTransaction>);
 
 #[derive(Clone, Debug)]
 enum LocalizedTransaction {
-    Own { commit_ms: u64, changes: Vec<RowChange> },
+    Own { commit_ms: u64, fragment: Fragment, changes: Vec<RowChange> },
     Apply { origin: Origin, transactions: Vec<ForeignChanges>, images: BTreeMap<RowId, Image> },
     Repair,
 }
@@ -188,9 +194,13 @@ impl Localized {
     }
 }
 
-fn own_changes(commit_ms: u64, images: BTreeMap<RowId, Image>) -> LocalizedTransaction {
+fn own_changes(
+    commit_ms: u64,
+    fragment: Fragment,
+    images: BTreeMap<RowId, Image>,
+) -> LocalizedTransaction {
     let changes = images.into_iter().filter_map(|(row, image)| image.into_change(row)).collect();
-    LocalizedTransaction::Own { commit_ms, changes }
+    LocalizedTransaction::Own { commit_ms, fragment, changes }
 }
 
 /// Divides what an apply transaction did: rows its foreign transactions name, and rows written by
@@ -216,6 +226,7 @@ impl Fold {
             origin,
             clock: Clock::default(),
             last_seq: Seq::ZERO,
+            unfinished: false,
             applied: VersionVector::new(),
             unsent: VersionVector::new(),
             origin_vectors: BTreeMap::new(),
@@ -238,7 +249,9 @@ impl Fold {
         for captured in batch {
             let images = image::net(&mut self.dictionary, captured.rows);
             match captured.marker {
-                None => localized.push(own_changes(captured.commit_ms, images)),
+                None => {
+                    localized.push(own_changes(captured.commit_ms, captured.fragment, images));
+                }
                 Some(Marker::Repair) => localized.push(LocalizedTransaction::Repair),
                 Some(Marker::Apply { origin, first, last, parked }) => {
                     let expected = reached.get(origin).next();
@@ -252,7 +265,7 @@ impl Fold {
                         .collect::<Result<Vec<_>, _>>()?;
                     let (images, by_the_way) = split_images(images, &transactions);
                     localized.push(LocalizedTransaction::Apply { origin, transactions, images });
-                    localized.push(own_changes(captured.commit_ms, by_the_way));
+                    localized.push(own_changes(captured.commit_ms, Fragment::Whole, by_the_way));
                 }
             }
         }
@@ -295,8 +308,9 @@ impl Fold {
         let mut output = FoldOutput::default();
         for transaction in batch.0 {
             match transaction {
-                LocalizedTransaction::Own { commit_ms, changes } => {
-                    output.own.extend(self.fold_own(commit_ms, changes, &mut rows));
+                LocalizedTransaction::Own { commit_ms, fragment, changes } => {
+                    let own = self.fold_own(commit_ms, fragment, changes, &mut rows);
+                    output.own.extend(own);
                 }
                 LocalizedTransaction::Apply { origin, transactions, images } => {
                     self.fold_apply(origin, &transactions, &images, &mut rows, &mut output);
@@ -311,13 +325,21 @@ impl Fold {
     fn fold_own(
         &mut self,
         commit_ms: u64,
+        fragment: Fragment,
         changes: Vec<RowChange>,
         rows: &mut Rows,
     ) -> Option<OwnTransaction> {
-        if changes.is_empty() {
+        let ends = self.unfinished && fragment == Fragment::Last;
+        if changes.is_empty() && !ends {
             return None;
         }
-        let hlc = self.clock.tick(commit_ms);
+        // Other transactions must win or lose against all of it, so all of it has one reading.
+        let hlc = if self.unfinished { self.clock.last() } else { self.clock.tick(commit_ms) };
+        let fragment = match fragment {
+            Fragment::Last if !self.unfinished => Fragment::Whole,
+            fragment => fragment,
+        };
+        self.unfinished = fragment == Fragment::More;
         self.last_seq = self.last_seq.next();
         let stamp = Stamp::new(hlc, self.origin, self.last_seq);
         let mut tables = BTreeSet::new();
@@ -333,6 +355,7 @@ impl Fold {
         let describes = tables.into_iter().filter_map(|id| self.dictionary.describe(id)).collect();
         Some(OwnTransaction {
             transaction: Transaction { seq: self.last_seq, hlc, describes, changes },
+            fragment,
             vector: std::mem::take(&mut self.unsent),
         })
     }

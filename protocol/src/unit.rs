@@ -18,7 +18,7 @@ use std::fmt;
 
 use ed25519_dalek::{Signature, VerifyingKey};
 
-use crate::change::Transaction;
+use crate::change::{Fragment, Transaction};
 use crate::clock::Hlc;
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::compress::{CompressError, compress, decompress};
@@ -99,6 +99,8 @@ pub struct UnitHeader {
     pub first: Seq,
     /// The last transaction.
     pub last: Seq,
+    /// Whether it holds whole transactions, or one fragment of a large one.
+    pub fragment: Fragment,
     /// Hash of the unit before, or [`UnitHash::GENESIS`].
     pub previous: UnitHash,
     /// Lowest clock reading inside.
@@ -124,6 +126,7 @@ impl UnitHeader {
         out.origin(self.origin);
         out.varint(self.first.0);
         out.varint(self.last.0 - self.first.0);
+        out.u8(self.fragment.number());
         out.raw(&self.previous.0);
         out.varint(self.hlc_first.0);
         out.varint(self.hlc_last.0 - self.hlc_first.0);
@@ -147,6 +150,7 @@ impl UnitHeader {
         let origin = from.origin()?;
         let first = Seq(from.varint()?);
         let last = Seq(first.0.checked_add(from.varint()?).ok_or(DecodeError::BadNumber)?);
+        let fragment = Fragment::from_number(from.u8()?)?;
         let previous = UnitHash(from.array()?);
         let hlc_first = Hlc(from.varint()?);
         let hlc_last =
@@ -165,7 +169,8 @@ impl UnitHeader {
             parts.push(PartHeader { id, count, plain_bytes, root });
         }
         from.finish()?;
-        if first == Seq::ZERO || parts.is_empty() {
+        let alone = fragment == Fragment::Whole || first == last;
+        if first == Seq::ZERO || parts.is_empty() || !alone {
             return Err(DecodeError::NotCanonical("unit header"));
         }
         Ok(Self {
@@ -173,6 +178,7 @@ impl UnitHeader {
             origin,
             first,
             last,
+            fragment,
             previous,
             hlc_first,
             hlc_last,
@@ -222,6 +228,8 @@ pub struct SealContext<'a> {
     pub origin: Origin,
     /// The fleet file's version.
     pub fleet_version: u64,
+    /// Whether these are whole transactions, or one fragment of a large one.
+    pub fragment: Fragment,
     /// Hash of the origin's unit before this one.
     pub previous: UnitHash,
     /// What the origin applied since then.
@@ -243,8 +251,9 @@ impl Unit {
     /// with the origin's key.
     ///
     /// # Panics
-    /// When `transactions` is empty, has gaps, clock readings that do not grow, or more content than
-    /// a reader accepts: the log never does, and a unit nobody can open must not be sealed.
+    /// When `transactions` is empty, has gaps, clock readings that do not grow, company for a
+    /// fragment, or more content than a reader accepts: the log never does, and a unit nobody can
+    /// open must not be sealed.
     pub fn seal(
         context: SealContext<'_>,
         transactions: &[Transaction],
@@ -261,6 +270,10 @@ impl Unit {
             "a unit holds consecutive transactions of growing clock readings"
         );
         assert!(transactions.len() <= UNIT_TRANSACTIONS_MAX, "a unit is cut in time");
+        assert!(
+            context.fragment == Fragment::Whole || first.seq == last.seq,
+            "a fragment is a unit by itself"
+        );
         let parts = body::encode(transactions, set_of);
         let plain_bytes: usize = parts.iter().map(|part| part.plain.len()).sum();
         assert!(
@@ -272,6 +285,7 @@ impl Unit {
             origin: context.origin,
             first: first.seq,
             last: last.seq,
+            fragment: context.fragment,
             previous: context.previous,
             hlc_first: first.hlc,
             hlc_last: last.hlc,

@@ -15,8 +15,8 @@ pub struct VersionVector(BTreeMap<Origin, Seq>);
 
 impl VersionVector {
     /// Knows nothing.
-    pub fn new() -> Self {
-        Self::default()
+    pub const fn new() -> Self {
+        Self(BTreeMap::new())
     }
 
     /// How far `origin` is known; [`Seq::ZERO`] when not at all.

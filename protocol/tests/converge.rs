@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use landfall_protocol::change::{RowOp, Transaction};
+use landfall_protocol::change::{Fragment, RowOp, Transaction};
 use landfall_protocol::clock::Stamp;
 use landfall_protocol::dictionary::RowId;
 use landfall_protocol::fold::{
@@ -131,7 +131,12 @@ impl Site {
                 .collect(),
             _ => ForeignTransactions::new(),
         };
-        let batch = vec![CapturedTransaction { commit_ms: self.now_ms, rows, marker }];
+        let batch = vec![CapturedTransaction {
+            commit_ms: self.now_ms,
+            rows,
+            marker,
+            fragment: Fragment::Whole,
+        }];
         let localized = self.fold.localize(batch, &foreign).unwrap();
         let touched = localized.touched();
         let clocks = touched

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use landfall_protocol::change::{Cell, Describe, RowChange, RowOp, Transaction};
+use landfall_protocol::change::{Cell, Describe, Fragment, RowChange, RowOp, Transaction};
 use landfall_protocol::clock::{Hlc, Stamp};
 use landfall_protocol::dictionary::Dictionary;
 use landfall_protocol::fold::{
@@ -62,7 +62,12 @@ fn fold_apply(rows: Vec<RowEvent>) -> (Fold, FoldOutput) {
     let (txn, transaction) = foreign(1, 500, vec![change(RowOp::Insert, 1, Some(10))]);
     let marker =
         Marker::Apply { origin: txn.origin, first: Seq(1), last: Seq(1), parked: Vec::new() };
-    let batch = vec![CapturedTransaction { commit_ms: 100, rows, marker: Some(marker) }];
+    let batch = vec![CapturedTransaction {
+        commit_ms: 100,
+        rows,
+        marker: Some(marker),
+        fragment: Fragment::Whole,
+    }];
     let localized = fold.localize(batch, &ForeignTransactions::from([(txn, transaction)])).unwrap();
     let output = fold.fold(localized, BTreeMap::new());
     (fold, output)

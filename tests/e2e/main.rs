@@ -4,6 +4,7 @@ mod atomic;
 mod chain;
 mod commands;
 mod cuts;
+mod fragments;
 mod harness;
 mod kill;
 mod large;

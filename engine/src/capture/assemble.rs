@@ -1,17 +1,29 @@
-//! From messages to whole transactions of replicated tables. Pure: bytes in, values out.
+//! From messages to transactions of replicated tables.
+//!
+//! What is small is kept in memory until its commit. A large transaction of the application goes
+//! through a scratch file and comes out in fragments; a large one of our own, which shows fragments
+//! of another site, comes out marker by marker.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
+use landfall_protocol::change::Fragment;
+use landfall_protocol::codec::{Reader, Writer};
 use landfall_protocol::fold::{
     CapturedTransaction, MARKER_PREFIX, Marker, MarkerKey, Relation, RowEvent,
 };
 use landfall_protocol::schema::{ColumnDef, ColumnId, TableDef, TableName};
-use landfall_protocol::unit::UNIT_PLAIN_BYTES_MAX;
 use landfall_protocol::value::{Value, ValueKind};
 
 use crate::capture::pgoutput::{self, Column, DecodeError, Message, OldRow, RelationId, Tuple};
+use crate::capture::spill::{Place, Spill, SpillError, Spilled, event_bytes};
 use crate::postgres::lsn::Lsn;
+use crate::store::Resume;
+
+/// Images that one marker of ours may have in memory. The groups we apply are far smaller, unless
+/// their rows hold much that did not change.
+const MARKED_BYTES_MAX: usize = 128 << 20;
 
 /// Why a transaction cannot be captured.
 #[derive(Debug, thiserror::Error)]
@@ -36,9 +48,9 @@ pub enum AssembleError {
     /// One of our own messages does not decode.
     #[error("a landfall.apply message in the WAL does not decode: {0}")]
     Marker(landfall_protocol::codec::DecodeError),
-    /// A transaction is larger than this version can carry.
+    /// The rows of one of our own transactions do not fit into memory.
     #[error(
-        "a transaction that ends at {at} holds more than {limit} bytes of changes, which this version cannot carry"
+        "one of our own transactions, which ends at {at}, wrote rows of more than {limit} bytes at once; lower group_changes_max"
     )]
     TooLarge {
         /// Where it commits.
@@ -46,19 +58,139 @@ pub enum AssembleError {
         /// The limit.
         limit: usize,
     },
+    /// The scratch file of a large transaction.
+    #[error(transparent)]
+    Spill(#[from] SpillError),
+    /// What the store noted of a transaction folded in part does not read.
+    #[error("the store's note on a transaction folded in part does not decode: {0}")]
+    Resume(landfall_protocol::codec::DecodeError),
+}
+
+/// What a message completed.
+#[derive(Debug)]
+pub enum Assembled {
+    /// A transaction.
+    Committed(Committed),
+    /// What one of our own transactions did under one of its markers; more of it follows.
+    Part(Part),
 }
 
 /// A committed transaction, or only a position that moved.
 #[derive(Debug)]
-pub struct Assembled {
-    /// What it did, if it touched replicated tables or is ours.
-    pub transaction: Option<CapturedTransaction>,
+pub struct Committed {
+    /// What it did.
+    pub content: Content,
     /// The position after it.
     pub end: Lsn,
     /// Its transaction id.
     pub xid: u32,
+}
+
+/// What a transaction did.
+#[derive(Debug)]
+pub enum Content {
+    /// Nothing to replicated tables.
+    Nothing,
+    /// All of it, with roughly the memory its rows take.
+    Whole(CapturedTransaction, usize),
+    /// Too much to hold at once.
+    Large(Large),
+}
+
+/// What one of our own transactions did under one marker.
+#[derive(Debug)]
+pub struct Part {
+    /// Marker and rows.
+    pub transaction: CapturedTransaction,
+    /// Says that this much of the transaction is folded.
+    pub resume: Resume,
     /// Roughly the memory its rows take.
     pub bytes: usize,
+}
+
+/// A transaction of the application that is folded in fragments.
+#[derive(Debug)]
+pub struct Large {
+    rows: Spilled,
+    commit_ms: u64,
+    commit_lsn: Lsn,
+}
+
+impl Large {
+    /// The next fragment of about `bytes_max`, with the memory it takes, and what says that it is
+    /// folded; `None` for the last one, after which there is nothing more.
+    ///
+    /// # Errors
+    /// The scratch file cannot be read.
+    pub fn next_fragment(
+        &mut self,
+        bytes_max: usize,
+    ) -> Result<(CapturedTransaction, usize, Option<Resume>), SpillError> {
+        let share = self.rows.next_share(bytes_max)?;
+        let resume = share.after.map(|after| Progress::Rows(after).resume(self.commit_lsn));
+        let fragment = if resume.is_some() { Fragment::More } else { Fragment::Last };
+        let transaction = CapturedTransaction {
+            commit_ms: self.commit_ms,
+            rows: share.rows,
+            marker: None,
+            fragment,
+        };
+        Ok((transaction, share.bytes, resume))
+    }
+}
+
+/// How much of a transaction is folded.
+#[derive(Debug)]
+enum Progress {
+    /// So many of its markers.
+    Parts(u64),
+    /// Its rows up to this one.
+    Rows(Place),
+}
+
+impl Progress {
+    fn resume(&self, commit: Lsn) -> Resume {
+        let mut out = Writer::new();
+        match self {
+            Self::Parts(count) => {
+                out.u8(0);
+                out.varint(*count);
+            }
+            Self::Rows(place) => {
+                out.u8(1);
+                out.raw(&place.encode());
+            }
+        }
+        Resume { commit_lsn: commit.0, token: out.into_bytes() }
+    }
+
+    fn read(resume: &Resume) -> Result<Self, AssembleError> {
+        let read = || {
+            let mut from = Reader::new(&resume.token);
+            match from.u8()? {
+                0 => Ok(Self::Parts(from.varint()?)),
+                _ => Ok(Self::Rows(Place::decode(from.rest())?)),
+            }
+        };
+        read().map_err(AssembleError::Resume)
+    }
+}
+
+/// How large transactions are kept.
+#[derive(Debug, Clone)]
+pub struct Scratch {
+    /// Where the scratch file is made.
+    pub dir: PathBuf,
+    /// Rows of one transaction kept in memory, in bytes.
+    pub memory_bytes_max: usize,
+}
+
+impl Scratch {
+    /// Memory the rows of one fragment may take: the same rows take as much again where they are
+    /// applied, and a few times as much while they are folded.
+    pub fn fragment_bytes(&self) -> usize {
+        self.memory_bytes_max / 2
+    }
 }
 
 /// Collects the messages of one connection.
@@ -73,6 +205,9 @@ pub struct Assembler {
     /// Transactions that commit from here on may have changed what the catalog said.
     catalog_as_of: Lsn,
     relations: BTreeMap<RelationId, Option<Arc<Relation>>>,
+    scratch: Scratch,
+    /// The transaction that is folded in part, until it comes again.
+    resume: Option<(Lsn, Progress)>,
     open: Option<Open>,
 }
 
@@ -83,26 +218,86 @@ struct Open {
     xid: u32,
     rows: Vec<RowEvent>,
     marker: Option<Marker>,
+    /// Roughly the memory of the rows in memory, spilled ones among them.
     bytes: usize,
+    spill: Option<Spill>,
+    /// Markers whose rows are complete.
+    parts: u64,
+    /// How much of it is folded.
+    folded: Option<Progress>,
+}
+
+impl Open {
+    /// What was done under the marker; the rows of the next one follow.
+    fn take_part(&mut self) -> CapturedTransaction {
+        self.parts += 1;
+        self.bytes = 0;
+        CapturedTransaction {
+            commit_ms: self.commit_ms,
+            rows: std::mem::take(&mut self.rows),
+            marker: self.marker.take(),
+            fragment: Fragment::Whole,
+        }
+    }
+
+    /// Whether the part taken last is folded already.
+    fn part_is_folded(&self) -> bool {
+        matches!(self.folded, Some(Progress::Parts(folded)) if self.parts <= folded)
+    }
+
+    fn add(&mut self, event: RowEvent, scratch: &Scratch) -> Result<(), AssembleError> {
+        self.bytes += event_bytes(&event);
+        if self.marker.is_some() {
+            if self.bytes > MARKED_BYTES_MAX {
+                let limit = MARKED_BYTES_MAX;
+                return Err(AssembleError::TooLarge { at: self.final_lsn, limit });
+            }
+            self.rows.push(event);
+            return Ok(());
+        }
+        match &mut self.spill {
+            Some(spill) => spill.push(event),
+            None => self.rows.push(event),
+        }
+        if self.bytes > scratch.memory_bytes_max {
+            let spill = self.spill.get_or_insert_default();
+            self.rows.drain(..).for_each(|event| spill.push(event));
+            spill.write_out(&scratch.dir)?;
+            self.bytes = 0;
+        }
+        Ok(())
+    }
 }
 
 impl Assembler {
-    /// Starts with the replicated tables as the catalog described them at a position.
+    /// Starts with the replicated tables as the catalog described them at a position; `resume` is
+    /// the store's note on a transaction folded in part.
+    ///
+    /// # Errors
+    /// Fails when `resume` does not read.
     pub fn new(
         marker_key: MarkerKey,
         tables: impl IntoIterator<Item = TableDef>,
         as_of: Lsn,
-    ) -> Self {
+        scratch: Scratch,
+        resume: Option<&Resume>,
+    ) -> Result<Self, AssembleError> {
+        let resume = match resume {
+            Some(note) => Some((Lsn(note.commit_lsn), Progress::read(note)?)),
+            None => None,
+        };
         let mut assembler = Self {
             marker_key,
             foreign_markers: 0,
             catalog: BTreeMap::new(),
             catalog_as_of: as_of,
             relations: BTreeMap::new(),
+            scratch,
+            resume,
             open: None,
         };
         assembler.set_catalog(tables, as_of);
-        assembler
+        Ok(assembler)
     }
 
     /// Replaces the catalog by one read at a position; says whether it tells anything new.
@@ -134,14 +329,17 @@ impl Assembler {
         }
     }
 
-    /// Takes the next message; at a commit, gives the transaction.
+    /// Takes the next message; at a commit, and at each further marker of our own, gives what is
+    /// complete.
     ///
     /// # Errors
     /// Fails when capture cannot go on without an operator.
     pub fn push(&mut self, message: &Message<'_>) -> Result<Option<Assembled>, AssembleError> {
         match message {
             Message::Begin(begin) => self.begin(begin)?,
-            Message::Commit(commit) => return self.commit(commit).map(Some),
+            Message::Commit(commit) => {
+                return self.commit(commit).map(|done| Some(Assembled::Committed(done)));
+            }
             Message::Relation(relation) => self.describe(relation)?,
             Message::Insert(insert) => self.row(insert.relation, None, Some(insert.new))?,
             Message::Update(update) => {
@@ -156,7 +354,7 @@ impl Assembler {
                 if logical.transactional && logical.prefix == MARKER_PREFIX =>
             {
                 match self.marker_key.open(logical.content).map_err(AssembleError::Marker)? {
-                    Some(marker) => self.open()?.marker = Some(marker),
+                    Some(marker) => return Ok(self.mark(marker)?.map(Assembled::Part)),
                     // Its transaction is the application's like any other.
                     None => self.note_foreign_marker(),
                 }
@@ -174,10 +372,29 @@ impl Assembler {
         }
     }
 
+    /// Takes a marker. One that names other transactions than the one before ends a part.
+    fn mark(&mut self, marker: Marker) -> Result<Option<Part>, AssembleError> {
+        let open = self.open()?;
+        let goes_on = open.marker.as_ref().is_none_or(|before| before.is_about_the_same(&marker));
+        let bytes = open.bytes;
+        let part = (!goes_on).then(|| open.take_part()).filter(|_| !open.part_is_folded());
+        open.marker = Some(marker);
+        let resume = Progress::Parts(open.parts).resume(open.final_lsn);
+        Ok(part.map(|transaction| Part { transaction, resume, bytes }))
+    }
+
     fn begin(&mut self, begin: &pgoutput::Begin) -> Result<(), AssembleError> {
         if self.open.is_some() {
             return Err(AssembleError::OutOfOrder("a transaction begins inside another"));
         }
+        let folded = match self.resume.take_if(|(commit, _)| *commit <= begin.final_lsn) {
+            Some((commit, folded)) if commit == begin.final_lsn => Some(folded),
+            Some(_) => {
+                let what = "the transaction that is folded in part does not come again";
+                return Err(AssembleError::OutOfOrder(what));
+            }
+            None => None,
+        };
         self.open = Some(Open {
             commit_ms: u64::try_from(begin.commit_time.unix_micros() / 1000).unwrap_or(0),
             final_lsn: begin.final_lsn,
@@ -185,19 +402,37 @@ impl Assembler {
             rows: Vec::new(),
             marker: None,
             bytes: 0,
+            spill: None,
+            parts: 0,
+            folded,
         });
         Ok(())
     }
 
-    fn commit(&mut self, commit: &pgoutput::Commit) -> Result<Assembled, AssembleError> {
-        let open = self.open.take().ok_or(AssembleError::OutOfOrder("a commit without a begin"))?;
-        let content = !open.rows.is_empty() || open.marker.is_some();
-        let transaction = content.then_some(CapturedTransaction {
-            commit_ms: open.commit_ms,
-            rows: open.rows,
-            marker: open.marker,
-        });
-        Ok(Assembled { transaction, end: commit.end_lsn, xid: open.xid, bytes: open.bytes })
+    fn commit(&mut self, commit: &pgoutput::Commit) -> Result<Committed, AssembleError> {
+        let mut open =
+            self.open.take().ok_or(AssembleError::OutOfOrder("a commit without a begin"))?;
+        let content = match (open.spill.take(), open.folded.take()) {
+            (None, Some(Progress::Rows(_))) => {
+                let what = "the transaction that is folded in part is smaller than it was";
+                return Err(AssembleError::OutOfOrder(what));
+            }
+            (Some(spill), folded) => {
+                let after = match folded {
+                    Some(Progress::Rows(place)) => Some(place),
+                    _ => None,
+                };
+                let rows = spill.finish(&self.scratch.dir, after)?;
+                let (commit_ms, commit_lsn) = (open.commit_ms, open.final_lsn);
+                Content::Large(Large { rows, commit_ms, commit_lsn })
+            }
+            (None, _) if open.rows.is_empty() && open.marker.is_none() => Content::Nothing,
+            (None, _) => {
+                let bytes = open.bytes;
+                Content::Whole(open.take_part(), bytes)
+            }
+        };
+        Ok(Committed { content, end: commit.end_lsn, xid: open.xid })
     }
 
     fn open(&mut self) -> Result<&mut Open, AssembleError> {
@@ -264,21 +499,11 @@ impl Assembler {
         };
         let old = old.map(|tuple| values(&relation, tuple, None)).transpose()?;
         let new = new.map(|tuple| values(&relation, tuple, old.as_deref())).transpose()?;
-        let size = |row: &Option<Vec<Value>>| -> usize {
-            row.iter().flatten().map(|value| 8 + value.heap_bytes()).sum()
-        };
-        let bytes = size(&old) + size(&new);
-        let open = self.open()?;
-        open.bytes += bytes;
-        // Old and new images together are at most twice what a unit will carry of them.
-        if open.bytes > 2 * UNIT_PLAIN_BYTES_MAX {
-            return Err(AssembleError::TooLarge {
-                at: open.final_lsn,
-                limit: UNIT_PLAIN_BYTES_MAX,
-            });
-        }
-        open.rows.push(RowEvent { relation, old, new });
-        Ok(())
+        let open = self
+            .open
+            .as_mut()
+            .ok_or(AssembleError::OutOfOrder("a change outside a transaction"))?;
+        open.add(RowEvent { relation, old, new }, &self.scratch)
     }
 }
 

@@ -12,7 +12,9 @@ use landfall_protocol::schema::TableDef;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::capture::assemble::{AssembleError, Assembler};
+use crate::capture::assemble::{
+    AssembleError, Assembled, Assembler, Committed, Content, Large, Part, Scratch,
+};
 use crate::capture::horizon::Horizon;
 use crate::capture::pgoutput;
 use crate::capture::slot::{self, SlotError};
@@ -23,12 +25,10 @@ use crate::plant;
 use crate::postgres::catalog::{self, CatalogError};
 use crate::postgres::connect::{ConnectError, PgSettings};
 use crate::postgres::lsn::Lsn;
-use crate::store::{Advance, DatabaseIdentity, Severity, Store, StoreError};
+use crate::store::{Advance, DatabaseIdentity, Resume, Severity, Store, StoreError};
 use crate::tasks::Tasks;
 use crate::time;
 
-/// Memory one batch may take before the socket is left unread; PostgreSQL keeps the WAL meanwhile.
-const BATCH_BYTES_MAX: usize = 4 << 20;
 /// Transactions one batch may hold.
 const BATCH_TRANSACTIONS_MAX: usize = 20_000;
 /// How often the server hears from us when nothing else happens.
@@ -126,6 +126,8 @@ pub struct CaptureContext {
     pub publication: String,
     /// Sets and tables.
     pub fleet: Fleet,
+    /// How large transactions are kept.
+    pub scratch: Scratch,
     /// The store.
     pub store: Store,
     /// Told which transactions are durably folded.
@@ -178,7 +180,8 @@ async fn session(context: &CaptureContext) -> Endless {
     let application = format!("landfall {}", context.database.slot);
     let mut walsender = Walsender::connect(&context.postgres, &application).await?;
     let identity = walsender.identify_system().await?;
-    let start = Lsn(context.store.position().await?);
+    let (start, resume) = context.store.position().await?;
+    let start = Lsn(start);
     let (tables, as_of) = {
         let (mut client, driver) = context.postgres.connect("landfall catalog", &[]).await?;
         let _driver = context.tasks.spawn_child("catalog connection", driver);
@@ -197,7 +200,14 @@ async fn session(context: &CaptureContext) -> Endless {
     let mut capture = Capture {
         context,
         stream,
-        assembler: Assembler::new(context.marker_key.clone(), tables, as_of),
+        assembler: Assembler::new(
+            context.marker_key.clone(),
+            tables,
+            as_of,
+            context.scratch.clone(),
+            resume.as_ref(),
+        )?,
+        large: None,
         batch: Batch { end: start, ..Batch::default() },
         received: start,
         durable: start,
@@ -221,15 +231,11 @@ struct Batch {
     transactions: Vec<CapturedTransaction>,
     xids: Vec<u32>,
     end: Lsn,
+    /// Set when the batch ends inside the transaction behind `end`.
+    resume: Option<Resume>,
     bytes: usize,
     /// The server waits for this position to become durable.
     wanted: bool,
-}
-
-impl Batch {
-    fn is_full(&self) -> bool {
-        self.bytes > BATCH_BYTES_MAX || self.transactions.len() >= BATCH_TRANSACTIONS_MAX
-    }
 }
 
 /// A fold on its way to the disk: what becomes durable with it.
@@ -239,6 +245,8 @@ struct Capture<'a> {
     context: &'a CaptureContext,
     stream: WalStream,
     assembler: Assembler,
+    /// A large transaction on its way into the batches, with what it is when it is through.
+    large: Option<(Large, Lsn, u32)>,
     batch: Batch,
     /// The newest position received.
     received: Lsn,
@@ -251,8 +259,10 @@ impl Capture<'_> {
         let mut flight: Option<Flight> = None;
         let mut report = tokio::time::interval(REPORT_EVERY);
         loop {
+            self.take_fragments()?;
             if flight.is_none() {
                 flight = self.take_off();
+                self.take_fragments()?;
             }
             let landing = async {
                 match flight.as_mut() {
@@ -269,15 +279,28 @@ impl Capture<'_> {
                     self.durable = self.durable.max(durable);
                     self.report();
                 }
-                frame = self.stream.next(), if !self.batch.is_full() => {
+                frame = self.stream.next(), if !self.is_full() && self.large.is_none() => {
                     self.take(frame?).await?;
-                    while !self.batch.is_full() && let Some(frame) = self.stream.try_next()? {
+                    while !self.is_full()
+                        && self.large.is_none()
+                        && let Some(frame) = self.stream.try_next()?
+                    {
                         self.take(frame).await?;
                     }
                 }
-                _ = report.tick() => self.report(),
+                _ = report.tick() => {
+                    self.report();
+                    // The stream may not be read for long, and the server must hear of us.
+                    self.stream.flush_writes().await?;
+                }
             }
         }
+    }
+
+    /// Whether the socket is left unread until the batch is on its way; PostgreSQL keeps the WAL.
+    fn is_full(&self) -> bool {
+        self.batch.bytes > self.context.scratch.memory_bytes_max
+            || self.batch.transactions.len() >= BATCH_TRANSACTIONS_MAX
     }
 
     /// Sends the batch to the store, if there is anything in it.
@@ -292,7 +315,9 @@ impl Capture<'_> {
         let batch = std::mem::replace(&mut self.batch, Batch { end, ..Batch::default() });
         let store = self.context.store.clone();
         Some(Box::pin(async move {
-            let durable = if batch.transactions.is_empty() {
+            let durable = if let Some(resume) = batch.resume {
+                store.fold_part(batch.transactions, end.0, resume).await?.fold_lsn
+            } else if batch.transactions.is_empty() {
                 let advance = if batch.wanted { Advance::Now } else { Advance::WhenCheap };
                 store.advance_lsn(end.0, advance).await?
             } else {
@@ -312,17 +337,29 @@ impl Capture<'_> {
                 if self.assembler.needs_catalog(&message) {
                     self.read_catalog().await?;
                 }
-                if let Some(done) = self.assembler.push(&message)? {
-                    self.received = self.received.max(done.end);
-                    self.batch.end = self.batch.end.max(done.end);
-                    self.batch.xids.push(done.xid);
-                    self.batch.bytes += done.bytes;
-                    self.batch.transactions.extend(done.transaction);
+                match self.assembler.push(&message)? {
+                    None => {}
+                    Some(Assembled::Part(Part { transaction, resume, bytes })) => {
+                        self.collect(transaction, bytes, Some(resume));
+                    }
+                    Some(Assembled::Committed(Committed { content, end, xid })) => {
+                        match content {
+                            Content::Nothing => {}
+                            Content::Whole(transaction, bytes) => {
+                                self.collect(transaction, bytes, None);
+                            }
+                            Content::Large(large) => {
+                                self.large = Some((large, end, xid));
+                                return Ok(());
+                            }
+                        }
+                        self.pass(end, xid);
+                    }
                 }
             }
             Frame::Keepalive { wal_end, reply_requested, .. } => {
                 self.context.status.send_modify(|status| status.server_lsn = wal_end);
-                if self.assembler.is_idle() {
+                if self.assembler.is_idle() && self.large.is_none() {
                     // Everything before this position is received: only unpublished tables, or
                     // nothing at all, lie between. The slot may move, or the server would keep
                     // the log, and could not stop, for our sake.
@@ -335,6 +372,41 @@ impl Capture<'_> {
                 }
             }
             Frame::Ended => return Err(CaptureError::Ended),
+        }
+        Ok(())
+    }
+
+    /// Puts a transaction, or a part of one, into the batch.
+    fn collect(&mut self, transaction: CapturedTransaction, bytes: usize, resume: Option<Resume>) {
+        self.batch.bytes += bytes;
+        self.batch.transactions.push(transaction);
+        self.batch.resume = resume;
+    }
+
+    /// The batch holds all of a transaction.
+    fn pass(&mut self, end: Lsn, xid: u32) {
+        self.received = self.received.max(end);
+        self.batch.end = self.batch.end.max(end);
+        self.batch.resume = None;
+        self.batch.xids.push(xid);
+    }
+
+    /// Fills the batch with fragments of the large transaction under way.
+    fn take_fragments(&mut self) -> Result<(), CaptureError> {
+        while !self.is_full()
+            && let Some((large, end, xid)) = &mut self.large
+        {
+            let (end, xid) = (*end, *xid);
+            let next = large
+                .next_fragment(self.context.scratch.fragment_bytes())
+                .map_err(AssembleError::from)?;
+            let (transaction, bytes, resume) = next;
+            let last = resume.is_none();
+            self.collect(transaction, bytes, resume);
+            if last {
+                self.pass(end, xid);
+                self.large = None;
+            }
         }
         Ok(())
     }

@@ -25,6 +25,8 @@ const UNIT_BYTES_DEFAULT: u64 = 1_048_576;
 const GROUP_CHANGES: RangeInclusive<u64> = 1..=100_000;
 /// One group must get its locks within 300 ms; this leaves room on a slow disk.
 const GROUP_CHANGES_DEFAULT: u64 = 1_000;
+const TRANSACTION_BYTES: RangeInclusive<u64> = 65_536..=1 << 30;
+const TRANSACTION_BYTES_DEFAULT: u64 = 4_194_304;
 const DRIFT_MS: RangeInclusive<u64> = 1_000..=86_400_000;
 const DRIFT_MS_DEFAULT: u64 = 300_000;
 const STORE_BYTES: RangeInclusive<u64> = 16_777_216..=1 << 46;
@@ -182,6 +184,12 @@ impl Check<'_> {
             GROUP_CHANGES_DEFAULT,
             &GROUP_CHANGES,
         )?;
+        let transaction = self.number(
+            "limits.transaction_bytes_max",
+            raw.transaction_bytes_max,
+            TRANSACTION_BYTES_DEFAULT,
+            &TRANSACTION_BYTES,
+        )?;
         let drift =
             self.number("limits.drift_ms_max", raw.drift_ms_max, DRIFT_MS_DEFAULT, &DRIFT_MS)?;
         let store = match raw.store_bytes_max {
@@ -192,6 +200,7 @@ impl Check<'_> {
         Ok(Limits {
             unit_bytes_max: usize::try_from(unit).expect(fits),
             group_changes_max: usize::try_from(group).expect(fits),
+            transaction_bytes_max: usize::try_from(transaction).expect(fits),
             drift_max: Duration::from_millis(drift),
             store_bytes_max: store,
         })

@@ -56,6 +56,7 @@ pub(super) struct Link {
 pub(super) struct Limits {
     pub(super) unit_bytes_max: Option<u64>,
     pub(super) group_changes_max: Option<u64>,
+    pub(super) transaction_bytes_max: Option<u64>,
     pub(super) drift_ms_max: Option<u64>,
     pub(super) store_bytes_max: Option<u64>,
 }

@@ -347,11 +347,12 @@ impl ApplyConnection {
         Ok(())
     }
 
-    /// Writes the marker again, with what was parked on the way; the last one counts.
+    /// Writes a marker: what follows belongs to it. A second one about the same transactions
+    /// replaces the one before, with what was parked on the way.
     ///
     /// # Errors
     /// Passes the server's error on.
-    pub async fn mark_again(&mut self, marker: &[u8]) -> Result<(), ApplyError> {
+    pub async fn mark(&mut self, marker: &[u8]) -> Result<(), ApplyError> {
         let emit = self.prepare(EMIT_MARKER).await?;
         self.client.query_one(&emit, &[&marker]).await.map_err(ApplyError::classify)?;
         Ok(())
@@ -622,6 +623,30 @@ impl ApplyConnection {
             self.client.execute(&statement, &params).await.map_err(ApplyError::classify)?;
         }
         Ok(())
+    }
+
+    /// From here on everything can be undone by itself.
+    ///
+    /// # Errors
+    /// Passes the server's error on.
+    pub async fn set_savepoint(&mut self) -> Result<(), ApplyError> {
+        Ok(self.client.batch_execute("SAVEPOINT share").await?)
+    }
+
+    /// Keeps what was done since [`Self::set_savepoint`].
+    ///
+    /// # Errors
+    /// Passes the server's error on.
+    pub async fn keep(&mut self) -> Result<(), ApplyError> {
+        Ok(self.client.batch_execute("RELEASE SAVEPOINT share").await?)
+    }
+
+    /// Undoes what was done since [`Self::set_savepoint`], locks included.
+    ///
+    /// # Errors
+    /// Passes the server's error on.
+    pub async fn undo(&mut self) -> Result<(), ApplyError> {
+        Ok(self.client.batch_execute("ROLLBACK TO SAVEPOINT share").await?)
     }
 
     /// Ends the transaction; what it wrote is visible.

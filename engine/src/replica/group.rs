@@ -17,11 +17,15 @@ use landfall_protocol::value::Value;
 use crate::plant;
 use crate::postgres::access::LockStrength;
 use crate::postgres::apply::{ApplyError, LockPhase, LockRequest, ParentRequest, RowWrite};
+use crate::replica::barrier::BarrierError;
 use crate::replica::{Replica, ReplicaError};
 
 /// All of P1 must be over within this, or apply might hold locks longer than PostgreSQL waits
 /// before it looks for deadlocks (1 s) while itself waiting for up to 300 ms.
 const LOCK_PHASE_MAX: Duration = Duration::from_millis(300);
+
+/// Why an attempt most often fails.
+pub(super) const LOCKED: &str = "a row is locked by somebody else";
 
 /// How a group is tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,6 +83,14 @@ impl Replica {
         hidden: &mut BTreeSet<RowId>,
     ) -> Result<Attempt, ReplicaError> {
         let outcome = self.phases(group, mode, hidden).await;
+        self.settle(outcome).await
+    }
+
+    /// Makes an attempt's end plain; whatever is not committed is rolled back.
+    pub(super) async fn settle(
+        &mut self,
+        outcome: Result<Attempt, ReplicaError>,
+    ) -> Result<Attempt, ReplicaError> {
         match outcome {
             Ok(Attempt::Done) => Ok(Attempt::Done),
             Ok(other) => {
@@ -87,7 +99,7 @@ impl Replica {
             }
             Err(ReplicaError::Apply(ApplyError::Busy)) => {
                 self.apply.rollback().await?;
-                Ok(Attempt::Again("a row is locked by somebody else"))
+                Ok(Attempt::Again(LOCKED))
             }
             Err(ReplicaError::Apply(ApplyError::Late)) => {
                 self.apply.rollback().await?;
@@ -107,10 +119,24 @@ impl Replica {
         mode: Mode,
         hidden: &mut BTreeSet<RowId>,
     ) -> Result<Attempt, ReplicaError> {
-        let mut parked: Vec<ParkedChange> = group.parked.iter().map(|(place, _)| *place).collect();
-        let message = self.marker(group, &parked);
+        let message = self.marker(group, &unshowable(group));
         let phase = self.lock_phase(mode);
         self.apply.begin(group.origin, group.first, group.last, &message, phase).await?;
+        if let Some(attempt) = self.show(group, mode, hidden).await? {
+            return Ok(attempt);
+        }
+        self.apply.commit().await?;
+        Ok(Attempt::Done)
+    }
+
+    /// Makes a group's changes visible within the open transaction; otherwise says what became of
+    /// the attempt, which must then be rolled back.
+    pub(super) async fn show(
+        &mut self,
+        group: &Group,
+        mode: Mode,
+        hidden: &mut BTreeSet<RowId>,
+    ) -> Result<Option<Attempt>, ReplicaError> {
         let mut refused = BTreeMap::new();
         let xmins = self.lock_rows(group, mode, &mut refused).await?;
         // Asked before the clocks are read: a writer folded in between would be taken for known
@@ -132,14 +158,17 @@ impl Replica {
             .map(owned)
             .collect();
         if !self.write(&speculative, mode, &mut refused).await? {
-            return Ok(Attempt::Again("a key appeared while it was being inserted"));
+            return Ok(Some(Attempt::Again("a key appeared while it was being inserted")));
         }
         self.apply.end_lock_phase().await?;
         let needed =
             unknown || unheard || !speculative.is_empty() || !first.contradicted.is_empty();
         let decided = if needed && !plant::active("no-barrier") {
             self.counters.barriers += 1;
-            self.barrier.pass().await?;
+            match self.barrier.pass().await {
+                Err(BarrierError::Late) => return Ok(Some(Attempt::Again("capture is behind"))),
+                passed => passed?,
+            }
             let clocks = self.clocks(&working.rows).await?;
             self.decide(&working, &clocks).await?
         } else {
@@ -147,23 +176,22 @@ impl Replica {
         };
         if !decided.contradicted.is_empty() {
             hidden.extend(decided.contradicted);
-            return Ok(Attempt::Again("the table and the clocks disagree for a moment"));
+            return Ok(Some(Attempt::Again("the table and the clocks disagree for a moment")));
         }
         let Some(rest) = after_speculation(&decided.writes, &speculative) else {
-            return Ok(Attempt::Again("a key became free while it was decided"));
+            return Ok(Some(Attempt::Again("a key became free while it was decided")));
         };
         let lines = self.conflict_lines(&decided.conflicts, &decided.writes).await?;
         if !self.write(&rest, mode, &mut refused).await? {
-            return Ok(Attempt::Again("a locked row went away"));
+            return Ok(Some(Attempt::Again("a locked row went away")));
         }
         self.apply.write_conflicts(&lines).await?;
-        self.park(group, &mut parked, &refused).await?;
-        self.apply.commit().await?;
+        self.park(group, &refused).await?;
         self.counters.conflicts += lines.len() as u64;
-        Ok(Attempt::Done)
+        Ok(None)
     }
 
-    fn marker(&self, group: &Group, parked: &[ParkedChange]) -> Vec<u8> {
+    pub(super) fn marker(&self, group: &Group, parked: &[ParkedChange]) -> Vec<u8> {
         let (origin, first, last) = (group.origin, group.first, group.last);
         self.marker_key.seal(&Marker::Apply { origin, first, last, parked: parked.to_vec() })
     }
@@ -231,18 +259,22 @@ impl Replica {
         group: &Group,
         reason: &str,
     ) -> Result<(), ReplicaError> {
-        let mut parked: Vec<ParkedChange> = group.parked.iter().map(|(place, _)| *place).collect();
-        parked.extend(group.rows.values().flat_map(RowWork::places));
-        parked.sort_unstable();
-        let refused = group.rows.keys().map(|row| (row.clone(), reason.to_owned())).collect();
-        let lines = self.parked_lines(group, &refused);
-        let message = self.marker(group, &parked);
+        let message = self.marker(group, &unshowable(group));
         let phase = LockPhase::Patient;
         self.apply.begin(group.origin, group.first, group.last, &message, phase).await?;
-        self.apply.write_parked(&lines).await?;
+        self.park_all(group, reason).await?;
         self.apply.commit().await?;
-        self.counters.parked += lines.len() as u64;
         Ok(())
+    }
+
+    /// Parks everything in a group, within the open transaction.
+    pub(super) async fn park_all(
+        &mut self,
+        group: &Group,
+        reason: &str,
+    ) -> Result<(), ReplicaError> {
+        let refused = group.rows.keys().map(|row| (row.clone(), reason.to_owned())).collect();
+        self.park(group, &refused).await
     }
 
     async fn clocks(&self, rows: &[RowId]) -> Result<BTreeMap<RowId, RowClock>, ReplicaError> {
@@ -355,23 +387,28 @@ impl Replica {
     async fn park(
         &mut self,
         group: &Group,
-        parked: &mut Vec<ParkedChange>,
         refused: &BTreeMap<RowId, String>,
     ) -> Result<(), ReplicaError> {
         let lines = self.parked_lines(group, refused);
-        for row in refused.keys() {
-            parked.extend(group.rows.get(row).into_iter().flat_map(RowWork::places));
-        }
         if !refused.is_empty() {
+            let mut parked = unshowable(group);
+            for row in refused.keys() {
+                parked.extend(group.rows.get(row).into_iter().flat_map(RowWork::places));
+            }
             parked.sort_unstable();
             parked.dedup();
-            let message = self.marker(group, parked);
-            self.apply.mark_again(&message).await?;
+            let message = self.marker(group, &parked);
+            self.apply.mark(&message).await?;
         }
         self.apply.write_parked(&lines).await?;
         self.counters.parked += lines.len() as u64;
         Ok(())
     }
+}
+
+/// Changes that have no place in this database.
+pub(super) fn unshowable(group: &Group) -> Vec<ParkedChange> {
+    group.parked.iter().map(|(place, _)| *place).collect()
 }
 
 fn owned((row, write): (&RowId, &RowWrite)) -> (RowId, RowWrite) {

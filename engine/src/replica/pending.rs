@@ -3,10 +3,13 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use landfall_protocol::change::Fragment;
+use landfall_protocol::clock::Hlc;
 use landfall_protocol::fold::ForeignTransaction;
 use landfall_protocol::id::{Origin, Seq};
 use landfall_protocol::queue::{Head, Readiness, TrustedTime, readiness};
 use landfall_protocol::schema::{TableDef, TableId};
+use landfall_protocol::unit::UnitHeader;
 use landfall_protocol::version::VersionVector;
 
 use crate::plant;
@@ -15,11 +18,16 @@ use crate::store::{Store, StoreError};
 /// How much of one origin is read from the inbox at a time, in bytes of sealed units.
 const PORTION_BYTES: usize = 1 << 20;
 
+/// What no origin had seen: stands in for a vector record when a planted bug leaves order out.
+static UNORDERED: VersionVector = VersionVector::new();
+
 /// The reading end of one origin's log.
 #[derive(Debug)]
 pub(super) struct Pending {
     pub(super) origin: Origin,
     queue: VecDeque<ForeignTransaction>,
+    /// The fragment that follows on `queue`: it is applied by itself, with those after it.
+    large: Option<UnitHeader>,
     /// The last transaction in `queue`, or the last one applied.
     read_to: Seq,
     /// The origin's tables as described up to what is applied.
@@ -33,6 +41,8 @@ pub(super) struct Pending {
 pub(super) enum Next {
     /// This many transactions make a group.
     Ready(usize),
+    /// The large transaction that begins here, once all of it is there.
+    Large(Seq),
     /// Nothing before this time, milliseconds since 1970.
     HeldUntil(u64),
     /// Nothing until something else happens.
@@ -46,15 +56,19 @@ impl Pending {
         tables: BTreeMap<TableId, TableDef>,
         seen: VersionVector,
     ) -> Self {
-        Self { origin, queue: VecDeque::new(), read_to: applied, tables, seen }
+        Self { origin, queue: VecDeque::new(), large: None, read_to: applied, tables, seen }
     }
 
     /// Reads on when nothing is left in memory.
     pub(super) async fn fill(&mut self, store: &Store, received: Seq) -> Result<(), StoreError> {
-        if !self.queue.is_empty() || received <= self.read_to {
+        if !self.queue.is_empty() || self.large.is_some() || received <= self.read_to {
             return Ok(());
         }
         for unit in store.inbox(self.origin, self.read_to, PORTION_BYTES).await? {
+            if unit.header.fragment != Fragment::Whole {
+                self.large = Some(unit.header.clone());
+                break;
+            }
             for transaction in unit.transactions.iter().filter(|t| t.seq > self.read_to) {
                 let first = transaction.seq == unit.header.first;
                 let vector = if first { unit.header.vector.clone() } else { VersionVector::new() };
@@ -80,13 +94,8 @@ impl Pending {
         for (count, next) in self.queue.iter().enumerate() {
             let transaction = &next.transaction;
             changes += transaction.changes.len();
-            let unordered = VersionVector::new();
-            let planted = plant::active("no-causal-order");
-            let vector = if planted { &unordered } else { &next.vector };
-            let (seq, hlc) = (transaction.seq, transaction.hlc);
-            let head = Head { origin: self.origin, seq, vector, hlc };
-            let ready = readiness(&head, &applied, own, time);
-            match ready {
+            let head = self.head(transaction.seq, &next.vector, transaction.hlc);
+            match readiness(&head, &applied, own, time) {
                 Readiness::Ready if count == 0 || changes <= changes_max => {
                     applied.advance(self.origin, transaction.seq);
                 }
@@ -95,7 +104,27 @@ impl Pending {
                 _ => return Next::Ready(count),
             }
         }
-        if self.queue.is_empty() { Next::Nothing } else { Next::Ready(self.queue.len()) }
+        match &self.large {
+            Some(header) if self.queue.is_empty() => {
+                match readiness(
+                    &self.head(header.first, &header.vector, header.hlc_first),
+                    &applied,
+                    own,
+                    time,
+                ) {
+                    Readiness::Ready => Next::Large(header.first),
+                    Readiness::HeldUntil(at) => Next::HeldUntil(at),
+                    Readiness::Done | Readiness::WaitsFor(_) => Next::Nothing,
+                }
+            }
+            None if self.queue.is_empty() => Next::Nothing,
+            _ => Next::Ready(self.queue.len()),
+        }
+    }
+
+    fn head<'a>(&self, seq: Seq, vector: &'a VersionVector, hlc: Hlc) -> Head<'a> {
+        let vector = if plant::active("no-causal-order") { &UNORDERED } else { vector };
+        Head { origin: self.origin, seq, vector, hlc }
     }
 
     /// The first `count` transactions.
@@ -106,5 +135,11 @@ impl Pending {
     /// They are applied.
     pub(super) fn done(&mut self, count: usize) {
         self.queue.drain(..count);
+    }
+
+    /// The large transaction that ends here is applied.
+    pub(super) fn large_done(&mut self, last: Seq) {
+        self.large = None;
+        self.read_to = last;
     }
 }

@@ -16,7 +16,7 @@ use rusqlite::params;
 
 use super::clocks;
 use super::error::StoreError;
-use super::record::{Advance, Folded};
+use super::record::{Advance, Folded, Resume};
 use super::state::{put_foreign_table, put_meta, put_own_table};
 use super::tail::Flush;
 use super::units;
@@ -32,12 +32,13 @@ const DIRTY_REASON: &str = "row image differs from its clock";
 type TablesBefore = BTreeMap<TableName, Option<Entry>>;
 
 impl Writer<'_> {
-    /// Folds a batch that ends at `end_lsn`.
+    /// Folds a batch that ends at `end_lsn`, or in the middle of the transaction behind it.
     pub(super) fn fold(
         &mut self,
         batch: Vec<CapturedTransaction>,
         end_lsn: u64,
         learn: &[TableDef],
+        resume: Option<Resume>,
     ) -> Result<Folded, StoreError> {
         self.check_position(end_lsn)?;
         let foreign = self.gather(&batch)?;
@@ -53,6 +54,7 @@ impl Writer<'_> {
         self.write_rows(&output)?;
         self.write_own(output)?;
         self.state.progress.fold_lsn = end_lsn;
+        self.state.progress.resume = resume;
         self.state.seen_lsn = end_lsn;
         for origin in origins {
             self.state.put_origin(&self.db, origin)?;

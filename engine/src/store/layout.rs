@@ -11,7 +11,7 @@ use super::record::Settings;
 /// SQLite's `application_id`: "LAND".
 const APPLICATION_ID: i64 = 0x4c41_4e44;
 /// SQLite's `user_version`: the layout of the tables.
-const FORMAT_VERSION: i64 = 1;
+const FORMAT_VERSION: i64 = 2;
 const PAGE_BYTES: u64 = 4096;
 /// SQLite's write-ahead log is cut back to this after a burst.
 const JOURNAL_BYTES_MAX: u64 = 64 << 20;
@@ -27,10 +27,11 @@ CREATE TABLE tail(
     changes INTEGER NOT NULL, crc INTEGER NOT NULL, data BLOB NOT NULL) STRICT;
 CREATE TABLE unit(
     origin_no INTEGER NOT NULL, first INTEGER NOT NULL, last INTEGER NOT NULL,
-    hash BLOB NOT NULL, hlc_first INTEGER NOT NULL, hlc_last INTEGER NOT NULL,
+    fragment INTEGER NOT NULL, hash BLOB NOT NULL, hlc_first INTEGER NOT NULL, hlc_last INTEGER NOT NULL,
     changes INTEGER NOT NULL, changes_to INTEGER NOT NULL, bytes_to INTEGER NOT NULL,
     received_at_ms INTEGER NOT NULL, crc INTEGER NOT NULL, bytes BLOB NOT NULL,
     PRIMARY KEY(origin_no, first)) STRICT;
+CREATE INDEX unit_ends ON unit(origin_no, first) WHERE fragment = 2;
 CREATE TABLE origin(
     no INTEGER PRIMARY KEY, site INTEGER NOT NULL, incarnation INTEGER NOT NULL,
     state BLOB NOT NULL, UNIQUE(site, incarnation)) STRICT;

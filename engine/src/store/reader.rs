@@ -131,6 +131,17 @@ impl Reader<'_> {
         Ok(found)
     }
 
+    pub(super) fn fragments_end(
+        &self,
+        origin: Origin,
+        first: Seq,
+    ) -> Result<Option<Seq>, StoreError> {
+        match find_origin(&self.db, origin)? {
+            Some(row) => units::fragments_end(&self.db, row.log.no, first),
+            None => Ok(None),
+        }
+    }
+
     pub(super) fn transactions(
         &self,
         wanted: Vec<TxnId>,

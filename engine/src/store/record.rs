@@ -123,6 +123,15 @@ pub enum Sealing {
     Lazy,
 }
 
+/// How much of a transaction is folded, when it is folded in parts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resume {
+    /// Where the transaction commits.
+    pub commit_lsn: u64,
+    /// What capture needs to go on behind the last part; only capture reads it.
+    pub token: Vec<u8>,
+}
+
 /// What became of a unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Appended {

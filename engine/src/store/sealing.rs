@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
+use landfall_protocol::change::Fragment;
 use landfall_protocol::fold::OwnTransaction;
 use landfall_protocol::id::{Origin, Seq};
 use landfall_protocol::schema::{SetId, TableId};
@@ -38,8 +39,10 @@ impl Run {
         bytes: usize,
         bytes_max: usize,
     ) -> bool {
-        !self.own.is_empty()
-            && (!next.vector.is_empty()
+        let Some(last) = self.own.last() else { return false };
+        last.fragment != Fragment::Whole
+            || next.fragment != Fragment::Whole
+            || (!next.vector.is_empty()
                 || self.bytes + bytes > bytes_max
                 || self.fleet_version != flush.fleet_version
                 || flush
@@ -61,7 +64,8 @@ impl Writer<'_> {
             bytes += length;
         }
         let target = self.tools.unit_bytes_max as u64;
-        let eager = self.tools.sealing == Sealing::Eager;
+        let in_fragments = flush.own.iter().any(|own| own.fragment != Fragment::Whole);
+        let eager = self.tools.sealing == Sealing::Eager || in_fragments;
         if eager || self.state.tail.bytes + bytes as u64 > target {
             self.seal_tail()?;
         }
@@ -115,13 +119,13 @@ impl Writer<'_> {
 
     fn seal_run(&mut self, run: Run) -> Result<(), StoreError> {
         let Run { fleet_version, sets, own, .. } = run;
-        let Some(vector) = own.first().map(|own| own.vector.clone()) else {
-            return Ok(());
-        };
+        let Some(first) = own.first() else { return Ok(()) };
+        let (vector, fragment) = (first.vector.clone(), first.fragment);
         let transactions: Vec<_> = own.into_iter().map(|own| own.transaction).collect();
         let context = SealContext {
             origin: self.state.identity.origin,
             fleet_version,
+            fragment,
             previous: self.state.own_log().hash,
             vector: &vector,
             level: SEAL_LEVEL,

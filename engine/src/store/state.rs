@@ -14,15 +14,19 @@ use rusqlite::params;
 
 use super::crc::{guard, unguard};
 use super::error::StoreError;
-use super::record::{DatabaseIdentity, Identity, Log};
+use super::record::{DatabaseIdentity, Identity, Log, Resume};
 use super::sql::{Database, blob, number, stored};
 
 const NAME_BYTES_MAX: usize = 4096;
+/// A row's key and a table's name.
+const RESUME_BYTES_MAX: usize = 1 << 30;
 
 /// Counters that are written with every fold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Progress {
     pub(super) fold_lsn: u64,
+    /// Set while the transaction behind `fold_lsn` is folded in part.
+    pub(super) resume: Option<Resume>,
     pub(super) fates: Fates,
     pub(super) received_changes: u64,
     pub(super) repaired: u64,
@@ -190,7 +194,7 @@ impl State {
     /// Writes clock, positions and counters.
     pub(super) fn put_progress(&self, db: &Database<'_>) -> Result<(), StoreError> {
         let mut out = Writer::new();
-        let Progress { fold_lsn, fates, received_changes, repaired } = &self.progress;
+        let Progress { fold_lsn, resume, fates, received_changes, repaired } = &self.progress;
         for number in [
             self.fold.clock.last().0,
             self.fold.last_seq.0,
@@ -205,6 +209,12 @@ impl State {
             out.varint(number);
         }
         self.fold.unsent.encode(&mut out);
+        out.u8(u8::from(self.fold.unfinished));
+        out.u8(u8::from(resume.is_some()));
+        if let Some(resume) = resume {
+            out.varint(resume.commit_lsn);
+            out.bytes(&resume.token);
+        }
         put_meta(db, "progress", out.into_bytes())
     }
 
@@ -222,6 +232,12 @@ impl State {
             self.progress.received_changes = from.varint()?;
             self.progress.repaired = from.varint()?;
             self.fold.unsent = VersionVector::decode(from)?;
+            self.fold.unfinished = from.u8()? == 1;
+            if from.u8()? == 1 {
+                let commit_lsn = from.varint()?;
+                let token = from.bytes(RESUME_BYTES_MAX)?.to_vec();
+                self.progress.resume = Some(Resume { commit_lsn, token });
+            }
             self.seen_lsn = self.progress.fold_lsn;
             Ok(())
         })?

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use landfall_protocol::change::{Describe, RowChange, Transaction};
+use landfall_protocol::change::{Describe, Fragment, RowChange, Transaction};
 use landfall_protocol::clock::Hlc;
 use landfall_protocol::codec::{DecodeError, Reader, Writer};
 use landfall_protocol::fold::OwnTransaction;
@@ -87,7 +87,9 @@ fn decode_transaction(seq: Seq, from: &mut Reader<'_>) -> Result<OwnTransaction,
         .collect::<Result<_, DecodeError>>()?;
     let changes =
         (0..from.count(usize::MAX)?).map(|_| RowChange::decode(from)).collect::<Result<_, _>>()?;
-    Ok(OwnTransaction { transaction: Transaction { seq, hlc, describes, changes }, vector })
+    let transaction = Transaction { seq, hlc, describes, changes };
+    // Fragments are sealed at once and never stand here.
+    Ok(OwnTransaction { transaction, fragment: Fragment::Whole, vector })
 }
 
 /// Writes a flush of at least one transaction; says how many changes and bytes it added.

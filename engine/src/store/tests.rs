@@ -11,6 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use ed25519_dalek::{Signer as _, SigningKey};
+use landfall_protocol::change::Fragment;
 use landfall_protocol::dictionary::RowId;
 use landfall_protocol::fold::{
     CapturedTransaction, Fold, ForeignTransaction, ForeignTransactions, Marker, OwnTransaction,
@@ -84,12 +85,12 @@ fn update(table: &Arc<TableDef>, old: Vec<Value>, new: Vec<Value>) -> RowEvent {
 }
 
 fn own(commit_ms: u64, rows: Vec<RowEvent>) -> CapturedTransaction {
-    CapturedTransaction { commit_ms, rows, marker: None }
+    CapturedTransaction { commit_ms, rows, marker: None, fragment: Fragment::Whole }
 }
 
 fn apply(origin: Origin, first: u64, last: u64, rows: Vec<RowEvent>) -> CapturedTransaction {
     let marker = Marker::Apply { origin, first: Seq(first), last: Seq(last), parked: Vec::new() };
-    CapturedTransaction { commit_ms: 1, rows, marker: Some(marker) }
+    CapturedTransaction { commit_ms: 1, rows, marker: Some(marker), fragment: Fragment::Whole }
 }
 
 /// Units of a site that inserted rows `first..=last` into `table`, one transaction and one unit

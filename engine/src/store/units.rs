@@ -47,6 +47,7 @@ pub(super) fn insert(db: &Database<'_>, entry: &Entry<'_>) -> Result<(), StoreEr
         entry.origin_no,
         header.first.0,
         header.last.0,
+        u64::from(header.fragment.number()),
         header.hlc_first.0,
         header.hlc_last.0,
         header.changes(),
@@ -56,16 +57,17 @@ pub(super) fn insert(db: &Database<'_>, entry: &Entry<'_>) -> Result<(), StoreEr
     ];
     let hash = entry.unit.hash().0;
     let crc = checksum(&numbers, &hash, entry.unit.bytes());
-    let [no, first, last, hlc_first, hlc_last, changes, changes_to, bytes_to, at] =
+    let [no, first, last, fragment, hlc_first, hlc_last, changes, changes_to, bytes_to, at] =
         numbers.map(stored);
     db.execute(
-        "INSERT INTO unit(origin_no, first, last, hlc_first, hlc_last, changes, changes_to,
-             bytes_to, received_at_ms, hash, crc, bytes)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+        "INSERT INTO unit(origin_no, first, last, fragment, hlc_first, hlc_last, changes,
+             changes_to, bytes_to, received_at_ms, hash, crc, bytes)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
         params![
             no,
             first,
             last,
+            fragment,
             hlc_first,
             hlc_last,
             changes,
@@ -80,7 +82,7 @@ pub(super) fn insert(db: &Database<'_>, entry: &Entry<'_>) -> Result<(), StoreEr
     Ok(())
 }
 
-fn checksum(numbers: &[u64; 9], hash: &[u8], bytes: &[u8]) -> u32 {
+fn checksum(numbers: &[u64; 10], hash: &[u8], bytes: &[u8]) -> u32 {
     numbers
         .iter()
         .fold(Crc::new(), |crc, number| crc.number(*number))
@@ -127,6 +129,20 @@ pub(super) fn containing(
     Ok(at_or_before(db, origin_no, seq)?.filter(|place| place.last >= seq))
 }
 
+/// The last entry of the large transaction that the fragment `first` is part of, if it is held.
+pub(super) fn fragments_end(
+    db: &Database<'_>,
+    origin_no: u64,
+    first: Seq,
+) -> Result<Option<Seq>, StoreError> {
+    db.row(
+        "SELECT last FROM unit WHERE origin_no = ?1 AND first >= ?2 AND fragment = 2
+         ORDER BY first LIMIT 1",
+        params![stored(origin_no), stored(first.0)],
+        |row| Ok(Seq(number(row, 0)?)),
+    )
+}
+
 /// Reads a unit and checks that it is what was written.
 pub(super) fn load(
     db: &Database<'_>,
@@ -137,17 +153,17 @@ pub(super) fn load(
     let corrupt = || StoreError::corrupt("unit", row_name(origin_no, place.first));
     let bytes = db
         .row(
-            "SELECT origin_no, first, last, hlc_first, hlc_last, changes, changes_to, bytes_to,
-                 received_at_ms, hash, crc, bytes
+            "SELECT origin_no, first, last, fragment, hlc_first, hlc_last, changes, changes_to,
+                 bytes_to, received_at_ms, hash, crc, bytes
              FROM unit WHERE rowid = ?1",
             [place.rowid],
             |row| {
-                let mut numbers = [0; 9];
+                let mut numbers = [0; 10];
                 for (index, value) in numbers.iter_mut().enumerate() {
                     *value = number(row, index)?;
                 }
-                let bytes = blob(row, 11)?;
-                if u64::from(checksum(&numbers, blob(row, 9)?, bytes)) != number(row, 10)? {
+                let bytes = blob(row, 12)?;
+                if u64::from(checksum(&numbers, blob(row, 10)?, bytes)) != number(row, 11)? {
                     return Err(corrupt());
                 }
                 Ok(bytes.to_vec())

@@ -87,6 +87,15 @@ pub enum Marker {
 }
 
 impl Marker {
+    /// Whether it says of the same transactions what became of them.
+    pub fn is_about_the_same(&self, other: &Self) -> bool {
+        let named = |marker: &Self| match marker {
+            Self::Apply { origin, first, last, .. } => Some((*origin, *first, *last)),
+            Self::Repair => None,
+        };
+        named(self) == named(other)
+    }
+
     /// The message's content.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Writer::new();

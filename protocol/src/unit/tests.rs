@@ -40,6 +40,7 @@ fn seal(transactions: &[Transaction]) -> Unit {
     let context = SealContext {
         origin: origin(),
         fleet_version: 4,
+        fragment: Fragment::Whole,
         previous: UnitHash([0xaa; 32]),
         vector: &vector,
         level: 3,
@@ -146,7 +147,7 @@ fn recorded_units_still_open_and_say_the_same() {
     }
     assert_eq!(
         unit.hash().0.iter().map(|byte| format!("{byte:02x}")).collect::<String>(),
-        "ac7941742a10655c85f4903ecd7fd9b632591e39a69d75f7b212b81df9a0f00b"
+        "ed1e71cef419135af25b99cb3b6fe565f78a2ebbebea57f52c889d1412c36d4e"
     );
 }
 

@@ -14,7 +14,7 @@ use landfall_engine::links::{Links, LinksHandle, PeerState, PeerStatus, pinned_k
 use landfall_engine::store::{Appended, Identity, Log, Settings, Store, StoreError};
 use landfall_engine::tasks::Tasks;
 use landfall_engine::transport::{Endpoint, TransportSettings};
-use landfall_protocol::change::Transaction;
+use landfall_protocol::change::{Fragment, Transaction};
 use landfall_protocol::clock::Hlc;
 use landfall_protocol::fleet::{Fleet, Member, Role, Set};
 use landfall_protocol::fold::{CapturedTransaction, RowEvent};
@@ -170,7 +170,14 @@ impl World {
         let transactions: Vec<Transaction> = (first..=last).map(transaction).collect();
         let vector = VersionVector::new();
         let origin = origin(number);
-        let context = SealContext { origin, fleet_version: 1, previous, vector: &vector, level: 1 };
+        let context = SealContext {
+            origin,
+            fleet_version: 1,
+            fragment: Fragment::Whole,
+            previous,
+            vector: &vector,
+            level: 1,
+        };
         let key = self.key(number);
         Unit::seal(context, &transactions, |_| SetId(1), |message| key.sign(message))
     }
@@ -258,12 +265,17 @@ impl Node {
     /// Commits this many transactions, each of one row with `bytes` that do not compress.
     pub(super) fn write(&self, transactions: u64, bytes: usize) {
         let table = table();
-        let lsn = self.block_on(self.store.position()).unwrap();
+        let lsn = self.block_on(self.store.position()).unwrap().0;
         for n in 1..=transactions {
             let key = i64::try_from(lsn + n).unwrap();
             let new = Some(vec![Value::Int(key), Value::Text(noise(bytes).into())]);
             let row = RowEvent { relation: table.clone(), old: None, new };
-            let batch = vec![CapturedTransaction { commit_ms: n, rows: vec![row], marker: None }];
+            let batch = vec![CapturedTransaction {
+                commit_ms: n,
+                rows: vec![row],
+                marker: None,
+                fragment: Fragment::Whole,
+            }];
             self.block_on(self.store.fold(batch, lsn + n, Vec::new())).unwrap();
         }
     }

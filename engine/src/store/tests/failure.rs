@@ -66,7 +66,7 @@ async fn a_marker_that_contradicts_the_inbox_undoes_only_its_own_fold() {
     let missing = TxnId { origin: origin(2), seq: Seq(1) };
     assert_eq!(bad, Err(StoreError::Fold(FoldError::MissingTransaction(missing))));
     assert_eq!(late, Err(StoreError::FoldStopped), "it would leave a hole");
-    assert_eq!(store.position().await, Ok(2000));
+    assert_eq!(store.position().await, Ok((2000, None)));
     model.fold(one_row(&t, 1, "a"));
     model.check(&store).await;
     store.fold(one_row(&t, 2, "b"), 2002, Vec::new()).await.unwrap();
@@ -110,7 +110,7 @@ async fn a_full_store_keeps_what_it_has_and_goes_on_when_there_is_room() {
         assert!(id < 100, "the budget is not kept");
     };
     assert_eq!((&error, error.severity()), (&StoreError::Full, Severity::Retry));
-    assert_eq!(store.position().await, Ok(lsn - 1));
+    assert_eq!(store.position().await, Ok((lsn - 1, None)));
     model.check(&store).await;
     let again = store.fold(one_row(&t, id, &note(id)), lsn, Vec::new()).await;
     assert_eq!(again, Err(StoreError::Full));
@@ -147,7 +147,7 @@ async fn a_transaction_over_the_limit_of_a_unit_is_refused_before_it_is_kept() {
         let refused = store.fold(huge.clone(), 2000, Vec::new()).await.unwrap_err();
         assert!(matches!(refused, StoreError::TransactionTooLarge { seq: Seq(1), .. }));
     }
-    assert_eq!(store.position().await, Ok(START_LSN));
+    assert_eq!(store.position().await, Ok((START_LSN, None)));
     Model::new(1).check(&store).await;
     let fits = one_row(&t, 1, &"x".repeat(60 << 20));
     store.fold(fits, 2000, Vec::new()).await.unwrap();

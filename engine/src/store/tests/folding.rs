@@ -99,7 +99,7 @@ async fn dropping_the_last_handle_closes_the_store() {
     let second = store.clone();
     store.fold(vec![busy(&table("t"), 1)], 2000, Vec::new()).await.unwrap();
     drop(store);
-    assert_eq!(second.position().await, Ok(2000));
+    assert_eq!(second.position().await, Ok((2000, None)));
     let locked = Store::open(dir.path(), &settings(), signer(1), 1).unwrap_err();
     assert!(matches!(locked, StoreError::Locked(_)));
     drop(second);
@@ -131,7 +131,7 @@ async fn units_are_cut_before_a_changed_vector() {
             busy(&t, id + 2),
             busy(&t, id + 3),
         ];
-        let end = store.position().await.unwrap() + 10;
+        let end = store.position().await.unwrap().0 + 10;
         store.fold(batch, end, Vec::new()).await.unwrap();
     }
     assert_eq!(store.watch().borrow().received.get(origin(1)), Seq(4));

@@ -72,6 +72,7 @@ async fn a_header_that_claims_more_than_its_spine_holds_is_not_stored() {
     header.origin(origin(2));
     header.varint(1);
     header.varint(u64::MAX >> 2);
+    header.u8(0);
     header.raw(&UnitHash::GENESIS.0);
     for number in [5, 0, 0, 1, 0, (u64::MAX >> 2) + 1, 2] {
         header.varint(number);

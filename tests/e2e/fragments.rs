@@ -1,0 +1,131 @@
+//! A transaction too large for memory travels in fragments and is still one.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use landfall_tests::fleet::{CONVERGE, DB, Fleet, SOON};
+use landfall_tests::wait::{wait_for, wait_until};
+
+const SCHEMA: &str = "\
+CREATE TABLE item (id int PRIMARY KEY, name text UNIQUE, qty int NOT NULL);
+CREATE TABLE line (item int NOT NULL REFERENCES item, n int, note text, PRIMARY KEY (item, n));";
+const TABLES: [&str; 2] = ["public.item", "public.line"];
+const ROWS: u64 = 6000;
+
+/// Daemons with so little memory that thousands of rows are many.
+fn start() -> Fleet {
+    Fleet::new(SCHEMA, &TABLES)
+        .unsynced()
+        .config("[limits]\ntransaction_bytes_max = 65536\n")
+        .hub("shore")
+        .site("ship-a")
+        .site("ship-b")
+        .link("ship-a", "shore")
+        .link("ship-b", "shore")
+        .start()
+}
+
+fn fill() -> String {
+    format!(
+        "INSERT INTO item SELECT n, 'item ' || n, 0 FROM generate_series(1, {ROWS}) n; \
+         INSERT INTO line SELECT n, 1, 'first' FROM generate_series(1, {ROWS}) n"
+    )
+}
+
+/// Everything at once: updates, deletes, changed keys, and a unique name that another row takes
+/// over.
+const REWORK: &str = "\
+UPDATE item SET qty = qty + 1;
+DELETE FROM line WHERE item % 3 = 0;
+UPDATE item SET id = id + 100000 WHERE id % 30 = 0;
+DELETE FROM item WHERE id % 33 = 0 AND id < 100000;
+INSERT INTO item SELECT n + 200000, 'item ' || n, 7 FROM generate_series(1, 6000) n
+    WHERE n % 33 = 0 AND n % 30 <> 0;
+UPDATE line SET note = note || ' and second';
+INSERT INTO line SELECT id, 2, 'new' FROM item WHERE id % 2 = 0";
+
+fn number(fleet: &Fleet, site: &str, sql: &str) -> u64 {
+    let value = fleet.member(site).cluster().query_value(DB, sql).expect("a value");
+    value.parse().expect("a number")
+}
+
+fn own_seq(fleet: &Fleet, site: &str) -> u64 {
+    fleet.member(site).status().expect("status")["own_seq"].as_u64().expect("a number")
+}
+
+#[test]
+fn a_large_transaction_is_seen_whole_or_not_at_all() {
+    let fleet = start();
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let mut looks = 0;
+            while !stop.load(Ordering::Acquire) {
+                let counts =
+                    "SELECT (SELECT count(*) FROM item) || ' ' || (SELECT count(*) FROM line)";
+                let counts = fleet.member("ship-b").cluster().query_value(DB, counts);
+                let counts = counts.expect("a value");
+                let whole = format!("{ROWS} {ROWS}");
+                assert!(counts == "0 0" || counts == whole, "a reader saw {counts}");
+                looks += 1;
+                if counts == whole {
+                    break;
+                }
+            }
+            looks
+        });
+        fleet.sql("ship-a", &fill());
+        fleet.converge();
+        stop.store(true, Ordering::Release);
+        assert!(reader.join().expect("the reader") > 1);
+    });
+    let fragments = own_seq(&fleet, "ship-a");
+    assert!(fragments > 20, "{fragments} entries in the log: nothing was large");
+
+    // Both sides at once, with what they write in common.
+    fleet.link("ship-b", "shore").cut();
+    fleet.sql("ship-a", REWORK);
+    fleet.sql("ship-b", "UPDATE item SET qty = 50 WHERE id % 7 = 0");
+    fleet.sql("ship-b", "UPDATE line SET note = 'from b' WHERE item % 5 = 0");
+    fleet.link("ship-b", "shore").heal();
+    fleet.converge();
+    for site in ["ship-a", "ship-b"] {
+        assert_eq!(number(&fleet, site, "SELECT count(*) FROM landfall.parked"), 0);
+        assert_eq!(number(&fleet, site, "SELECT count(*) FROM item WHERE id > 200000"), 163);
+    }
+    assert_eq!(fleet.repaired_rows(), 0);
+    fleet.assert_quiet(&[]);
+}
+
+/// The writer is killed between two fragments, and the reader while it folds what it applied.
+#[test]
+fn a_large_transaction_survives_kills_in_its_middle() {
+    let mut fleet = start();
+    let mut seen = Vec::new();
+    fleet.sql("ship-a", &fill());
+    for _ in 0..3 {
+        let before = seen.last().copied().unwrap_or(0);
+        let reached = wait_for("fragments to be folded", SOON, || {
+            Some(own_seq(&fleet, "ship-a")).filter(|seq| *seq > before + 2)
+        });
+        fleet.member("ship-a").daemon().kill9();
+        fleet.launch("ship-a").expect("ship-a comes back");
+        seen.push(reached);
+    }
+    wait_until("ship-b to have it", CONVERGE, || {
+        let rows = number(&fleet, "ship-b", "SELECT count(*) FROM line");
+        if rows == ROWS { Ok(()) } else { Err(format!("{rows} rows")) }
+    });
+    fleet.member("ship-b").daemon().kill9();
+    fleet.launch("ship-b").expect("ship-b comes back");
+    fleet.converge();
+    let all = own_seq(&fleet, "ship-a");
+    assert!(seen[0] < all, "{seen:?} of {all}: it was not killed in the middle");
+    assert_eq!(number(&fleet, "ship-b", "SELECT count(*) FROM item"), ROWS);
+    // Nothing was logged twice, and nothing folded twice.
+    let fates = fleet.member("ship-b").status().expect("status")["fates"].clone();
+    assert_eq!(fates["applied"], 2 * ROWS, "{fates}");
+    assert_eq!(number(&fleet, "ship-b", "SELECT count(*) FROM landfall.conflict"), 0);
+    assert_eq!(fleet.repaired_rows(), 0);
+    fleet.assert_quiet(&[]);
+}

@@ -4,6 +4,14 @@
 use crate::clock::{Hlc, Stamp};
 use crate::id::{Incarnation, Origin, Seq, SiteId};
 
+/// The first byte of the signed number 0; that of others is at most 9 below or 8 above.
+pub const SIGNED_ZERO: u8 = 0x20;
+
+/// Whether a signed number may begin with this byte.
+pub fn is_signed(head: u8) -> bool {
+    (SIGNED_ZERO - 9..=SIGNED_ZERO + 8).contains(&head)
+}
+
 /// Why bytes could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
@@ -84,9 +92,21 @@ impl Writer {
         self.0.push(number as u8);
     }
 
-    /// A signed number, zigzag then LEB128.
+    /// A signed number, 1 to 9 bytes that compare as the numbers do: [`SIGNED_ZERO`] plus the count
+    /// of bytes that follow, big endian; of a negative number, all bits inverted.
     pub fn signed(&mut self, number: i64) {
-        self.varint(((number << 1) ^ (number >> 63)) as u64);
+        let is_negative = number < 0;
+        let magnitude = if is_negative { !number } else { number }.cast_unsigned();
+        let count = 8 - magnitude.leading_zeros() as u8 / 8;
+        let bytes = magnitude.to_be_bytes();
+        let (_, bytes) = bytes.split_at(8 - usize::from(count));
+        if is_negative {
+            self.u8(SIGNED_ZERO - 1 - count);
+            bytes.iter().for_each(|byte| self.u8(!byte));
+        } else {
+            self.u8(SIGNED_ZERO + count);
+            self.raw(bytes);
+        }
     }
 
     /// Length, then the bytes.
@@ -187,13 +207,35 @@ impl<'a> Reader<'a> {
         Err(DecodeError::BadNumber)
     }
 
-    /// A signed number.
+    /// A signed number in its shortest form.
     ///
     /// # Errors
-    /// As [`Reader::varint`].
+    /// Fails when cut short, or when the bytes are not the shortest for their number.
     pub fn signed(&mut self) -> Result<i64, DecodeError> {
-        let number = self.varint()?;
-        Ok((number >> 1) as i64 ^ -((number & 1) as i64))
+        let head = self.u8()?;
+        self.signed_after(head)
+    }
+
+    /// A signed number whose first byte was read as a tag.
+    ///
+    /// # Errors
+    /// As [`Reader::signed`].
+    pub fn signed_after(&mut self, head: u8) -> Result<i64, DecodeError> {
+        if !is_signed(head) {
+            return Err(DecodeError::BadNumber);
+        }
+        let is_negative = head < SIGNED_ZERO;
+        let count = if is_negative { SIGNED_ZERO - 1 - head } else { head - SIGNED_ZERO };
+        let mut magnitude = 0u64;
+        for (place, byte) in self.raw(usize::from(count))?.iter().enumerate() {
+            let byte = if is_negative { !byte } else { *byte };
+            if place == 0 && byte == 0 {
+                return Err(DecodeError::BadNumber);
+            }
+            magnitude = magnitude << 8 | u64::from(byte);
+        }
+        let number = i64::try_from(magnitude).map_err(|_| DecodeError::BadNumber)?;
+        Ok(if is_negative { !number } else { number })
     }
 
     /// An unsigned number of 16 bits.

@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
-use crate::codec::{DecodeError, Reader, Writer};
+use crate::codec::{DecodeError, Reader, Writer, is_signed};
 
 /// Longest single value: what PostgreSQL allows.
 pub const VALUE_BYTES_MAX: usize = 1 << 30;
@@ -129,10 +129,9 @@ impl Value {
             }
             Self::Bool(false) => out.u8(2),
             Self::Bool(true) => out.u8(3),
-            Self::Int(number) => {
-                out.u8(4);
-                out.signed(*number);
-            }
+            // The number's first byte is its own tag. So integers in a key compare as numbers do,
+            // and rows that follow on each other stand together wherever keys are sorted.
+            Self::Int(number) => out.signed(*number),
             Self::Uuid(bytes) => {
                 out.u8(5);
                 out.raw(bytes);
@@ -162,11 +161,11 @@ impl Value {
             1 => Self::Text(from.text(VALUE_BYTES_MAX)?.into()),
             2 => Self::Bool(false),
             3 => Self::Bool(true),
-            4 => Self::Int(from.signed()?),
             5 => Self::Uuid(from.array()?),
             6 => Self::Bytes(from.bytes(VALUE_BYTES_MAX)?.into()),
             7 => Self::Timestamp(from.signed()?),
             8 => Self::TimestampTz(from.signed()?),
+            tag if is_signed(tag) => Self::Int(from.signed_after(tag)?),
             tag => return Err(DecodeError::UnknownTag { what: "value", tag }),
         })
     }
@@ -351,6 +350,15 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn keys_of_numbers_compare_as_the_numbers(a: i64, b: i64, near in -300i64..300) {
+            let key = |number| RowKey::new(&[Value::Int(number), Value::Bool(true)]);
+            for (a, b) in [(a, b), (near, near + 1), (a, a.saturating_add(near))] {
+                prop_assert_eq!(key(a).cmp(&key(b)), a.cmp(&b));
+                prop_assert_eq!(key(a).values(), Ok(vec![Value::Int(a), Value::Bool(true)]));
+            }
+        }
+
         #[test]
         fn no_text_is_changed_by_travelling(kind in 0..KINDS.len(), text in ".{0,40}|[-0-9:. +tfx\\\\a-f]{0,40}") {
             let value = Value::from_text(KINDS[kind], &text);

@@ -147,7 +147,7 @@ fn recorded_units_still_open_and_say_the_same() {
     }
     assert_eq!(
         unit.hash().0.iter().map(|byte| format!("{byte:02x}")).collect::<String>(),
-        "ed1e71cef419135af25b99cb3b6fe565f78a2ebbebea57f52c889d1412c36d4e"
+        "68b87f27d76664427390f376341b73dfd7a98faade65d9b6c9a7ab4835c707db"
     );
 }
 

@@ -21,7 +21,9 @@ use crate::time;
 ///
 /// Replica role switches the application's triggers and foreign keys off; the short lock time-out
 /// makes apply give way long before PostgreSQL's own deadlock check (1 s) would pick the
-/// application as its victim; statements touch few rows by key, so the planner must not scan.
+/// application as its victim; statements touch few rows by key, so the planner must not scan. Plans
+/// are made once and outlive the statistics: with plain index scans switched off too, an index can
+/// only be used to look keys up, never to read a table that was empty when the plan was made.
 pub const APPLY_SETTINGS: &[(&str, &str)] = &[
     ("session_replication_role", "replica"),
     ("lock_timeout", "300ms"),
@@ -29,6 +31,9 @@ pub const APPLY_SETTINGS: &[(&str, &str)] = &[
     ("idle_in_transaction_session_timeout", "60s"),
     ("plan_cache_mode", "force_generic_plan"),
     ("enable_seqscan", "off"),
+    ("enable_indexscan", "off"),
+    ("enable_indexonlyscan", "off"),
+    ("enable_memoize", "off"),
     ("enable_hashjoin", "off"),
     ("enable_mergejoin", "off"),
     ("DateStyle", "ISO"),

@@ -8,8 +8,6 @@
 //! an insert newer than the tombstone arrives, they win over the insert's own values wherever
 //! they are newer. The join is commutative, associative and idempotent.
 
-use std::collections::BTreeMap;
-
 use crate::change::RowOp;
 use crate::clock::Stamp;
 use crate::codec::{DecodeError, Reader, Writer};
@@ -30,7 +28,8 @@ pub struct Existence {
 pub struct RowClock {
     existence: Option<Existence>,
     base: Option<Stamp>,
-    cells: BTreeMap<ColumnId, Stamp>,
+    /// In column order; mostly a handful.
+    cells: Vec<(ColumnId, Stamp)>,
 }
 
 /// What one change did to a row's registers.
@@ -78,7 +77,12 @@ impl RowClock {
 
     /// The stamp of a cell; `None` when it is older than everything.
     pub fn cell(&self, column: ColumnId) -> Option<Stamp> {
-        self.cells.get(&column).copied().or(self.base)
+        self.place(column).map(|place| self.cells[place].1).ok().or(self.base)
+    }
+
+    /// Where the cell's own stamp stands, or would stand.
+    fn place(&self, column: ColumnId) -> Result<usize, usize> {
+        self.cells.binary_search_by_key(&column, |(column, _)| *column)
     }
 
     /// Whether the row shows, given whether it was there before anything was stamped.
@@ -89,7 +93,7 @@ impl RowClock {
     /// The newest stamp anywhere in the row.
     pub fn newest(&self) -> Option<Stamp> {
         let existence = self.existence.map(|existence| existence.stamp);
-        self.cells.values().copied().chain(self.base).chain(existence).max()
+        self.cells.iter().map(|(_, stamp)| *stamp).chain(self.base).chain(existence).max()
     }
 
     /// Joins one change. `columns` are the cells it names; `whole` says that an insert names every
@@ -139,7 +143,10 @@ impl RowClock {
                 Some(known) if known > stamp => outcome.lost.push((*column, known)),
                 Some(known) if known == stamp => {}
                 _ => {
-                    self.cells.insert(*column, stamp);
+                    match self.place(*column) {
+                        Ok(place) => self.cells[place].1 = stamp,
+                        Err(place) => self.cells.insert(place, (*column, stamp)),
+                    }
                     outcome.won.push(*column);
                 }
             }
@@ -160,7 +167,7 @@ impl RowClock {
             self.base = Some(stamp);
         }
         let base = self.base;
-        self.cells.retain(|_, cell| Some(*cell) > base);
+        self.cells.retain(|(_, cell)| Some(*cell) > base);
     }
 
     /// Writes the canonical form.
@@ -210,9 +217,14 @@ impl RowClock {
             (2, _) => Some(from.stamp()?),
             _ => return Err(DecodeError::UnknownTag { what: "row base", tag }),
         };
-        let mut cells = BTreeMap::new();
-        for _ in 0..from.count(COLUMNS_MAX)? {
-            cells.insert(ColumnId(from.u16()?), from.stamp()?);
+        let count = from.count(COLUMNS_MAX)?;
+        let mut cells: Vec<(ColumnId, Stamp)> = Vec::with_capacity(count);
+        for _ in 0..count {
+            let column = ColumnId(from.u16()?);
+            if cells.last().is_some_and(|(last, _)| *last >= column) {
+                return Err(DecodeError::NotCanonical("cells of a row clock"));
+            }
+            cells.push((column, from.stamp()?));
         }
         Ok(Self { existence, base, cells })
     }

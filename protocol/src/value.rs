@@ -70,6 +70,7 @@ pub enum Value {
 impl Value {
     /// The value of canonical `text` in a column of `kind`.
     pub fn from_text(kind: ValueKind, text: &str) -> Self {
+        // Each of these takes canonical text only, so that what is printed is what was read.
         let typed = match kind {
             ValueKind::Text => None,
             ValueKind::Bool => match text {
@@ -77,7 +78,7 @@ impl Value {
                 "f" => Some(Self::Bool(false)),
                 _ => None,
             },
-            ValueKind::Int => text.parse().ok().map(Self::Int),
+            ValueKind::Int => parse_int(text).map(Self::Int),
             ValueKind::Uuid => parse_uuid(text).map(Self::Uuid),
             ValueKind::Bytes => text.strip_prefix("\\x").and_then(parse_hex).map(Self::Bytes),
             ValueKind::Timestamp => parse_timestamp(text).map(Self::Timestamp),
@@ -85,10 +86,7 @@ impl Value {
                 text.strip_suffix("+00").and_then(parse_timestamp).map(Self::TimestampTz)
             }
         };
-        match typed {
-            Some(value) if value.text().is_some_and(|back| back == text) => value,
-            _ => Self::Text(text.into()),
-        }
+        typed.unwrap_or_else(|| Self::Text(text.into()))
     }
 
     /// The canonical text; `None` for NULL.
@@ -178,6 +176,11 @@ pub struct RowKey(Box<[u8]>);
 impl RowKey {
     /// The key made of these values, in the key's column order.
     pub fn new(values: &[Value]) -> Self {
+        Self::of(values.iter())
+    }
+
+    /// As [`RowKey::new`], of values that stand apart.
+    pub fn of<'v>(values: impl Iterator<Item = &'v Value>) -> Self {
         let mut out = Writer::new();
         for value in values {
             value.encode(&mut out);
@@ -218,17 +221,48 @@ fn push_hex(out: &mut String, bytes: &[u8]) {
     }
 }
 
+/// Without sign, zeros in front or anything else that printing would leave out.
+fn parse_int(text: &str) -> Option<i64> {
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    match digits.as_bytes() {
+        [b'0'] if digits.len() == text.len() => Some(0),
+        [b'1'..=b'9', ..] => text.parse().ok(),
+        _ => None,
+    }
+}
+
+/// Lower-case digits only.
 fn parse_hex(text: &str) -> Option<Box<[u8]>> {
-    let digit = |c: u8| char::from(c).to_digit(16).map(|d| d as u8);
     let (pairs, []) = text.as_bytes().as_chunks::<2>() else { return None };
-    pairs.iter().map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?)).collect()
+    pairs.iter().map(|[high, low]| Some(hex_digit(*high)? << 4 | hex_digit(*low)?)).collect()
+}
+
+fn hex_digit(c: u8) -> Option<u8> {
+    match c {
+        b'0'..=b'9' => Some(c - b'0'),
+        b'a'..=b'f' => Some(c - b'a' + 10),
+        _ => None,
+    }
 }
 
 fn parse_uuid(text: &str) -> Option<[u8; 16]> {
+    let text = text.as_bytes();
     if text.len() != 36 {
         return None;
     }
-    parse_hex(&text.replace('-', ""))?.as_ref().try_into().ok()
+    let mut bytes = [0; 16];
+    let mut at = 0;
+    for (index, byte) in bytes.iter_mut().enumerate() {
+        if matches!(index, 4 | 6 | 8 | 10) {
+            if text[at] != b'-' {
+                return None;
+            }
+            at += 1;
+        }
+        *byte = hex_digit(text[at])? << 4 | hex_digit(text[at + 1])?;
+        at += 2;
+    }
+    Some(bytes)
 }
 
 fn print_uuid(bytes: &[u8; 16]) -> String {
@@ -266,22 +300,42 @@ fn date_from_days(days: i64) -> (i64, i64, i64) {
     (year, month, day_of_year - (153 * shifted + 2) / 5 + 1)
 }
 
+fn days_in_month(year: i64, month: i64) -> i64 {
+    match month {
+        2 if year % 4 == 0 && (year % 100 != 0 || year % 400 == 0) => 29,
+        2 => 28,
+        4 | 6 | 9 | 11 => 30,
+        _ => 31,
+    }
+}
+
+/// Exactly as [`print_timestamp`] prints it.
 fn parse_timestamp(text: &str) -> Option<i64> {
-    let (date, time) = text.split_once(' ')?;
-    let mut date = date.splitn(3, '-').map(|part| part.parse::<i64>().ok());
-    let (year, month, day) = (date.next()??, date.next()??, date.next()??);
-    let (clock, fraction) = time.split_once('.').unwrap_or((time, ""));
-    let mut clock = clock.splitn(3, ':').map(|part| part.parse::<i64>().ok());
-    let (hour, minute, second) = (clock.next()??, clock.next()??, clock.next()??);
-    if !(1..=9999).contains(&year) || !(1..=12).contains(&month) || !(1..=31).contains(&day) {
+    let (head, fraction) = text.as_bytes().split_first_chunk::<19>()?;
+    let number = |digits: &[u8]| {
+        digits.iter().try_fold(0, |sum, digit| {
+            digit.is_ascii_digit().then(|| sum * 10 + i64::from(digit - b'0'))
+        })
+    };
+    let separators = [head[4], head[7], head[10], head[13], head[16]];
+    if separators != *b"-- ::" {
         return None;
     }
-    let micros = if fraction.is_empty() {
-        0
-    } else if fraction.len() <= 6 && fraction.bytes().all(|c| c.is_ascii_digit()) {
-        fraction.parse::<i64>().ok()? * 10_i64.pow(6 - fraction.len() as u32)
-    } else {
+    let (year, month, day) = (number(&head[..4])?, number(&head[5..7])?, number(&head[8..10])?);
+    let (hour, minute) = (number(&head[11..13])?, number(&head[14..16])?);
+    let second = number(&head[17..])?;
+    if year < 1 || !(1..=12).contains(&month) || day < 1 || day > days_in_month(year, month) {
         return None;
+    }
+    if hour > 23 || minute > 59 || second > 59 {
+        return None;
+    }
+    let micros = match fraction {
+        [] => 0,
+        [b'.', digits @ ..] if digits.len() <= 6 && digits.last().is_some_and(|d| *d != b'0') => {
+            number(digits)? * 10_i64.pow(6 - digits.len() as u32)
+        }
+        _ => return None,
     };
     let seconds = (hour * 60 + minute) * 60 + second;
     Some(days_from_date(year, month, day) * DAY_MICROS + seconds * 1_000_000 + micros)
@@ -291,13 +345,31 @@ fn print_timestamp(micros: i64) -> String {
     let (year, month, day) = date_from_days(micros.div_euclid(DAY_MICROS));
     let within = micros.rem_euclid(DAY_MICROS);
     let (seconds, fraction) = (within / 1_000_000, within % 1_000_000);
-    let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
-    let mut text = format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}");
+    let mut text = String::with_capacity(32);
+    if (0..=9999).contains(&year) {
+        push_digits(&mut text, year, 4);
+    } else {
+        write!(text, "{year:04}").expect("writing to a String cannot fail");
+    }
+    let rest = [month, day, seconds / 3600, seconds / 60 % 60, seconds % 60];
+    for (separator, number) in "-- ::".chars().zip(rest) {
+        text.push(separator);
+        push_digits(&mut text, number, 2);
+    }
     if fraction != 0 {
-        write!(text, ".{fraction:06}").expect("writing to a String cannot fail");
+        text.push('.');
+        push_digits(&mut text, fraction, 6);
         text.truncate(text.trim_end_matches('0').len());
     }
     text
+}
+
+/// A number that is not negative, with zeros in front.
+fn push_digits(text: &mut String, number: i64, count: u32) {
+    for place in (0..count).rev() {
+        let digit = number / 10_i64.pow(place) % 10;
+        text.push(char::from(b'0' + digit as u8));
+    }
 }
 
 #[cfg(test)]
@@ -374,6 +446,28 @@ mod tests {
         fn every_timestamp_of_four_digit_years_is_typed(micros in -62_135_596_800_000_000i64..253_402_300_800_000_000) {
             let text = print_timestamp(micros);
             prop_assert_eq!(Value::from_text(ValueKind::Timestamp, &text), Value::Timestamp(micros));
+        }
+
+        #[test]
+        fn a_timestamp_with_another_character_is_not_changed(
+            micros in -62_135_596_800_000_000i64..253_402_300_800_000_000,
+            whole_second: bool,
+            at in 0usize..26,
+            with in "[-0-9:. +]",
+        ) {
+            let micros = if whole_second { micros.div_euclid(1_000_000) * 1_000_000 } else { micros };
+            let mut text = print_timestamp(micros);
+            if at < text.len() {
+                text.replace_range(at..=at, &with);
+            }
+            let value = Value::from_text(ValueKind::Timestamp, &text);
+            prop_assert_eq!(value.text().unwrap(), text.as_str());
+        }
+
+        #[test]
+        fn every_number_is_typed(number: i64) {
+            let text = number.to_string();
+            prop_assert_eq!(Value::from_text(ValueKind::Int, &text), Value::Int(number));
         }
 
         #[test]

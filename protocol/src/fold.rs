@@ -10,7 +10,7 @@
 mod image;
 mod marker;
 
-pub use image::{Image, Relation, RowEvent};
+pub use image::{Columns, Image, Relation, RowEvent};
 pub use marker::{MARKER_PREFIX, Marker, MarkerKey, ParkedChange};
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -465,12 +465,12 @@ impl Shown {
             return false;
         }
         let won_right = self.values.iter().all(|(column, (stamp, value))| {
-            clock.cell(*column) != Some(*stamp) || after.get(column) == Some(value)
+            clock.cell(*column) != Some(*stamp) || after.get(*column) == Some(value)
         });
         let kept_right = image.before.as_ref().is_none_or(|before| {
             after.iter().all(|(column, value)| {
                 before.get(column) == Some(value)
-                    || clock.cell(*column).is_some_and(|stamp| self.stamps.contains(&stamp))
+                    || clock.cell(column).is_some_and(|stamp| self.stamps.contains(&stamp))
             })
         });
         won_right && kept_right

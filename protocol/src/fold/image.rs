@@ -22,13 +22,44 @@ pub struct RowEvent {
     pub new: Option<Vec<Value>>,
 }
 
+/// A row's values by column, in column order.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Columns(Vec<(ColumnId, Value)>);
+
+impl Columns {
+    /// What of a row in the relation's order is not its key, under the numbers in `columns`.
+    fn split(relation: &Relation, columns: &[ColumnId], row: Vec<Value>) -> Self {
+        let mut values = Vec::with_capacity(row.len());
+        for (place, (value, column)) in row.into_iter().zip(columns).enumerate() {
+            if !relation.is_key(ColumnId(place as u16)) {
+                values.push((*column, value));
+            }
+        }
+        if !values.is_sorted_by_key(|(column, _)| *column) {
+            values.sort_by_key(|(column, _)| *column);
+        }
+        Self(values)
+    }
+
+    /// The value of a column.
+    pub fn get(&self, column: ColumnId) -> Option<&Value> {
+        let place = self.0.binary_search_by_key(&column, |(column, _)| *column).ok()?;
+        Some(&self.0[place].1)
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = (ColumnId, &Value)> {
+        self.0.iter().map(|(column, value)| (*column, value))
+    }
+}
+
 /// A row before and after a transaction, without its key columns.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Image {
     /// `None` when the row did not exist.
-    pub before: Option<BTreeMap<ColumnId, Value>>,
+    pub before: Option<Columns>,
     /// `None` when it does not exist any more.
-    pub after: Option<BTreeMap<ColumnId, Value>>,
+    pub after: Option<Columns>,
     /// It was deleted and inserted again on the way.
     pub replaced: bool,
 }
@@ -36,12 +67,9 @@ pub struct Image {
 impl Image {
     /// The net change; `None` when nothing changed.
     pub(super) fn into_change(self, row: RowId) -> Option<RowChange> {
-        let cells = |after: BTreeMap<ColumnId, Value>, keep: &dyn Fn(&ColumnId, &Value) -> bool| {
-            after
-                .into_iter()
-                .filter(|(column, value)| keep(column, value))
-                .map(|(column, value)| Cell { column, value })
-                .collect::<Vec<_>>()
+        let cells = |after: Columns, keep: &dyn Fn(ColumnId, &Value) -> bool| {
+            let kept = after.0.into_iter().filter(|(column, value)| keep(*column, value));
+            kept.map(|(column, value)| Cell { column, value }).collect::<Vec<_>>()
         };
         let (op, cells) = match (self.before, self.after) {
             (None, None) => return None,
@@ -71,26 +99,23 @@ pub(super) fn net(dictionary: &mut Dictionary, events: Vec<RowEvent>) -> BTreeMa
             numbering = Some((Arc::clone(&event.relation), table, columns));
         }
         let Some((relation, table, columns)) = &numbering else { continue };
-        let split = |row: Vec<Value>| split_row(relation, *table, columns, row);
-        let (old, new) = (event.old.map(split), event.new.map(split));
-        match (old, new) {
-            (Some((old_row, old)), Some((new_row, new))) if old_row == new_row => {
-                let image = images
-                    .entry(new_row)
-                    .or_insert_with(|| Image { before: Some(old), ..Image::default() });
-                image.after = Some(new);
+        let row_of = |values: &[Value]| row_id(relation, *table, values);
+        let columns_of = |values| Columns::split(relation, columns, values);
+        let before = |values| Image { before: Some(columns_of(values)), ..Image::default() };
+        match (event.old, event.new) {
+            (Some(old), Some(new)) if has_same_key(relation, &old, &new) => {
+                let image = images.entry(row_of(&new)).or_insert_with(|| before(old));
+                image.after = Some(columns_of(new));
             }
             (old, new) => {
-                if let Some((row, values)) = old {
-                    let image = images
-                        .entry(row)
-                        .or_insert_with(|| Image { before: Some(values), ..Image::default() });
+                if let Some(values) = old {
+                    let image = images.entry(row_of(&values)).or_insert_with(|| before(values));
                     image.after = None;
                 }
-                if let Some((row, values)) = new {
-                    let image = images.entry(row).or_default();
+                if let Some(values) = new {
+                    let image = images.entry(row_of(&values)).or_default();
                     image.replaced |= image.before.is_some();
-                    image.after = Some(values);
+                    image.after = Some(columns_of(values));
                 }
             }
         }
@@ -98,22 +123,11 @@ pub(super) fn net(dictionary: &mut Dictionary, events: Vec<RowEvent>) -> BTreeMa
     images
 }
 
-fn split_row(
-    relation: &Relation,
-    table: TableId,
-    columns: &[ColumnId],
-    row: Vec<Value>,
-) -> (RowId, BTreeMap<ColumnId, Value>) {
-    let key: Vec<Value> = relation
-        .key
-        .iter()
-        .map(|place| row.get(usize::from(place.0)).cloned().unwrap_or(Value::Null))
-        .collect();
-    let cells = row
-        .into_iter()
-        .enumerate()
-        .filter(|(place, _)| !relation.is_key(ColumnId(*place as u16)))
-        .filter_map(|(place, value)| Some((*columns.get(place)?, value)))
-        .collect();
-    (RowId { table, key: RowKey::new(&key) }, cells)
+fn has_same_key(relation: &Relation, old: &[Value], new: &[Value]) -> bool {
+    relation.key.iter().map(|id| usize::from(id.0)).all(|place| old.get(place) == new.get(place))
+}
+
+fn row_id(relation: &Relation, table: TableId, row: &[Value]) -> RowId {
+    let key = relation.key.iter().map(|id| row.get(usize::from(id.0)).unwrap_or(&Value::Null));
+    RowId { table, key: RowKey::of(key) }
 }

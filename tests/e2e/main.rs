@@ -18,3 +18,4 @@ mod setup;
 mod slot;
 mod support;
 mod tutorial;
+mod walsender;

@@ -1,5 +1,5 @@
 //! Against a stream recorded from PostgreSQL 15 (see `record_golden_stream` in
-//! `tests/walsender.rs`), cut and mutated in every way.
+//! `tests/e2e/walsender`), cut and mutated in every way.
 
 use super::*;
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::change::{Cell, Describe, RowChange, RowOp};
-use crate::schema::{ColumnId, TableDef, TableId, TableName};
+use crate::schema::{ColumnDef, ColumnId, TableDef, TableId, TableName};
 use crate::value::{RowKey, Value};
 
 /// The tables of one site under the numbers its own stream and its row clocks use. Numbers keep
@@ -196,7 +196,11 @@ impl Dictionary {
             match def.column(&column.name) {
                 Some(number) if def.is_key(number) => return Err(malformed()),
                 Some(number) if !self.is_gone(table, number) => {
-                    cells.push(Cell { column: number, value: cell.value.clone() });
+                    let here = def.column_def(number).ok_or_else(malformed)?;
+                    cells.push(Cell {
+                        column: number,
+                        value: local_form(here, column, &cell.value),
+                    });
                 }
                 _ => unknown_columns.push(column.name.clone()),
             }
@@ -236,16 +240,25 @@ fn localize_key(local: &TableDef, foreign: &TableDef, key: &RowKey) -> Result<Ro
             .iter()
             .position(|id| foreign.column_def(*id).is_some_and(|c| c.name == column.name))
             .ok_or_else(other)?;
-        let text = values[place].text();
-        Ok(text.map_or(Value::Null, |text| Value::from_text(column.kind(), &text)))
+        let theirs = foreign.column_def(foreign.key[place]).ok_or_else(other)?;
+        Ok(local_form(column, theirs, &values[place]))
     });
     Ok(RowKey::new(&reordered.collect::<Result<Vec<_>, _>>()?))
+}
+
+/// A foreign value in the form that the column's type gives it here: what capture will see of it
+/// once it is written must compare equal.
+fn local_form(local: &ColumnDef, foreign: &ColumnDef, value: &Value) -> Value {
+    if local.kind() == foreign.kind() {
+        return value.clone();
+    }
+    value.text().map_or(Value::Null, |text| Value::from_text(local.kind(), &text))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::schema::{ColumnDef, SetId};
+    use crate::schema::SetId;
 
     fn table(columns: &[&str], key: &[u16]) -> TableDef {
         TableDef {
@@ -326,6 +339,19 @@ mod tests {
         dictionary.learn(&table(&["id", "a"], &[0]));
         let local = dictionary.localize(&foreign, &insert(Value::Text("5".into()), &[(1, 1)]));
         assert_eq!(local.unwrap().row.key, RowKey::new(&[Value::Int(5)]));
+    }
+
+    #[test]
+    fn a_value_of_another_type_takes_the_form_it_has_here() {
+        let mut foreign = table(&["id", "a", "b"], &[0]);
+        let mut dictionary = Dictionary::default();
+        dictionary.learn(&foreign);
+        foreign.columns[1].type_name = "ward.bed_number".into();
+        let mut change = insert(Value::Int(1), &[(2, 2)]);
+        change.cells.insert(0, Cell { column: ColumnId(1), value: Value::Text("7".into()) });
+        let local = dictionary.localize(&foreign, &change).unwrap();
+        let values: Vec<Value> = local.cells.into_iter().map(|cell| cell.value).collect();
+        assert_eq!(values, [Value::Int(7), Value::Int(2)]);
     }
 
     #[test]

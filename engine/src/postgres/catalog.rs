@@ -241,8 +241,10 @@ pub async fn read(client: &mut Client, fleet: &Fleet) -> Result<Catalog, Catalog
         .start()
         .await
         .map_err(query("a snapshot"))?;
-    // Types print with their schema unless it is on the path: the names must not depend on it.
-    let pinned = snapshot.batch_execute("SET LOCAL search_path = pg_catalog").await;
+    // Types print with their schema unless it is on the path, and in quotes where that is switched
+    // on: the names must depend on neither.
+    let pin = "SET LOCAL search_path = pg_catalog; SET LOCAL quote_all_identifiers = off";
+    let pinned = snapshot.batch_execute(pin).await;
     pinned.map_err(query("a snapshot"))?;
     let mut reader = Reader { tables: BTreeMap::new(), names: BTreeMap::new() };
     let missing = reader.relations(&snapshot, fleet).await?;

@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::capture::horizon::Horizon;
 use crate::plant;
-use crate::postgres::apply::{APPLY_SETTINGS, ApplyConnection, ApplyError};
+use crate::postgres::apply::{ApplyConnection, ApplyError, session_settings};
 use crate::postgres::catalog::{self, CatalogError};
 use crate::postgres::connect::{ConnectError, PgSettings};
 use crate::replica::barrier::Barrier;
@@ -214,7 +214,7 @@ pub async fn run(context: ReplicaContext, stop: CancellationToken) -> Result<(),
 type Endless = Result<std::convert::Infallible, ReplicaError>;
 
 async fn session(context: &ReplicaContext, counters: &mut Counters) -> Endless {
-    let (client, driver) = context.postgres.connect("landfall apply", APPLY_SETTINGS).await?;
+    let (client, driver) = context.postgres.connect("landfall apply", &session_settings()).await?;
     let _apply_driver = context.tasks.spawn_child("apply connection", driver);
     let (barrier, driver) = context.postgres.connect("landfall barrier", BARRIER_SETTINGS).await?;
     let _barrier_driver = context.tasks.spawn_child("barrier connection", driver);

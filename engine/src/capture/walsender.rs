@@ -46,15 +46,6 @@ use self::socket::WalSocket;
 pub use self::stream::{Frame, Reply, StandbyStatus, WalStream};
 use self::wire::{Fields, Packet, Wire, WireError};
 
-/// Session settings every connection of ours pins, so that a value has one text everywhere.
-pub const SESSION_SETTINGS: [(&str, &str); 5] = [
-    ("datestyle", "ISO"),
-    ("intervalstyle", "postgres"),
-    ("timezone", "UTC"),
-    ("extra_float_digits", "3"),
-    ("bytea_output", "hex"),
-];
-
 /// Nothing a server says before the login is long.
 const LOGIN_MESSAGE_BYTES_MAX: usize = 64 << 10;
 /// Answers to commands are a few short rows.

@@ -15,16 +15,17 @@ use tokio_postgres::{Client, Statement};
 
 use crate::postgres::access::{LockStrength, TableAccess};
 use crate::postgres::catalog::Catalog;
+use crate::postgres::sql::TEXT_SETTINGS;
 use crate::time;
 
-/// Session settings of the apply connection.
+/// Session settings of the apply connection, besides [`TEXT_SETTINGS`].
 ///
 /// Replica role switches the application's triggers and foreign keys off; the short lock time-out
 /// makes apply give way long before PostgreSQL's own deadlock check (1 s) would pick the
 /// application as its victim; statements touch few rows by key, so the planner must not scan. Plans
 /// are made once and outlive the statistics: with plain index scans switched off too, an index can
 /// only be used to look keys up, never to read a table that was empty when the plan was made.
-pub const APPLY_SETTINGS: &[(&str, &str)] = &[
+const APPLY_SETTINGS: &[(&str, &str)] = &[
     ("session_replication_role", "replica"),
     ("lock_timeout", "300ms"),
     ("synchronous_commit", "local"),
@@ -36,14 +37,14 @@ pub const APPLY_SETTINGS: &[(&str, &str)] = &[
     ("enable_memoize", "off"),
     ("enable_hashjoin", "off"),
     ("enable_mergejoin", "off"),
-    ("DateStyle", "ISO"),
-    ("IntervalStyle", "postgres"),
-    ("TimeZone", "UTC"),
-    ("extra_float_digits", "3"),
-    ("bytea_output", "hex"),
     ("client_encoding", "UTF8"),
-    ("search_path", "pg_catalog"),
 ];
+
+/// What the session of an [`ApplyConnection`] must be opened with.
+#[must_use]
+pub fn session_settings() -> Vec<(&'static str, &'static str)> {
+    APPLY_SETTINGS.iter().chain(&TEXT_SETTINGS).copied().collect()
+}
 
 /// Prepared statements kept per connection; a table has a handful per set of columns it is
 /// written by.
@@ -254,7 +255,7 @@ pub struct ApplyConnection {
 }
 
 impl ApplyConnection {
-    /// Takes a session opened with [`APPLY_SETTINGS`].
+    /// Takes a session opened with [`session_settings`].
     pub fn new(client: Client) -> Self {
         Self { client, tables: BTreeMap::new(), statements: BTreeMap::new(), locked_by: None }
     }

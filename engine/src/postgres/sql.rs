@@ -4,6 +4,24 @@ use std::error::Error as _;
 
 use landfall_protocol::schema::TableName;
 
+/// Session settings under which a value prints and reads as the same text in every database. What
+/// writes and what reads values both set all of them: a database may have any of them otherwise.
+pub const TEXT_SETTINGS: [(&str, &str); 9] = [
+    ("DateStyle", "ISO"),
+    ("IntervalStyle", "postgres"),
+    ("TimeZone", "UTC"),
+    ("extra_float_digits", "3"),
+    ("bytea_output", "hex"),
+    // `money` is a number of cents, which this prints with two decimals in every country.
+    ("lc_monetary", "C"),
+    // `document` refuses what is not one, although it is stored.
+    ("xmloption", "content"),
+    // Off, it reads a NULL in an array as a word.
+    ("array_nulls", "on"),
+    // Names of objects print as far as the path does not lead to them.
+    ("search_path", "pg_catalog"),
+];
+
 /// An identifier in double quotes, which is right for every name, keywords included.
 #[must_use]
 pub fn quote_identifier(name: &str) -> String {

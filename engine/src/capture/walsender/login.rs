@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 
 use crate::postgres::connect::{ConnectError, PgSettings};
+use crate::postgres::sql::TEXT_SETTINGS;
 use bytes::{Bytes, BytesMut};
 use postgres_protocol::authentication::{md5_hash, sasl};
 use postgres_protocol::message::frontend;
 
 use super::socket::WalSocket;
 use super::wire::{Fields, Packet, Wire, WireError};
-use super::{LOGIN_MESSAGE_BYTES_MAX, SESSION_SETTINGS, end_of_file, server_error};
+use super::{LOGIN_MESSAGE_BYTES_MAX, end_of_file, server_error};
 
 /// The server chooses how long hashing the password takes (4096 rounds by default). This many
 /// take about a second.
@@ -39,7 +40,7 @@ pub(super) async fn login(
 }
 
 fn startup_packet(settings: &PgSettings, application_name: &str) -> Result<BytesMut, ConnectError> {
-    let options = settings.startup_options(&SESSION_SETTINGS)?;
+    let options = settings.startup_options(&TEXT_SETTINGS)?;
     let parameters = [
         ("user", settings.user()),
         ("database", settings.dbname()),

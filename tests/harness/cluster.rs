@@ -158,8 +158,8 @@ impl Cluster {
     }
 
     fn create(options: Options) -> anyhow::Result<Self> {
-        let bin = PgBin::find(options.version)?;
         let account = account::for_servers()?;
+        let bin = PgBin::find(options.version)?.within_reach_of(account)?;
         let dir = scratch::fresh_dir(&options.name)?;
         if let Some(account) = account {
             account.own(&dir).with_context(|| format!("give away {}", dir.display()))?;

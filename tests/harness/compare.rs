@@ -15,7 +15,8 @@ const DIFFERENCES_SHOWN: usize = 10;
 /// Text output must depend on the value only, not on how a server is configured.
 const PINNED: &str = "SET datestyle = 'ISO, MDY'; SET intervalstyle = 'postgres'; \
      SET timezone = 'UTC'; SET extra_float_digits = 3; SET bytea_output = 'hex'; \
-     SET client_encoding = 'UTF8'; \
+     SET client_encoding = 'UTF8'; SET lc_monetary = 'C'; SET search_path = 'public'; \
+     SET quote_all_identifiers = off; \
      BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 
 /// A database at a site.

@@ -73,6 +73,9 @@ pub struct Builder {
     conf: Vec<(String, String)>,
     extra: String,
     disk: Disk,
+    versions: BTreeMap<String, u32>,
+    schemas: BTreeMap<String, String>,
+    preparations: BTreeMap<String, String>,
 }
 
 impl Builder {
@@ -108,6 +111,27 @@ impl Builder {
     #[must_use]
     pub fn later(mut self, name: &str) -> Self {
         self.absent.push(name.to_owned());
+        self
+    }
+
+    /// The major version of a member's PostgreSQL, instead of the preferred one.
+    #[must_use]
+    pub fn postgres(mut self, name: &str, major: u32) -> Self {
+        self.versions.insert(name.to_owned(), major);
+        self
+    }
+
+    /// A schema of its own for one member, instead of everybody's.
+    #[must_use]
+    pub fn schema_of(mut self, name: &str, schema: &str) -> Self {
+        self.schemas.insert(name.to_owned(), schema.to_owned());
+        self
+    }
+
+    /// SQL for the database of one member, run after the schema.
+    #[must_use]
+    pub fn prepare(mut self, name: &str, sql: &str) -> Self {
+        self.preparations.insert(name.to_owned(), sql.to_owned());
         self
     }
 
@@ -251,9 +275,15 @@ impl Builder {
         for (key, value) in &self.conf {
             options = options.conf(key, value);
         }
+        if let Some(major) = self.versions.get(name) {
+            options = options.version(*major);
+        }
         let cluster = options.start()?;
         cluster.try_create_db(DB)?;
-        cluster.try_sql(DB, &self.schema)?;
+        cluster.try_sql(DB, self.schemas.get(name).unwrap_or(&self.schema))?;
+        if let Some(sql) = self.preparations.get(name) {
+            cluster.try_sql(DB, sql)?;
+        }
         Ok(cluster)
     }
 }
@@ -367,6 +397,9 @@ impl Fleet {
             conf: Vec::new(),
             extra: String::new(),
             disk: Disk::Synced,
+            versions: BTreeMap::new(),
+            schemas: BTreeMap::new(),
+            preparations: BTreeMap::new(),
         }
     }
 

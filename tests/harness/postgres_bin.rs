@@ -1,10 +1,15 @@
 //! Finding the PostgreSQL server binaries of this machine.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::{env, fs};
 
 use anyhow::{Context, bail, ensure};
+
+use crate::account::Account;
+use crate::scratch;
 
 /// The oldest major version we support.
 pub const OLDEST: u32 = 15;
@@ -37,21 +42,24 @@ pub struct PgBin {
 impl PgBin {
     /// Finds server binaries of major version `version`, or of any supported one.
     ///
-    /// `LANDFALL_PG_BIN` decides when set; otherwise `PATH` and the folders that packages use are
-    /// searched. Without a wish for a version, 15 is taken if it is there, else the newest.
+    /// `LANDFALL_PG_BIN` decides when set, unless another version is wished for; otherwise `PATH`
+    /// and the folders that packages use are searched, then what `cargo xtask pg --install` put
+    /// into [`fetched_dir`]. Without a wish for a version, 15 is taken if it is there, else the
+    /// newest.
     pub fn find(version: Option<u32>) -> anyhow::Result<Self> {
         if let Some(dir) = env::var_os("LANDFALL_PG_BIN").filter(|dir| !dir.is_empty()) {
-            let found = Self::probe(Path::new(&dir)).context("LANDFALL_PG_BIN is not usable")?;
-            let wanted = version.map_or(found.major >= OLDEST, |version| version == found.major);
-            ensure!(
-                wanted,
-                "LANDFALL_PG_BIN names PostgreSQL {}, but needed is PostgreSQL {}",
-                found.version,
-                describe(version),
-            );
-            return Ok(found);
+            let named = Self::probe(Path::new(&dir)).context("LANDFALL_PG_BIN is not usable")?;
+            if version.is_none_or(|version| version == named.major) {
+                ensure!(
+                    named.major >= OLDEST,
+                    "LANDFALL_PG_BIN names PostgreSQL {}, but needed is PostgreSQL {}",
+                    named.version,
+                    describe(None),
+                );
+                return Ok(named);
+            }
         }
-        match choose(Self::installed(), version) {
+        match choose(Self::installed(), version).or_else(|| choose(Self::fetched(), version)) {
             Some(found) => Ok(found),
             None => bail!("{}", missing(version)),
         }
@@ -59,8 +67,20 @@ impl PgBin {
 
     /// Every supported installation of this machine, in the order of the search.
     pub fn installed() -> Vec<Self> {
+        Self::supported(candidates())
+    }
+
+    /// What was fetched for tests across versions.
+    pub fn fetched() -> Vec<Self> {
+        let Ok(entries) = fetched_dir().and_then(|dir| Ok(fs::read_dir(dir)?)) else {
+            return Vec::new();
+        };
+        Self::supported(entries.flatten().map(|entry| entry.path().join("bin")).collect())
+    }
+
+    fn supported(dirs: Vec<PathBuf>) -> Vec<Self> {
         let mut found: Vec<Self> = Vec::new();
-        for dir in candidates() {
+        for dir in dirs {
             if let Ok(bin) = Self::probe(&dir)
                 && bin.major >= OLDEST
                 && !found.iter().any(|other| other.dir == bin.dir)
@@ -71,13 +91,38 @@ impl PgBin {
         found
     }
 
+    /// These binaries where `account` can run them: fetched ones lie in the workspace, which may be
+    /// closed to others, and are then copied into the scratch directory.
+    pub(crate) fn within_reach_of(self, account: Option<Account>) -> anyhow::Result<Self> {
+        static COPIES: Mutex<BTreeMap<PathBuf, PgBin>> = Mutex::new(BTreeMap::new());
+        let Some(account) = account else { return Ok(self) };
+        let mut command = Command::new(self.program("postgres"));
+        command.arg("--version").current_dir("/").stdout(Stdio::null()).stderr(Stdio::null());
+        account.apply(&mut command);
+        if command.status().is_ok_and(|status| status.success()) {
+            return Ok(self);
+        }
+        let mut copies = COPIES.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(copy) = copies.get(&self.dir) {
+            return Ok(copy.clone());
+        }
+        let whole = self.dir.parent().context("binaries lie in a folder of an installation")?;
+        let dir = scratch::fresh_dir("postgresql")?;
+        let copied = Command::new("cp").arg("-R").arg(whole.join(".")).arg(&dir).status();
+        let copied = copied.context("start cp")?;
+        ensure!(copied.success(), "cp of {} ended with {copied}", whole.display());
+        let copy = Self { dir: dir.join("bin"), ..self.clone() };
+        copies.insert(self.dir, copy.clone());
+        Ok(copy)
+    }
+
     /// The path of one of the programs, such as `initdb`.
     pub fn program(&self, name: &str) -> PathBuf {
         self.dir.join(name)
     }
 
     fn probe(dir: &Path) -> anyhow::Result<Self> {
-        for name in ["postgres", "initdb", "pg_resetwal"] {
+        for name in ["postgres", "initdb"] {
             let path = dir.join(name);
             ensure!(path.is_file(), "{} is missing", path.display());
         }
@@ -92,6 +137,16 @@ impl PgBin {
     }
 }
 
+/// Where `cargo xtask pg --install` puts server binaries that no package manager has, each version
+/// in a folder of its own: beside the folder of our own binaries.
+pub fn fetched_dir() -> anyhow::Result<PathBuf> {
+    let exe = env::current_exe().context("find our own program")?;
+    // Programs lie in target/PROFILE, test programs in target/PROFILE/deps.
+    let profile = exe.ancestors().skip(1).find(|dir| !dir.ends_with("deps"));
+    let target = profile.and_then(Path::parent);
+    Ok(target.context("our own program lies in a build folder")?.join("postgresql"))
+}
+
 /// What a person should do to get server binaries, one sentence.
 pub fn install_hint() -> String {
     format!(
@@ -103,7 +158,12 @@ pub fn install_hint() -> String {
 }
 
 fn missing(version: Option<u32>) -> String {
-    format!("found no server binaries of PostgreSQL {}: {}", describe(version), install_hint())
+    let fetch = version.map_or(String::new(), |v| format!(", or run cargo xtask pg --install {v}"));
+    format!(
+        "found no server binaries of PostgreSQL {}: {}{fetch}",
+        describe(version),
+        install_hint()
+    )
 }
 
 fn describe(version: Option<u32>) -> String {

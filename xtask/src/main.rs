@@ -34,9 +34,11 @@ enum Task {
     Ci,
     /// Says which PostgreSQL the tests and the demo would use.
     Pg {
-        /// Installs one, if there is none, with the system's package manager.
-        #[arg(long)]
-        install: bool,
+        /// Installs one, if there is none, with the system's package manager. With a major version,
+        /// installs that one: with the package manager if it has it, else as npm has it, into the
+        /// build folder.
+        #[arg(long, value_name = "MAJOR", num_args = 0..=1)]
+        install: Option<Option<u32>>,
     },
 }
 

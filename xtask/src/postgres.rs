@@ -10,6 +10,10 @@ use landfall_tests::postgres_bin::{OLDEST, PgBin, install_hint};
 
 use crate::cargo::{on_path, run};
 
+mod fetch;
+
+pub(crate) use fetch::fetch;
+
 /// Debian starts a cluster of its own, under port 5432, whenever a server is installed for the
 /// first time. Nobody asked for one, so this file is there during the installation.
 const NO_MAIN_CLUSTER: &str = "/etc/postgresql-common/createcluster.d/landfall.conf";
@@ -72,10 +76,15 @@ pub(crate) fn ensure() -> anyhow::Result<PgBin> {
 }
 
 /// `cargo xtask pg`.
-pub(crate) fn report(install: bool) -> anyhow::Result<()> {
-    let bin = if install { ensure()? } else { PgBin::find(None)? };
+pub(crate) fn report(install: Option<Option<u32>>) -> anyhow::Result<()> {
+    let bin = match install {
+        Some(Some(major)) => fetch(major)?,
+        Some(None) => ensure()?,
+        None => PgBin::find(None)?,
+    };
     println!("PostgreSQL {} in {}", bin.version, bin.dir.display());
-    for other in PgBin::installed().into_iter().filter(|other| other.dir != bin.dir) {
+    let others = PgBin::installed().into_iter().chain(PgBin::fetched());
+    for other in others.filter(|other| other.dir != bin.dir) {
         println!("also there: PostgreSQL {} in {}", other.version, other.dir.display());
     }
     if account::is_root()? {
@@ -90,24 +99,39 @@ fn choose(has: impl Fn(&str) -> bool) -> Option<&'static Plan> {
 }
 
 fn install(plan: &Plan) -> anyhow::Result<()> {
+    without_main_cluster(plan.commands[0][0], || {
+        // Only the last one must succeed: a stale list of packages is often good enough.
+        let mut done = Ok(());
+        for words in plan.commands {
+            done = run_installer(words);
+            if let Err(error) = &done {
+                eprintln!("=== {error:#}");
+            }
+        }
+        done
+    })
+}
+
+fn run_installer(words: &[&str]) -> anyhow::Result<()> {
+    let mut command = Command::new(words[0]);
+    command.args(&words[1..]).env("DEBIAN_FRONTEND", "noninteractive");
+    run(&words.join(" "), command)
+}
+
+/// Runs an installation; under Debian's package manager, with [`NO_MAIN_CLUSTER`] in place.
+fn without_main_cluster(
+    manager: &str,
+    install: impl FnOnce() -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     let guard = Path::new(NO_MAIN_CLUSTER);
-    let debian = plan.commands[0][0] == "apt-get";
+    let debian = manager == "apt-get";
     if debian {
         let folder = guard.parent().context("the guard file has a folder")?;
         fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
         fs::write(guard, "create_main_cluster = false\n")
             .with_context(|| format!("write {}", guard.display()))?;
     }
-    // Only the last one must succeed: a stale list of packages is often good enough.
-    let mut done = Ok(());
-    for words in plan.commands {
-        let mut command = Command::new(words[0]);
-        command.args(&words[1..]).env("DEBIAN_FRONTEND", "noninteractive");
-        done = run(&words.join(" "), command);
-        if let Err(error) = &done {
-            eprintln!("=== {error:#}");
-        }
-    }
+    let done = install();
     if debian {
         fs::remove_file(guard).with_context(|| format!("remove {}", guard.display()))?;
     }

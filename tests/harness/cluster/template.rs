@@ -1,4 +1,5 @@
-//! One `initdb` per process and kind of cluster; every cluster is a copy of its result.
+//! One `initdb` per process and kind of cluster; every cluster is a copy of its result, where the
+//! binaries allow.
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
@@ -21,6 +22,10 @@ pub(super) fn instantiate(
     auth: Auth,
     dir: &Path,
 ) -> anyhow::Result<()> {
+    if !bin.program("pg_resetwal").is_file() {
+        // A copy would need it to become a cluster of its own.
+        return init(bin, account, auth, dir);
+    }
     let template = template(bin, account, auth)?;
     let mut copy = Command::new("cp");
     copy.arg("-Rp").arg(template.join("data")).arg(dir).current_dir(dir);

@@ -18,4 +18,5 @@ mod setup;
 mod slot;
 mod support;
 mod tutorial;
+mod types;
 mod walsender;

@@ -70,7 +70,10 @@ impl CaptureError {
     /// before the stream began, so nothing else can be the undefined object.
     fn explained(self, publication: &str) -> Self {
         match self {
-            Self::Walsender(error) if error.sqlstate() == Some("42704") => {
+            Self::Walsender(error)
+                if error.sqlstate() == Some("42704")
+                    || matches!(error, WalsenderError::ChangesLeftOut { .. }) =>
+            {
                 SlotError::PublicationGap(publication.to_owned()).into()
             }
             other => other,

@@ -105,6 +105,14 @@ pub enum WalsenderError {
         /// Its words and the SQLSTATE.
         error: ServerError,
     },
+    /// The server goes on, but without changes that a publication we asked for should have.
+    #[error("{activity}: the server leaves changes out: {warning}")]
+    ChangesLeftOut {
+        /// What we were doing.
+        activity: String,
+        /// Its words.
+        warning: ServerError,
+    },
     /// The connection broke without a word of goodbye.
     #[error("{activity}: connection to PostgreSQL lost: {error}")]
     Lost {

@@ -9,10 +9,12 @@ use postgres_protocol::message::frontend;
 use super::super::pgoutput::PgTime;
 use super::socket::WalSocket;
 use super::wire::{Fields, Packet, Wire, WireError};
-use super::{WalsenderError, end_of_file, server_error, unexpected_packet};
+use super::{WalsenderError, end_of_file, read_server_error, server_error, unexpected_packet};
 
 /// A standby status update: copy header, kind, three positions, time, flag.
 const STATUS_BYTES: usize = 5 + 1 + 3 * 8 + 8 + 1;
+
+const OBJECT_NOT_IN_PREREQUISITE_STATE: &str = "55000";
 
 /// What the stream delivers.
 #[derive(Clone, Debug)]
@@ -126,8 +128,21 @@ impl WalStream {
                 self.ended = true;
                 Ok(Some(Frame::Ended))
             }
-            b'N' | b'S' | b'A' => Ok(None),
+            b'N' => self.heed(packet.body).map(|()| None),
+            b'S' | b'A' => Ok(None),
             tag => Err(unexpected_packet(&self.activity, tag)),
+        }
+    }
+
+    /// Since version 18 a publication that was missing when a change was written is no error to the
+    /// server: it warns, and leaves the change out.
+    fn heed(&self, notice: Bytes) -> Result<(), WalsenderError> {
+        match read_server_error(notice) {
+            Ok(warning) if warning.sqlstate == OBJECT_NOT_IN_PREREQUISITE_STATE => {
+                let activity = self.activity.clone();
+                Err(WalsenderError::ChangesLeftOut { activity, warning })
+            }
+            _ => Ok(()),
         }
     }
 

@@ -532,7 +532,9 @@ fn the_catalog_describes_tables_as_they_travel_and_as_they_are_here() {
     assert_eq!(columns, expected);
     assert_eq!(table.def.key, [ColumnId(2), ColumnId(1)]);
     assert_eq!(table.def.set.0, 9);
-    assert_eq!(table.generated, ["label"]);
+    let generated: Vec<_> =
+        table.generated.iter().map(|g| (g.name.as_str(), g.is_stored)).collect();
+    assert_eq!(generated, [("label", true)]);
     assert_eq!(table.kind, RelationKind::Table);
     assert_eq!(table.replica_identity, ReplicaIdentity::Default);
     assert!(table.is_heap && !table.is_unlogged && !table.is_child && !table.has_children);

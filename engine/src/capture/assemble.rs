@@ -4,7 +4,7 @@
 //! through a scratch file and comes out in fragments; a large one of our own, which shows fragments
 //! of another site, comes out marker by marker.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -73,6 +73,25 @@ pub enum Assembled {
     Committed(Committed),
     /// What one of our own transactions did under one of its markers; more of it follows.
     Part(Part),
+}
+
+/// A replicated table as the catalog describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceTable {
+    /// As it travels.
+    pub def: TableDef,
+    /// Generated columns. Since version 18 they may be in the stream, and must be for the
+    /// application's updates to work; every site computes its own.
+    pub generated: BTreeSet<String>,
+}
+
+/// A relation of the stream.
+#[derive(Debug)]
+struct Source {
+    /// Without its generated columns.
+    relation: Arc<Relation>,
+    /// The places of generated columns in the stream's rows.
+    generated: BTreeSet<usize>,
 }
 
 /// A committed transaction, or only a position that moved.
@@ -201,10 +220,10 @@ pub struct Assembler {
     /// Messages that look like markers and are not ours.
     foreign_markers: u64,
     /// Replicated tables as the catalog describes them.
-    catalog: BTreeMap<TableName, TableDef>,
+    catalog: BTreeMap<TableName, SourceTable>,
     /// Transactions that commit from here on may have changed what the catalog said.
     catalog_as_of: Lsn,
-    relations: BTreeMap<RelationId, Option<Arc<Relation>>>,
+    relations: BTreeMap<RelationId, Option<Arc<Source>>>,
     scratch: Scratch,
     /// The transaction that is folded in part, until it comes again.
     resume: Option<(Lsn, Progress)>,
@@ -277,7 +296,7 @@ impl Assembler {
     /// Fails when `resume` does not read.
     pub fn new(
         marker_key: MarkerKey,
-        tables: impl IntoIterator<Item = TableDef>,
+        tables: impl IntoIterator<Item = SourceTable>,
         as_of: Lsn,
         scratch: Scratch,
         resume: Option<&Resume>,
@@ -301,8 +320,12 @@ impl Assembler {
     }
 
     /// Replaces the catalog by one read at a position; says whether it tells anything new.
-    pub fn set_catalog(&mut self, tables: impl IntoIterator<Item = TableDef>, as_of: Lsn) -> bool {
-        let catalog = tables.into_iter().map(|def| (def.name.clone(), def)).collect();
+    pub fn set_catalog(
+        &mut self,
+        tables: impl IntoIterator<Item = SourceTable>,
+        as_of: Lsn,
+    ) -> bool {
+        let catalog = tables.into_iter().map(|table| (table.def.name.clone(), table)).collect();
         let differs = self.catalog != catalog;
         self.catalog = catalog;
         self.catalog_as_of = as_of;
@@ -324,7 +347,9 @@ impl Assembler {
         }
         let name = TableName::new(relation.schema, relation.name);
         match self.catalog.get(&name) {
-            Some(def) => relation.columns().any(|column| def.column(column.name).is_none()),
+            Some(SourceTable { def, generated }) => relation
+                .columns()
+                .any(|c| def.column(c.name).is_none() && !generated.contains(c.name)),
             None => true,
         }
     }
@@ -441,7 +466,7 @@ impl Assembler {
 
     fn describe(&mut self, seen: &pgoutput::Relation<'_>) -> Result<(), AssembleError> {
         let name = TableName::new(seen.schema, seen.name);
-        let Some(def) = self.catalog.get(&name) else {
+        let Some(SourceTable { def, generated }) = self.catalog.get(&name) else {
             if self.relations.insert(seen.id, None).is_none() {
                 tracing::error!(
                     table = %name,
@@ -451,8 +476,10 @@ impl Assembler {
             }
             return Ok(());
         };
+        let is_generated = |name: &str| generated.contains(name);
         let columns: Vec<ColumnDef> = seen
             .columns()
+            .filter(|column| !is_generated(column.name))
             .map(|column| {
                 let known = def.column(column.name).and_then(|id| def.column_def(id));
                 let type_name = known.map_or_else(|| "text".to_owned(), |c| c.type_name.clone());
@@ -469,8 +496,10 @@ impl Assembler {
             })
             .collect();
         let key = key.filter(|key| !key.is_empty()).ok_or(AssembleError::NoKey(name.clone()))?;
-        let relation = Relation { name, set: def.set, columns, key };
-        self.relations.insert(seen.id, Some(Arc::new(relation)));
+        let relation = Arc::new(Relation { name, set: def.set, columns, key });
+        let places = seen.columns().enumerate().filter(|(_, column)| is_generated(column.name));
+        let source = Source { relation, generated: places.map(|(place, _)| place).collect() };
+        self.relations.insert(seen.id, Some(Arc::new(source)));
         Ok(())
     }
 
@@ -481,7 +510,7 @@ impl Assembler {
     ) -> Result<Option<Tuple<'a>>, AssembleError> {
         match (self.relations.get(&relation), old) {
             (_, Some(OldRow::Full(tuple))) => Ok(Some(tuple)),
-            (Some(Some(relation)), _) => Err(AssembleError::NotFull(relation.name.clone())),
+            (Some(Some(source)), _) => Err(AssembleError::NotFull(source.relation.name.clone())),
             _ => Ok(None),
         }
     }
@@ -492,34 +521,37 @@ impl Assembler {
         old: Option<Tuple<'_>>,
         new: Option<Tuple<'_>>,
     ) -> Result<(), AssembleError> {
-        let relation = match self.relations.get(&relation) {
+        let source = match self.relations.get(&relation) {
             None => return Err(AssembleError::OutOfOrder("a row of a table not described")),
             Some(None) => return Ok(()),
-            Some(Some(relation)) => Arc::clone(relation),
+            Some(Some(source)) => Arc::clone(source),
         };
-        let old = old.map(|tuple| values(&relation, tuple, None)).transpose()?;
-        let new = new.map(|tuple| values(&relation, tuple, old.as_deref())).transpose()?;
+        let old = old.map(|tuple| values(&source, tuple, None)).transpose()?;
+        let new = new.map(|tuple| values(&source, tuple, old.as_deref())).transpose()?;
         let open = self
             .open
             .as_mut()
             .ok_or(AssembleError::OutOfOrder("a change outside a transaction"))?;
+        let relation = Arc::clone(&source.relation);
         open.add(RowEvent { relation, old, new }, &self.scratch)
     }
 }
 
 /// The tuple's values; an unchanged TOAST value is taken from the old row, which has it.
 fn values(
-    relation: &Relation,
+    source: &Source,
     tuple: Tuple<'_>,
     old: Option<&[Value]>,
 ) -> Result<Vec<Value>, AssembleError> {
+    let relation = &source.relation;
     let text = |kind: ValueKind, bytes: &[u8]| {
         let text = std::str::from_utf8(bytes)
             .map_err(|_| AssembleError::NotUtf8(relation.name.clone()))?;
         Ok(Value::from_text(kind, text))
     };
-    tuple
-        .columns()
+    let travels = |(place, _): &(usize, Column<'_>)| !source.generated.contains(place);
+    let columns = tuple.columns().enumerate().filter(travels).map(|(_, column)| column);
+    columns
         .enumerate()
         .map(|(place, column)| match column {
             Column::Null => Ok(Value::Null),

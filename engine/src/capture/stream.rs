@@ -8,12 +8,11 @@ use std::time::{Duration, SystemTime};
 
 use landfall_protocol::fleet::Fleet;
 use landfall_protocol::fold::{CapturedTransaction, MarkerKey};
-use landfall_protocol::schema::TableDef;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::capture::assemble::{
-    AssembleError, Assembled, Assembler, Committed, Content, Large, Part, Scratch,
+    AssembleError, Assembled, Assembler, Committed, Content, Large, Part, Scratch, SourceTable,
 };
 use crate::capture::horizon::Horizon;
 use crate::capture::pgoutput;
@@ -22,7 +21,7 @@ use crate::capture::walsender::{
     Frame, Reply, StandbyStatus, WalStream, Walsender, WalsenderError,
 };
 use crate::plant;
-use crate::postgres::catalog::{self, CatalogError};
+use crate::postgres::catalog::{self, CatalogError, LocalTable};
 use crate::postgres::connect::{ConnectError, PgSettings};
 use crate::postgres::lsn::Lsn;
 use crate::store::{Advance, DatabaseIdentity, Resume, Severity, Store, StoreError};
@@ -199,7 +198,7 @@ async fn session(context: &CaptureContext) -> Endless {
         status.cause = None;
         status.needs_operator = false;
     });
-    context.store.learn(tables.clone()).await?;
+    context.store.learn(tables.iter().map(|table| table.def.clone()).collect()).await?;
     let mut capture = Capture {
         context,
         stream,
@@ -222,10 +221,14 @@ async fn session(context: &CaptureContext) -> Endless {
 async fn read_tables(
     client: &mut tokio_postgres::Client,
     fleet: &Fleet,
-) -> Result<(Vec<TableDef>, Lsn), CaptureError> {
+) -> Result<(Vec<SourceTable>, Lsn), CaptureError> {
     let as_of = slot::end_of_log(client).await?;
     let catalog = catalog::read(client, fleet).await?;
-    Ok((catalog.replicable().cloned().collect(), as_of))
+    let source = |table: &LocalTable| {
+        let generated = table.generated.iter().map(|column| column.name.clone()).collect();
+        SourceTable { def: table.def.clone(), generated }
+    };
+    Ok((catalog.replicable_tables().map(source).collect(), as_of))
 }
 
 /// What is collected for the next fold.

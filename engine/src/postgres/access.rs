@@ -18,6 +18,14 @@ struct Column {
     cast: String,
 }
 
+/// A column of the key, and how its values are compared: an extension's type has its own operator,
+/// which may not be on the search path.
+#[derive(Debug, Clone)]
+struct KeyColumn {
+    column: Column,
+    equals: String,
+}
+
 /// A foreign key of the table, for locking the rows it points to.
 #[derive(Debug, Clone)]
 pub struct ParentLock {
@@ -32,7 +40,7 @@ pub struct ParentLock {
 pub struct TableAccess {
     /// Quoted, qualified name.
     table: String,
-    key: Vec<Column>,
+    key: Vec<KeyColumn>,
     cells: BTreeMap<ColumnId, Column>,
     unique: BTreeSet<ColumnId>,
     parents: Vec<ParentLock>,
@@ -56,7 +64,12 @@ impl TableAccess {
             let cast = format!("::{}", cast(local, name)?);
             Some(Column { name: quote_identifier(name), cast })
         };
-        let key = def.key.iter().map(|id| column(*id)).collect::<Option<Vec<_>>>()?;
+        let key = |id: ColumnId| {
+            let name = &def.column_def(id)?.name;
+            let local = local.key_columns.iter().find(|key| key.name == *name)?;
+            Some(KeyColumn { column: column(id)?, equals: local.equals.clone() })
+        };
+        let key = def.key.iter().map(|id| key(*id)).collect::<Option<Vec<_>>>()?;
         let cells = def.cell_columns().filter_map(|id| Some((id, column(id)?))).collect();
         let unique = local.unique.iter().flat_map(|index| &index.columns);
         let unique = unique.filter_map(|name| def.column(name)).collect();
@@ -121,10 +134,11 @@ impl TableAccess {
 
     /// Inserts rows of these cells: key arrays first, then one array per cell.
     pub fn insert_sql(&self, columns: &[ColumnId]) -> String {
-        let all: Vec<&Column> = self.key.iter().chain(self.named(columns)).collect();
+        let key = self.key.iter().map(|key| &key.column);
+        let all: Vec<&Column> = key.clone().chain(self.named(columns)).collect();
         let names: Vec<&str> = all.iter().map(|column| column.name.as_str()).collect();
         let values = casts(&all, "v", 0);
-        let key: Vec<&str> = self.key.iter().map(|column| column.name.as_str()).collect();
+        let key: Vec<&str> = key.map(|column| column.name.as_str()).collect();
         format!(
             "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {values} FROM {} ORDER BY v.n \
              ON CONFLICT ({}) DO NOTHING",
@@ -167,8 +181,9 @@ impl TableAccess {
     }
 
     fn key_join(&self, alias: &str) -> String {
-        let equal = |(place, column): (usize, &Column)| {
-            format!("t.{} = {alias}.k{place}{}", column.name, column.cast)
+        let equal = |(place, key): (usize, &KeyColumn)| {
+            let Column { name, cast } = &key.column;
+            format!("t.{name} {} {alias}.k{place}{cast}", key.equals)
         };
         self.key.iter().enumerate().map(equal).collect::<Vec<_>>().join(" AND ")
     }
@@ -198,7 +213,8 @@ fn parent_lock(def: &TableDef, local: &LocalTable, fk: &ForeignKey) -> Option<Pa
     let mut join = Vec::new();
     for (place, (column, referenced)) in fk.columns.iter().zip(&fk.parent_columns).enumerate() {
         let (referenced, cast) = (quote_identifier(referenced), cast(local, column)?);
-        join.push(format!("p.{referenced} = k.k{place}::{cast}"));
+        let equals = fk.equals.get(place)?;
+        join.push(format!("p.{referenced} {equals} k.k{place}::{cast}"));
     }
     let sql = format!(
         "SELECT count(*) FROM (SELECT 1 FROM {} JOIN {} p ON {} ORDER BY k.n FOR KEY SHARE OF p) l",

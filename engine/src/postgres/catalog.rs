@@ -44,7 +44,12 @@ pub struct Catalog {
 impl Catalog {
     /// The descriptions of the tables that can be replicated: those with a primary key.
     pub fn replicable(&self) -> impl Iterator<Item = &TableDef> {
-        self.tables.iter().map(|table| &table.def).filter(|def| !def.key.is_empty())
+        self.replicable_tables().map(|table| &table.def)
+    }
+
+    /// The tables that can be replicated.
+    pub fn replicable_tables(&self) -> impl Iterator<Item = &LocalTable> {
+        self.tables.iter().filter(|table| !table.def.key.is_empty())
     }
 
     /// The table of this name.
@@ -82,10 +87,14 @@ pub struct LocalTable {
     pub has_row_security: bool,
     /// Whether the primary key is deferrable; `ON CONFLICT` cannot use such a key.
     pub key_is_deferrable: bool,
+    /// Facts about the primary key's columns, in key order.
+    pub key_columns: Vec<KeyColumn>,
     /// Facts about each column of `def`, in the same order.
     pub columns: Vec<LocalColumn>,
     /// Generated columns; they do not travel, each site computes its own.
-    pub generated: Vec<String>,
+    pub generated: Vec<GeneratedColumn>,
+    /// The generated column in the primary key, which is then taken for none.
+    pub generated_key: Option<String>,
     /// Foreign keys of this table.
     pub foreign_keys: Vec<ForeignKey>,
     /// Tables with a foreign key to this one, itself included.
@@ -142,6 +151,29 @@ pub struct LocalColumn {
     pub sequence: Option<ColumnSequence>,
 }
 
+/// A column of the primary key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyColumn {
+    /// Its name.
+    pub name: String,
+    /// The operator by which the key's index takes two values for equal, as an expression names it
+    /// whatever the search path: `OPERATOR(pg_catalog.=)`.
+    pub equals: String,
+    /// The type, or a type it is made of, in which equal values can be written differently.
+    pub ambiguous: Option<String>,
+    /// The collation under which different texts can be equal.
+    pub nondeterministic: Option<String>,
+}
+
+/// A column that the database computes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GeneratedColumn {
+    /// Its name.
+    pub name: String,
+    /// Whether it is stored; else it is computed when read, as version 18 can.
+    pub is_stored: bool,
+}
+
 /// How an identity column treats a given value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Identity {
@@ -171,6 +203,8 @@ pub struct ForeignKey {
     pub parent: TableName,
     /// The parent's columns, in the order of `columns`.
     pub parent_columns: Vec<String>,
+    /// By which operators they are compared, in the order of `columns`.
+    pub equals: Vec<String>,
     /// What happens to the child when the parent goes.
     pub on_delete: OnDelete,
 }
@@ -250,6 +284,7 @@ pub async fn read(client: &mut Client, fleet: &Fleet) -> Result<Catalog, Catalog
     let missing = reader.relations(&snapshot, fleet).await?;
     reader.columns(&snapshot).await?;
     reader.indexes(&snapshot).await?;
+    reader.keys(&snapshot).await?;
     reader.foreign_keys(&snapshot).await?;
     reader.constraints(&snapshot).await?;
     reader.triggers(&snapshot).await?;
@@ -309,13 +344,65 @@ FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
 WHERE i.indrelid = ANY($1) AND i.indisunique AND i.indislive
 ORDER BY i.indrelid, c.relname";
 
+// A type is unambiguous if its default order says so: where equal means the same bytes, an index
+// may keep equal values once ("equalimage", support function 4). Types made of others have no say
+// of their own; numeric with a scale and char with a length pad what they hold.
+const KEYS: &str = "
+WITH RECURSIVE key AS (
+    SELECT i.indrelid, k.place, a.attnum, a.attname, a.atttypid, a.atttypmod, i.indcollation, i.indclass
+    FROM pg_index i
+    CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY AS k(attnum, place)
+    JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+    WHERE i.indrelid = ANY($1) AND i.indisprimary AND k.place <= i.indnkeyatts),
+part(indrelid, place, type, modifier) AS (
+    SELECT indrelid, place, atttypid, atttypmod FROM key
+    UNION
+    SELECT part.indrelid, part.place, inner_part.type, inner_part.modifier
+    FROM part JOIN pg_type t ON t.oid = part.type
+    CROSS JOIN LATERAL (
+        SELECT t.typbasetype, t.typtypmod WHERE t.typtype = 'd'
+        UNION ALL SELECT t.typelem, part.modifier WHERE t.typcategory = 'A' AND t.typelem <> 0
+        UNION ALL SELECT r.rngsubtype, -1 FROM pg_range r WHERE t.oid IN (r.rngtypid, r.rngmultitypid)
+        UNION ALL SELECT a.atttypid, a.atttypmod FROM pg_attribute a
+            WHERE t.typtype = 'c' AND a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped
+    ) AS inner_part(type, modifier)),
+ambiguous AS (
+    SELECT part.indrelid, part.place, min(format_type(t.oid, part.modifier)) AS type
+    FROM part JOIN pg_type t ON t.oid = part.type
+    WHERE t.typtype IN ('b', 'e') AND NOT (t.typcategory = 'A' AND t.typelem <> 0)
+      AND NOT (t.oid = 'numeric'::regtype AND part.modifier <> -1)
+      AND (t.oid = 'bpchar'::regtype AND part.modifier = -1 OR NOT EXISTS (
+        SELECT FROM pg_opclass c JOIN pg_amproc p ON p.amprocfamily = c.opcfamily
+            AND p.amprocnum = 4 AND p.amproclefttype = c.opcintype AND p.amprocrighttype = c.opcintype
+        WHERE c.opcdefault AND c.opcmethod = (SELECT oid FROM pg_am WHERE amname = 'btree')
+          AND c.opcintype = CASE WHEN t.typtype = 'e' THEN 'anyenum'::regtype
+                                 WHEN t.oid = 'varchar'::regtype THEN 'text'::regtype
+                                 WHEN t.oid = 'cidr'::regtype THEN 'inet'::regtype
+                                 ELSE t.oid END))
+    GROUP BY 1, 2)
+SELECT key.indrelid, key.attname::text, format('OPERATOR(%I.%s)', n.nspname, o.oprname), ambiguous.type,
+       (SELECT collname::text FROM pg_collation
+        WHERE oid = key.indcollation[key.place - 1] AND NOT collisdeterministic)
+FROM key
+JOIN pg_opclass c ON c.oid = key.indclass[key.place - 1]
+JOIN pg_amop m ON m.amopfamily = c.opcfamily AND m.amopstrategy = 3
+    AND m.amoplefttype = c.opcintype AND m.amoprighttype = c.opcintype
+JOIN pg_operator o ON o.oid = m.amopopr
+JOIN pg_namespace n ON n.oid = o.oprnamespace
+LEFT JOIN ambiguous ON (ambiguous.indrelid, ambiguous.place) = (key.indrelid, key.place)
+ORDER BY key.indrelid, key.place";
+
 const FOREIGN_KEYS: &str = "
 SELECT f.conrelid, f.confrelid, f.conname::text, f.confdeltype::text,
        child_ns.nspname::text, child.relname::text, parent_ns.nspname::text, parent.relname::text,
        ARRAY(SELECT a.attname::text FROM unnest(f.conkey) WITH ORDINALITY AS k(number, n)
              JOIN pg_attribute a ON a.attrelid = f.conrelid AND a.attnum = k.number ORDER BY k.n),
        ARRAY(SELECT a.attname::text FROM unnest(f.confkey) WITH ORDINALITY AS k(number, n)
-             JOIN pg_attribute a ON a.attrelid = f.confrelid AND a.attnum = k.number ORDER BY k.n)
+             JOIN pg_attribute a ON a.attrelid = f.confrelid AND a.attnum = k.number ORDER BY k.n),
+       ARRAY(SELECT format('OPERATOR(%I.%s)', n.nspname, o.oprname)
+             FROM unnest(f.conpfeqop) WITH ORDINALITY AS k(operator, place)
+             JOIN pg_operator o ON o.oid = k.operator
+             JOIN pg_namespace n ON n.oid = o.oprnamespace ORDER BY k.place)
 FROM pg_constraint f
 JOIN pg_class child ON child.oid = f.conrelid
 JOIN pg_namespace child_ns ON child_ns.oid = child.relnamespace
@@ -376,9 +463,12 @@ impl Reader {
         for row in self.rows(snapshot, "columns", COLUMNS).await? {
             let Some(table) = self.tables.get_mut(&row.get(0)) else { continue };
             let name: String = row.get(2);
-            if !row.get::<_, String>(7).is_empty() {
-                table.generated.push(name);
-                continue;
+            match row.get(7) {
+                "" => {}
+                kind => {
+                    table.generated.push(GeneratedColumn { name, is_stored: kind == "s" });
+                    continue;
+                }
             }
             table.def.columns.push(ColumnDef { name, type_name: row.get(3) });
             table.columns.push(LocalColumn {
@@ -406,8 +496,13 @@ impl Reader {
             let (is_primary, is_immediate): (bool, bool) = (row.get(2), row.get(3));
             let columns: Vec<String> = row.get(7);
             if is_primary {
-                table.def.key = key_columns(&table.def, &columns)?;
                 table.key_is_deferrable = !is_immediate;
+                let is_generated =
+                    |name: &&String| table.generated.iter().any(|g| g.name == **name);
+                match columns.iter().find(is_generated) {
+                    Some(column) => table.generated_key = Some(column.clone()),
+                    None => table.def.key = key_columns(&table.def, &columns)?,
+                }
                 continue;
             }
             table.unique.push(UniqueIndex {
@@ -417,6 +512,19 @@ impl Reader {
                 is_partial: row.get(5),
                 is_deferrable: !is_immediate,
                 nulls_are_equal: row.get(6),
+            });
+        }
+        Ok(())
+    }
+
+    async fn keys(&mut self, snapshot: &Transaction<'_>) -> Result<(), CatalogError> {
+        for row in self.rows(snapshot, "primary keys", KEYS).await? {
+            let Some(table) = self.tables.get_mut(&row.get(0)) else { continue };
+            table.key_columns.push(KeyColumn {
+                name: row.get(1),
+                equals: row.get(2),
+                ambiguous: row.get(3),
+                nondeterministic: row.get(4),
             });
         }
         Ok(())
@@ -435,9 +543,9 @@ impl Reader {
             }
             if let Some(table) = self.tables.get_mut(&row.get(0)) {
                 let on_delete = on_delete(&table.def.name, row.get(3))?;
-                let (columns, parent_columns) = (row.get(8), row.get(9));
+                let (columns, parent_columns, equals) = (row.get(8), row.get(9), row.get(10));
                 let name = row.get(2);
-                let key = ForeignKey { name, columns, parent, parent_columns, on_delete };
+                let key = ForeignKey { name, columns, parent, parent_columns, equals, on_delete };
                 table.foreign_keys.push(key);
             }
         }
@@ -493,8 +601,10 @@ fn relation(def: TableDef, row: &Row) -> Result<LocalTable, CatalogError> {
         replica_identity,
         has_row_security: row.get(9),
         key_is_deferrable: false,
+        key_columns: Vec::new(),
         columns: Vec::new(),
         generated: Vec::new(),
+        generated_key: None,
         foreign_keys: Vec::new(),
         referenced_by: Vec::new(),
         unique: Vec::new(),
@@ -506,7 +616,7 @@ fn relation(def: TableDef, row: &Row) -> Result<LocalTable, CatalogError> {
 
 fn key_columns(def: &TableDef, names: &[String]) -> Result<Vec<ColumnId>, CatalogError> {
     let column = |name: &String| {
-        let problem = || format!("key column {name:?} is generated or unknown");
+        let problem = || format!("key column {name:?} is unknown");
         def.column(name).ok_or_else(|| odd(&def.name, problem()))
     };
     names.iter().map(column).collect()

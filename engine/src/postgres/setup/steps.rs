@@ -250,11 +250,16 @@ fn publication_step(plan: &Plan<'_>) -> Step {
             {list}
             WITH (publish = 'insert, update, delete');
     END IF;
+    -- Else this version refuses updates of tables with generated columns.
+    IF current_setting('server_version_num')::int >= 180000 THEN
+        ALTER PUBLICATION {name} SET (publish_generated_columns = stored);
+    END IF;
 END $landfall$;"
     );
     let probe = format!(
         "SELECT NOT p.puballtables AND p.pubinsert AND p.pubupdate AND p.pubdelete
     AND NOT p.pubtruncate AND NOT p.pubviaroot
+    AND coalesce(to_jsonb(p) ->> 'pubgencols', 's') = 's'
     AND NOT EXISTS (SELECT FROM pg_publication_namespace WHERE pnpubid = p.oid)
     AND NOT EXISTS (SELECT FROM pg_publication_rel WHERE prpubid = p.oid
         AND (prqual IS NOT NULL OR prattrs IS NOT NULL))

@@ -131,8 +131,12 @@ impl PgBin {
         let text = String::from_utf8_lossy(&output.stdout);
         let (major, version) = parse_version(&text)
             .with_context(|| format!("no version in the answer of postgres: {text:?}"))?;
-        // PATH often leads to the same binaries by a link: compare and show the real place.
-        let dir = dir.canonicalize().with_context(|| format!("resolve {}", dir.display()))?;
+        // PATH often leads to the same binaries by links, and not to all of them: what counts is
+        // where they are.
+        let server = dir.join("postgres");
+        let server = server.canonicalize().with_context(|| format!("resolve {}", dir.display()))?;
+        let dir = server.parent().context("a program lies in a folder")?.to_owned();
+        ensure!(dir.join("initdb").is_file(), "initdb is not beside {}", server.display());
         Ok(Self { dir, major, version })
     }
 }

@@ -6,7 +6,10 @@
 
 pub mod assemble;
 pub mod horizon;
+pub mod large;
+mod long;
 pub mod pgoutput;
+mod scratch;
 pub mod slot;
 mod spill;
 pub mod stream;

@@ -12,6 +12,7 @@ mod lines;
 mod log_values;
 mod pending;
 mod repair;
+mod stage;
 
 pub use barrier::{BARRIER_SETTINGS, BarrierError};
 

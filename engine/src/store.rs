@@ -444,6 +444,15 @@ impl Store {
         self.read(move |reader| reader.transactions(wanted)).await
     }
 
+    /// One piece of a long value, counted from 0; `None` behind the last one, and of a value that
+    /// is not held.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`]; [`StoreError::BadUnit`].
+    pub async fn piece(&self, hash: [u8; 32], index: u32) -> Result<Option<String>, StoreError> {
+        self.read(move |reader| reader.piece(hash, index)).await
+    }
+
     /// What is held of a site, in each of its lives.
     ///
     /// # Errors

@@ -6,6 +6,9 @@ use crate::id::{Origin, Seq};
 use crate::schema::{COLUMNS_MAX, ColumnId, TableDef, TableId};
 use crate::value::{RowKey, VALUE_BYTES_MAX, Value};
 
+/// Longest piece of a long value, in bytes.
+pub const PIECE_BYTES_MAX: usize = 1 << 20;
+
 /// What happened to a row. A transaction holds at most one change per row: its net effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RowOp {
@@ -95,6 +98,39 @@ impl RowChange {
     }
 }
 
+/// Part of the content of a [`LongValue`]. It stands alone in a fragment, before the fragment whose
+/// change needs it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// The table of the row, which decides the replication set.
+    pub table: TableId,
+    /// The hash of the whole value.
+    pub hash: [u8; 32],
+    /// Its place among the value's pieces, from 0.
+    pub index: u32,
+    /// The text, cut between characters.
+    pub text: Box<str>,
+}
+
+impl Piece {
+    /// Writes the canonical form.
+    pub fn encode(&self, out: &mut Writer) {
+        out.varint(u64::from(self.table.0));
+        out.raw(&self.hash);
+        out.varint(u64::from(self.index));
+        out.text(&self.text);
+    }
+
+    /// Reads the canonical form.
+    ///
+    /// # Errors
+    /// Fails when cut short, over [`PIECE_BYTES_MAX`] or not UTF-8.
+    pub fn decode(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let (table, hash, index) = (TableId(from.u32()?), from.array()?, from.u32()?);
+        Ok(Self { table, hash, index, text: from.text(PIECE_BYTES_MAX)?.into() })
+    }
+}
+
 /// A table's description as it enters an origin's stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Describe {
@@ -153,6 +189,8 @@ pub struct Transaction {
     pub describes: Vec<Describe>,
     /// Net changes, at most one per row.
     pub changes: Vec<RowChange>,
+    /// Content of a long value, instead of changes.
+    pub piece: Option<Piece>,
 }
 
 impl Transaction {
@@ -164,6 +202,7 @@ impl Transaction {
     /// Roughly the bytes it takes, for limits.
     pub fn size_bytes(&self) -> usize {
         16 + self.describes.len() * 200
+            + self.piece.as_ref().map_or(0, |piece| piece.text.len())
             + self.changes.iter().map(RowChange::size_bytes).sum::<usize>()
     }
 }

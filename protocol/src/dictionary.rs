@@ -249,7 +249,7 @@ fn localize_key(local: &TableDef, foreign: &TableDef, key: &RowKey) -> Result<Ro
 /// A foreign value in the form that the column's type gives it here: what capture will see of it
 /// once it is written must compare equal.
 fn local_form(local: &ColumnDef, foreign: &ColumnDef, value: &Value) -> Value {
-    if local.kind() == foreign.kind() {
+    if local.kind() == foreign.kind() || matches!(value, Value::Long(_)) {
         return value.clone();
     }
     value.text().map_or(Value::Null, |text| Value::from_text(local.kind(), &text))

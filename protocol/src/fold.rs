@@ -14,8 +14,9 @@ pub use image::{Columns, Image, Relation, RowEvent};
 pub use marker::{MARKER_PREFIX, Marker, MarkerKey, ParkedChange};
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use crate::change::{Describe, Fragment, RowChange, RowOp, Transaction};
+use crate::change::{Describe, Fragment, Piece, RowChange, RowOp, Transaction};
 use crate::clock::{Clock, Stamp};
 use crate::dictionary::{Dictionary, LocalChange, RowId, Unshowable};
 use crate::id::{Origin, Seq, TxnId};
@@ -35,6 +36,21 @@ pub struct CapturedTransaction {
     pub marker: Option<Marker>,
     /// Whether this is all of it. Fragments come one after the other, with nothing between.
     pub fragment: Fragment,
+    /// Content of a long value that rows of a later fragment need, instead of rows.
+    pub piece: Option<LongPiece>,
+}
+
+/// Part of the content of a long value, before its table has a number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LongPiece {
+    /// The table of the row.
+    pub relation: Arc<Relation>,
+    /// The hash of the whole value.
+    pub hash: [u8; 32],
+    /// Its place among the value's pieces, from 0.
+    pub index: u32,
+    /// The text, cut between characters.
+    pub text: Box<str>,
 }
 
 /// Counts of what became of received row changes.
@@ -152,7 +168,7 @@ pub struct Localized(Vec<LocalizedTransaction>);
 
 #[derive(Clone, Debug)]
 enum LocalizedTransaction {
-    Own { commit_ms: u64, fragment: Fragment, changes: Vec<RowChange> },
+    Own { commit_ms: u64, fragment: Fragment, changes: Vec<RowChange>, piece: Option<Piece> },
     Apply { origin: Origin, transactions: Vec<ForeignChanges>, images: BTreeMap<RowId, Image> },
     Repair,
 }
@@ -200,7 +216,7 @@ fn own_changes(
     images: BTreeMap<RowId, Image>,
 ) -> LocalizedTransaction {
     let changes = images.into_iter().filter_map(|(row, image)| image.into_change(row)).collect();
-    LocalizedTransaction::Own { commit_ms, fragment, changes }
+    LocalizedTransaction::Own { commit_ms, fragment, changes, piece: None }
 }
 
 /// Divides what an apply transaction did: rows its foreign transactions name, and rows written by
@@ -247,6 +263,14 @@ impl Fold {
         let mut reached = self.applied.clone();
         let mut localized = Vec::with_capacity(batch.len());
         for captured in batch {
+            if let Some(LongPiece { relation, hash, index, text }) = captured.piece {
+                let (table, _) = self.dictionary.learn(&relation);
+                let piece = Some(Piece { table, hash, index, text });
+                let (commit_ms, fragment) = (captured.commit_ms, captured.fragment);
+                let changes = Vec::new();
+                localized.push(LocalizedTransaction::Own { commit_ms, fragment, changes, piece });
+                continue;
+            }
             let images = image::net(&mut self.dictionary, captured.rows);
             match captured.marker {
                 None => {
@@ -308,8 +332,8 @@ impl Fold {
         let mut output = FoldOutput::default();
         for transaction in batch.0 {
             match transaction {
-                LocalizedTransaction::Own { commit_ms, fragment, changes } => {
-                    let own = self.fold_own(commit_ms, fragment, changes, &mut rows);
+                LocalizedTransaction::Own { commit_ms, fragment, changes, piece } => {
+                    let own = self.fold_own(commit_ms, fragment, changes, piece, &mut rows);
                     output.own.extend(own);
                 }
                 LocalizedTransaction::Apply { origin, transactions, images } => {
@@ -327,10 +351,11 @@ impl Fold {
         commit_ms: u64,
         fragment: Fragment,
         changes: Vec<RowChange>,
+        piece: Option<Piece>,
         rows: &mut Rows,
     ) -> Option<OwnTransaction> {
         let ends = self.unfinished && fragment == Fragment::Last;
-        if changes.is_empty() && !ends {
+        if changes.is_empty() && piece.is_none() && !ends {
             return None;
         }
         // Other transactions must win or lose against all of it, so all of it has one reading.
@@ -354,7 +379,7 @@ impl Fold {
         }
         let describes = tables.into_iter().filter_map(|id| self.dictionary.describe(id)).collect();
         Some(OwnTransaction {
-            transaction: Transaction { seq: self.last_seq, hlc, describes, changes },
+            transaction: Transaction { seq: self.last_seq, hlc, describes, changes, piece },
             fragment,
             vector: std::mem::take(&mut self.unsent),
         })

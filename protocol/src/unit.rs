@@ -274,6 +274,13 @@ impl Unit {
             context.fragment == Fragment::Whole || first.seq == last.seq,
             "a fragment is a unit by itself"
         );
+        assert!(
+            transactions.iter().all(|transaction| {
+                let alone = transaction.changes.is_empty() && context.fragment == Fragment::More;
+                transaction.piece.is_none() || alone
+            }),
+            "a piece stands alone in a fragment that others follow"
+        );
         let parts = body::encode(transactions, set_of);
         let plain_bytes: usize = parts.iter().map(|part| part.plain.len()).sum();
         assert!(

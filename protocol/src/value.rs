@@ -12,6 +12,10 @@ use crate::codec::{DecodeError, Reader, Writer, is_signed};
 /// Longest single value: what PostgreSQL allows.
 pub const VALUE_BYTES_MAX: usize = 1 << 30;
 
+/// Longest text, in bytes, that stands in its row; a longer one is a [`LongValue`]. Every site draws
+/// the line here, or equal values would not look equal.
+pub const INLINE_BYTES_MAX: usize = 256 << 10;
+
 /// Which typed form a column's text may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ValueKind {
@@ -65,6 +69,18 @@ pub enum Value {
     Timestamp(i64),
     /// Microseconds since 1970, printed in UTC with `+00`.
     TimestampTz(i64),
+    /// A text of more than [`INLINE_BYTES_MAX`], whatever its type: it is not here.
+    Long(LongValue),
+}
+
+/// Names a text that is too long to be carried about. Its content travels in pieces of its own,
+/// which [`LongValue::hash`] finds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LongValue {
+    /// BLAKE3 of the canonical text.
+    pub hash: [u8; 32],
+    /// The text's length in bytes.
+    pub bytes: u64,
 }
 
 impl Value {
@@ -89,7 +105,7 @@ impl Value {
         typed.unwrap_or_else(|| Self::Text(text.into()))
     }
 
-    /// The canonical text; `None` for NULL.
+    /// The canonical text; `None` for NULL. Of a long value, which is not here, a note for humans.
     pub fn text(&self) -> Option<Cow<'_, str>> {
         Some(match self {
             Self::Null => return None,
@@ -105,6 +121,7 @@ impl Value {
             }
             Self::Timestamp(micros) => Cow::Owned(print_timestamp(*micros)),
             Self::TimestampTz(micros) => Cow::Owned(print_timestamp(*micros) + "+00"),
+            Self::Long(long) => Cow::Owned(format!("({} bytes, not shown)", long.bytes)),
         })
     }
 
@@ -146,6 +163,11 @@ impl Value {
                 out.u8(8);
                 out.signed(*micros);
             }
+            Self::Long(long) => {
+                out.u8(9);
+                out.raw(&long.hash);
+                out.varint(long.bytes);
+            }
         }
     }
 
@@ -163,6 +185,7 @@ impl Value {
             6 => Self::Bytes(from.bytes(VALUE_BYTES_MAX)?.into()),
             7 => Self::Timestamp(from.signed()?),
             8 => Self::TimestampTz(from.signed()?),
+            9 => Self::Long(LongValue { hash: from.array()?, bytes: from.varint()? }),
             tag if is_signed(tag) => Self::Int(from.signed_after(tag)?),
             tag => return Err(DecodeError::UnknownTag { what: "value", tag }),
         })

@@ -136,6 +136,7 @@ impl Site {
             rows,
             marker,
             fragment: Fragment::Whole,
+            piece: None,
         }];
         let localized = self.fold.localize(batch, &foreign).unwrap();
         let touched = localized.touched();

@@ -46,7 +46,8 @@ fn change(op: RowOp, key: i64, value: Option<i64>) -> RowChange {
 
 fn foreign(seq: u64, hlc: u64, changes: Vec<RowChange>) -> (TxnId, ForeignTransaction) {
     let describes = vec![Describe { table: TableId(1), def: table() }];
-    let transaction = Transaction { seq: Seq(seq), hlc: Hlc::from_ms(hlc), describes, changes };
+    let transaction =
+        Transaction { seq: Seq(seq), hlc: Hlc::from_ms(hlc), describes, changes, piece: None };
     let txn = TxnId { origin: origin(2), seq: Seq(seq) };
     (txn, ForeignTransaction { transaction, vector: VersionVector::new() })
 }
@@ -67,6 +68,7 @@ fn fold_apply(rows: Vec<RowEvent>) -> (Fold, FoldOutput) {
         rows,
         marker: Some(marker),
         fragment: Fragment::Whole,
+        piece: None,
     }];
     let localized = fold.localize(batch, &ForeignTransactions::from([(txn, transaction)])).unwrap();
     let output = fold.fold(localized, BTreeMap::new());

@@ -10,6 +10,7 @@ const SCHEMA: &str = "\
 CREATE TABLE item (id int PRIMARY KEY, name text UNIQUE, qty int NOT NULL);
 CREATE TABLE line (item int NOT NULL REFERENCES item, n int, note text, PRIMARY KEY (item, n));";
 const TABLES: [&str; 2] = ["public.item", "public.line"];
+const LONG: &str = "CREATE TABLE image (id int PRIMARY KEY, title text, data text, bits bytea)";
 const ROWS: u64 = 6000;
 
 /// Daemons with so little memory that thousands of rows are many.
@@ -126,6 +127,55 @@ fn a_large_transaction_survives_kills_in_its_middle() {
     let fates = fleet.member("ship-b").status().expect("status")["fates"].clone();
     assert_eq!(fates["applied"], 2 * ROWS, "{fates}");
     assert_eq!(number(&fleet, "ship-b", "SELECT count(*) FROM landfall.conflict"), 0);
+    assert_eq!(fleet.repaired_rows(), 0);
+    fleet.assert_quiet(&[]);
+}
+
+/// A value far larger than what the daemons may keep is put aside, cut into pieces, and put
+/// together again by PostgreSQL.
+#[test]
+fn a_long_value_travels_in_pieces() {
+    let fleet = Fleet::new(LONG, &["public.image"])
+        .unsynced()
+        .hub("shore")
+        .site("ship-a")
+        .site("ship-b")
+        .link("ship-a", "shore")
+        .link("ship-b", "shore")
+        .start();
+    let check = |site: &str, length: u64| {
+        let sql = "SELECT sum(length(bits)) + sum(length(data)) FROM image";
+        assert_eq!(number(&fleet, site, sql), length);
+    };
+    // Characters of two bytes: no cut may divide one.
+    fleet.sql(
+        "ship-a",
+        "INSERT INTO image SELECT n, 'one', 'x' || repeat('\u{e4}\u{f6}', 700000 * n), \
+         decode(repeat(md5(n::text), 30000 * n), 'hex') FROM generate_series(1, 3) n",
+    );
+    fleet.converge();
+    check("ship-b", 6 * 1_400_000 + 3 + 6 * 480_000);
+    // What does not change does not travel again, wherever the row is written.
+    let (up, down) = fleet.link("ship-a", "shore").bytes();
+    fleet.sql("ship-b", "UPDATE image SET title = 'two'");
+    fleet.sql("ship-a", "UPDATE image SET title = 'three' WHERE id = 2");
+    fleet.converge();
+    let (up_after, down_after) = fleet.link("ship-a", "shore").bytes();
+    let travelled = up_after + down_after - up - down;
+    assert!(travelled < 50_000, "{travelled} bytes for four short titles");
+    // Back and forth, in conflict, and gone.
+    fleet.link("ship-b", "shore").cut();
+    fleet.sql("ship-a", "UPDATE image SET data = data || 'a' WHERE id = 1");
+    fleet.sql("ship-b", "UPDATE image SET data = 'b' || data, bits = NULL WHERE id < 3");
+    fleet.sql("ship-b", "UPDATE image SET id = 9 WHERE id = 3");
+    fleet.link("ship-b", "shore").heal();
+    fleet.converge();
+    fleet.sql("ship-a", "DELETE FROM image WHERE id = 9");
+    fleet.converge();
+    for site in ["ship-a", "ship-b"] {
+        assert_eq!(number(&fleet, site, "SELECT count(*) FROM landfall.parked"), 0);
+        assert_eq!(number(&fleet, site, "SELECT count(*) FROM landfall.piece"), 0);
+    }
     assert_eq!(fleet.repaired_rows(), 0);
     fleet.assert_quiet(&[]);
 }

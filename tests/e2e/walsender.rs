@@ -219,6 +219,7 @@ fn row(tuple: Tuple<'_>) -> String {
         Column::Unchanged => "unchanged".into(),
         Column::Text(text) => String::from_utf8_lossy(text).into_owned(),
         Column::Binary(_) => panic!("binary value"),
+        Column::Long(_) => panic!("a value put aside"),
     });
     values.collect::<Vec<String>>().join(" | ")
 }

@@ -9,15 +9,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use landfall_protocol::change::Fragment;
-use landfall_protocol::codec::{Reader, Writer};
 use landfall_protocol::fold::{
     CapturedTransaction, MARKER_PREFIX, Marker, MarkerKey, Relation, RowEvent,
 };
 use landfall_protocol::schema::{ColumnDef, ColumnId, TableDef, TableName};
-use landfall_protocol::value::{Value, ValueKind};
+use landfall_protocol::value::{LongValue, Value, ValueKind};
 
+use crate::capture::large::{Large, Progress};
+use crate::capture::long::{LongText, LongTexts};
 use crate::capture::pgoutput::{self, Column, DecodeError, Message, OldRow, RelationId, Tuple};
-use crate::capture::spill::{Place, Spill, SpillError, Spilled, event_bytes};
+use crate::capture::scratch::ScratchError;
+use crate::capture::spill::{Spill, event_bytes};
 use crate::postgres::lsn::Lsn;
 use crate::store::Resume;
 
@@ -58,9 +60,9 @@ pub enum AssembleError {
         /// The limit.
         limit: usize,
     },
-    /// The scratch file of a large transaction.
+    /// The scratch files of large transactions.
     #[error(transparent)]
-    Spill(#[from] SpillError),
+    Scratch(#[from] ScratchError),
     /// What the store noted of a transaction folded in part does not read.
     #[error("the store's note on a transaction folded in part does not decode: {0}")]
     Resume(landfall_protocol::codec::DecodeError),
@@ -113,7 +115,7 @@ pub enum Content {
     /// All of it, with roughly the memory its rows take.
     Whole(CapturedTransaction, usize),
     /// Too much to hold at once.
-    Large(Large),
+    Large(Box<Large>),
 }
 
 /// What one of our own transactions did under one marker.
@@ -127,78 +129,10 @@ pub struct Part {
     pub bytes: usize,
 }
 
-/// A transaction of the application that is folded in fragments.
-#[derive(Debug)]
-pub struct Large {
-    rows: Spilled,
-    commit_ms: u64,
-    commit_lsn: Lsn,
-}
-
-impl Large {
-    /// The next fragment of about `bytes_max`, with the memory it takes, and what says that it is
-    /// folded; `None` for the last one, after which there is nothing more.
-    ///
-    /// # Errors
-    /// The scratch file cannot be read.
-    pub fn next_fragment(
-        &mut self,
-        bytes_max: usize,
-    ) -> Result<(CapturedTransaction, usize, Option<Resume>), SpillError> {
-        let share = self.rows.next_share(bytes_max)?;
-        let resume = share.after.map(|after| Progress::Rows(after).resume(self.commit_lsn));
-        let fragment = if resume.is_some() { Fragment::More } else { Fragment::Last };
-        let transaction = CapturedTransaction {
-            commit_ms: self.commit_ms,
-            rows: share.rows,
-            marker: None,
-            fragment,
-        };
-        Ok((transaction, share.bytes, resume))
-    }
-}
-
-/// How much of a transaction is folded.
-#[derive(Debug)]
-enum Progress {
-    /// So many of its markers.
-    Parts(u64),
-    /// Its rows up to this one.
-    Rows(Place),
-}
-
-impl Progress {
-    fn resume(&self, commit: Lsn) -> Resume {
-        let mut out = Writer::new();
-        match self {
-            Self::Parts(count) => {
-                out.u8(0);
-                out.varint(*count);
-            }
-            Self::Rows(place) => {
-                out.u8(1);
-                out.raw(&place.encode());
-            }
-        }
-        Resume { commit_lsn: commit.0, token: out.into_bytes() }
-    }
-
-    fn read(resume: &Resume) -> Result<Self, AssembleError> {
-        let read = || {
-            let mut from = Reader::new(&resume.token);
-            match from.u8()? {
-                0 => Ok(Self::Parts(from.varint()?)),
-                _ => Ok(Self::Rows(Place::decode(from.rest())?)),
-            }
-        };
-        read().map_err(AssembleError::Resume)
-    }
-}
-
 /// How large transactions are kept.
 #[derive(Debug, Clone)]
 pub struct Scratch {
-    /// Where the scratch file is made.
+    /// Where the scratch files are made.
     pub dir: PathBuf,
     /// Rows of one transaction kept in memory, in bytes.
     pub memory_bytes_max: usize,
@@ -225,6 +159,8 @@ pub struct Assembler {
     catalog_as_of: Lsn,
     relations: BTreeMap<RelationId, Option<Arc<Source>>>,
     scratch: Scratch,
+    /// Where the texts are that were put aside.
+    texts: Arc<LongTexts>,
     /// The transaction that is folded in part, until it comes again.
     resume: Option<(Lsn, Progress)>,
     open: Option<Open>,
@@ -240,6 +176,8 @@ struct Open {
     /// Roughly the memory of the rows in memory, spilled ones among them.
     bytes: usize,
     spill: Option<Spill>,
+    /// Texts of new rows that were put aside.
+    texts: BTreeMap<LongValue, LongText>,
     /// Markers whose rows are complete.
     parts: u64,
     /// How much of it is folded.
@@ -256,6 +194,7 @@ impl Open {
             rows: std::mem::take(&mut self.rows),
             marker: self.marker.take(),
             fragment: Fragment::Whole,
+            piece: None,
         }
     }
 
@@ -299,10 +238,13 @@ impl Assembler {
         tables: impl IntoIterator<Item = SourceTable>,
         as_of: Lsn,
         scratch: Scratch,
+        texts: Arc<LongTexts>,
         resume: Option<&Resume>,
     ) -> Result<Self, AssembleError> {
         let resume = match resume {
-            Some(note) => Some((Lsn(note.commit_lsn), Progress::read(note)?)),
+            Some(note) => {
+                Some((Lsn(note.commit_lsn), Progress::read(note).map_err(AssembleError::Resume)?))
+            }
             None => None,
         };
         let mut assembler = Self {
@@ -312,6 +254,7 @@ impl Assembler {
             catalog_as_of: as_of,
             relations: BTreeMap::new(),
             scratch,
+            texts,
             resume,
             open: None,
         };
@@ -428,6 +371,7 @@ impl Assembler {
             marker: None,
             bytes: 0,
             spill: None,
+            texts: BTreeMap::new(),
             parts: 0,
             folded,
         });
@@ -437,6 +381,11 @@ impl Assembler {
     fn commit(&mut self, commit: &pgoutput::Commit) -> Result<Committed, AssembleError> {
         let mut open =
             self.open.take().ok_or(AssembleError::OutOfOrder("a commit without a begin"))?;
+        if !open.texts.is_empty() && open.marker.is_none() {
+            // Its long values go ahead of it, in fragments.
+            let spill = open.spill.get_or_insert_default();
+            open.rows.drain(..).for_each(|event| spill.push(event));
+        }
         let content = match (open.spill.take(), open.folded.take()) {
             (None, Some(Progress::Rows(_))) => {
                 let what = "the transaction that is folded in part is smaller than it was";
@@ -447,9 +396,10 @@ impl Assembler {
                     Some(Progress::Rows(place)) => Some(place),
                     _ => None,
                 };
-                let rows = spill.finish(&self.scratch.dir, after)?;
-                let (commit_ms, commit_lsn) = (open.commit_ms, open.final_lsn);
-                Content::Large(Large { rows, commit_ms, commit_lsn })
+                let rows = spill.finish(&self.scratch.dir, after.clone())?;
+                let texts = (Arc::clone(&self.texts), std::mem::take(&mut open.texts));
+                let large = Large::new(open.commit_ms, open.final_lsn, rows, after, texts);
+                Content::Large(Box::new(large))
             }
             (None, _) if open.rows.is_empty() && open.marker.is_none() => Content::Nothing,
             (None, _) => {
@@ -526,12 +476,19 @@ impl Assembler {
             Some(None) => return Ok(()),
             Some(Some(source)) => Arc::clone(source),
         };
+        let aside =
+            new.iter().flat_map(|tuple| tuple.columns()).filter_map(|column| match column {
+                Column::Long(text) => Some((text.value, text)),
+                _ => None,
+            });
+        let aside: Vec<_> = aside.collect();
         let old = old.map(|tuple| values(&source, tuple, None)).transpose()?;
         let new = new.map(|tuple| values(&source, tuple, old.as_deref())).transpose()?;
         let open = self
             .open
             .as_mut()
             .ok_or(AssembleError::OutOfOrder("a change outside a transaction"))?;
+        open.texts.extend(aside);
         let relation = Arc::clone(&source.relation);
         open.add(RowEvent { relation, old, new }, &self.scratch)
     }
@@ -555,6 +512,7 @@ fn values(
         .enumerate()
         .map(|(place, column)| match column {
             Column::Null => Ok(Value::Null),
+            Column::Long(text) => Ok(Value::Long(text.value)),
             Column::Text(bytes) => {
                 text(relation.columns.get(place).map_or(ValueKind::Text, ColumnDef::kind), bytes)
             }

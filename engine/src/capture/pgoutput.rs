@@ -9,6 +9,7 @@ mod reader;
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use super::long::{LONG_COLUMN, LONG_TEXT_BYTES, LongText};
 use crate::postgres::lsn::Lsn;
 
 use self::reader::Reader;
@@ -289,6 +290,8 @@ pub enum Column<'a> {
     Text(&'a [u8]),
     /// The type's binary output; never sent unless asked for.
     Binary(&'a [u8]),
+    /// A text output that was put aside while it was received.
+    Long(LongText),
 }
 
 impl fmt::Debug for Column<'_> {
@@ -298,6 +301,7 @@ impl fmt::Debug for Column<'_> {
             Self::Unchanged => f.write_str("Unchanged"),
             Self::Text(value) => write!(f, "Text({} bytes)", value.len()),
             Self::Binary(value) => write!(f, "Binary({} bytes)", value.len()),
+            Self::Long(text) => write!(f, "Long({} bytes)", text.value.bytes),
         }
     }
 }
@@ -438,7 +442,12 @@ fn read_tuple<'a>(r: &mut Reader<'a>) -> Result<Tuple<'a>, DecodeError> {
 }
 
 fn read_column<'a>(r: &mut Reader<'a>) -> Result<Column<'a>, DecodeError> {
-    let kind = r.one_of("column kind", b"nutb")?;
+    let kind = r.one_of("column kind", &[b'n', b'u', b't', b'b', LONG_COLUMN])?;
+    if kind == LONG_COLUMN {
+        let note = r.bytes("note on a long text", LONG_TEXT_BYTES as u64)?;
+        let note = note.first_chunk().expect("read as many bytes");
+        return Ok(Column::Long(LongText::decode(*note)));
+    }
     if kind == b'n' {
         return Ok(Column::Null);
     }

@@ -6,15 +6,15 @@
 //! take over what was unique in them. (External merge sort: Knuth, TAOCP vol. 3, 5.4.)
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use landfall_protocol::codec::{DecodeError, Reader, Writer};
 use landfall_protocol::fold::{Relation, RowEvent};
 use landfall_protocol::schema::TableName;
 use landfall_protocol::value::RowKey;
+
+use super::scratch::{ScratchError, ScratchFile};
 
 mod net;
 mod run;
@@ -30,27 +30,6 @@ use run::{Merge, Run};
 const FAN_IN: usize = 32;
 /// Longest name or key in a place.
 const PLACE_BYTES_MAX: usize = 1 << 30;
-
-/// Why rows cannot be put aside, or not read back.
-#[derive(Debug, thiserror::Error)]
-pub enum SpillError {
-    /// The scratch file failed.
-    #[error("scratch file in {}: {source}", dir.display())]
-    File {
-        /// Where it is.
-        dir: PathBuf,
-        /// What went wrong.
-        source: io::Error,
-    },
-    /// What was read back is not what was written.
-    #[error("scratch file in {}: {source}", dir.display())]
-    Damaged {
-        /// Where it is.
-        dir: PathBuf,
-        /// What does not read.
-        source: DecodeError,
-    },
-}
 
 /// What to emit: rows that go, then all others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -93,35 +72,6 @@ impl Place {
     }
 }
 
-/// The scratch file: it has no name, so it is gone when nobody holds it.
-#[derive(Debug)]
-struct Scratch {
-    dir: PathBuf,
-    file: File,
-}
-
-impl Scratch {
-    fn create(dir: &Path) -> Result<Self, SpillError> {
-        let open = || {
-            let path = dir.join("spill");
-            let file =
-                File::options().read(true).write(true).create(true).truncate(true).open(&path)?;
-            fs::remove_file(&path)?;
-            Ok(file)
-        };
-        let file = open().map_err(|source| SpillError::File { dir: dir.to_owned(), source })?;
-        Ok(Self { dir: dir.to_owned(), file })
-    }
-
-    fn failed(&self, source: io::Error) -> SpillError {
-        SpillError::File { dir: self.dir.clone(), source }
-    }
-
-    fn damaged(&self, source: DecodeError) -> SpillError {
-        SpillError::Damaged { dir: self.dir.clone(), source }
-    }
-}
-
 /// The descriptions rows refer to by number while they are in the file.
 #[derive(Debug, Default)]
 struct Relations(Vec<Arc<Relation>>);
@@ -144,7 +94,7 @@ impl Relations {
 pub(super) struct Spill {
     rows: BTreeMap<TableName, BTreeMap<RowKey, Net>>,
     relations: Relations,
-    scratch: Option<Arc<Scratch>>,
+    scratch: Option<Arc<ScratchFile>>,
     /// Older runs first, and within a level as well; a higher level is older.
     levels: Vec<Vec<Run>>,
     /// Where the file ends.
@@ -170,11 +120,11 @@ impl Spill {
     ///
     /// # Errors
     /// The file cannot be made or written.
-    pub(super) fn write_out(&mut self, dir: &Path) -> Result<(), SpillError> {
+    pub(super) fn write_out(&mut self, dir: &Path) -> Result<(), ScratchError> {
         let rows = std::mem::take(&mut self.rows);
         let scratch = match &self.scratch {
             Some(scratch) => Arc::clone(scratch),
-            None => Arc::clone(self.scratch.insert(Arc::new(Scratch::create(dir)?))),
+            None => Arc::clone(self.scratch.insert(Arc::new(ScratchFile::create(dir, "spill")?))),
         };
         let mut writer = run::RunWriter::new(&scratch, self.end);
         for (_, rows) in rows {
@@ -187,7 +137,7 @@ impl Spill {
         self.add(run, 0)
     }
 
-    fn add(&mut self, run: Run, level: usize) -> Result<(), SpillError> {
+    fn add(&mut self, run: Run, level: usize) -> Result<(), ScratchError> {
         if self.levels.len() <= level {
             self.levels.push(Vec::new());
         }
@@ -215,9 +165,9 @@ impl Spill {
         mut self,
         dir: &Path,
         after: Option<Place>,
-    ) -> Result<Spilled, SpillError> {
+    ) -> Result<Spilled, ScratchError> {
         self.write_out(dir)?;
-        let scratch = self.scratch.clone().unwrap_or(Arc::new(Scratch::create(dir)?));
+        let scratch = self.scratch.clone().unwrap_or(Arc::new(ScratchFile::create(dir, "spill")?));
         let runs: Vec<Run> = self.levels.into_iter().rev().flatten().collect();
         let merge = Merge::new(&scratch, &runs, &self.relations)?;
         let phase = Phase::Gone;
@@ -237,7 +187,7 @@ impl Spill {
 #[derive(Debug)]
 pub(super) struct Spilled {
     relations: Relations,
-    scratch: Arc<Scratch>,
+    scratch: Arc<ScratchFile>,
     runs: Vec<Run>,
     phase: Phase,
     merge: Merge,
@@ -261,7 +211,7 @@ impl Spilled {
     ///
     /// # Errors
     /// The file cannot be read.
-    pub(super) fn next_share(&mut self, bytes_max: usize) -> Result<Share, SpillError> {
+    pub(super) fn next_share(&mut self, bytes_max: usize) -> Result<Share, ScratchError> {
         let mut share = Share { rows: Vec::new(), after: None, bytes: 0 };
         while let Some((place, net)) = self.next.take() {
             share.bytes += net.bytes();
@@ -275,7 +225,7 @@ impl Spilled {
         Ok(share)
     }
 
-    fn read_next(&mut self) -> Result<Option<(Place, Net)>, SpillError> {
+    fn read_next(&mut self) -> Result<Option<(Place, Net)>, ScratchError> {
         loop {
             match self.merge.next(&self.relations)? {
                 Some((table, key, net)) => {

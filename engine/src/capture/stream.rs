@@ -4,6 +4,7 @@
 //! the batch is as large as the disk is slow, and no timer is needed.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use landfall_protocol::fleet::Fleet;
@@ -12,9 +13,11 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::capture::assemble::{
-    AssembleError, Assembled, Assembler, Committed, Content, Large, Part, Scratch, SourceTable,
+    AssembleError, Assembled, Assembler, Committed, Content, Part, Scratch, SourceTable,
 };
 use crate::capture::horizon::Horizon;
+use crate::capture::large::Large;
+use crate::capture::long::LongTexts;
 use crate::capture::pgoutput;
 use crate::capture::slot::{self, SlotError};
 use crate::capture::walsender::{
@@ -190,8 +193,10 @@ async fn session(context: &CaptureContext) -> Endless {
         slot::verify(&client, &context.database, &context.publication, &identity, start).await?;
         read_tables(&mut client, &context.fleet).await?
     };
-    let stream =
+    let mut stream =
         walsender.start_replication(&context.database.slot, start, &context.publication).await?;
+    let texts = Arc::new(LongTexts::new(context.scratch.dir.clone()));
+    stream.put_aside(Arc::clone(&texts));
     tracing::info!(%start, "capturing");
     context.status.send_modify(|status| {
         status.streaming = true;
@@ -207,8 +212,10 @@ async fn session(context: &CaptureContext) -> Endless {
             tables,
             as_of,
             context.scratch.clone(),
+            Arc::clone(&texts),
             resume.as_ref(),
         )?,
+        texts,
         large: None,
         batch: Batch { end: start, ..Batch::default() },
         received: start,
@@ -251,8 +258,10 @@ struct Capture<'a> {
     context: &'a CaptureContext,
     stream: WalStream,
     assembler: Assembler,
+    /// Where long texts of the transaction under way are.
+    texts: Arc<LongTexts>,
     /// A large transaction on its way into the batches, with what it is when it is through.
-    large: Option<(Large, Lsn, u32)>,
+    large: Option<(Box<Large>, Lsn, u32)>,
     batch: Batch,
     /// The newest position received.
     received: Lsn,
@@ -359,7 +368,7 @@ impl Capture<'_> {
                                 return Ok(());
                             }
                         }
-                        self.pass(end, xid);
+                        self.pass(end, xid)?;
                     }
                 }
             }
@@ -390,28 +399,27 @@ impl Capture<'_> {
     }
 
     /// The batch holds all of a transaction.
-    fn pass(&mut self, end: Lsn, xid: u32) {
+    fn pass(&mut self, end: Lsn, xid: u32) -> Result<(), AssembleError> {
         self.received = self.received.max(end);
         self.batch.end = self.batch.end.max(end);
         self.batch.resume = None;
         self.batch.xids.push(xid);
+        Ok(self.texts.clear()?)
     }
 
     /// Fills the batch with fragments of the large transaction under way.
-    fn take_fragments(&mut self) -> Result<(), CaptureError> {
+    fn take_fragments(&mut self) -> Result<(), AssembleError> {
         while !self.is_full()
             && let Some((large, end, xid)) = &mut self.large
         {
             let (end, xid) = (*end, *xid);
-            let next = large
-                .next_fragment(self.context.scratch.fragment_bytes())
-                .map_err(AssembleError::from)?;
-            let (transaction, bytes, resume) = next;
-            let last = resume.is_none();
-            self.collect(transaction, bytes, resume);
+            let bytes_max = self.context.scratch.fragment_bytes();
+            let fragment = large.next_fragment(bytes_max)?;
+            let last = fragment.is_last();
+            self.collect(fragment.transaction, fragment.bytes, fragment.resume);
             if last {
-                self.pass(end, xid);
                 self.large = None;
+                self.pass(end, xid)?;
             }
         }
         Ok(())

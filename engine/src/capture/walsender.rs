@@ -36,6 +36,7 @@ use std::fmt;
 use std::io;
 use std::str::FromStr;
 
+use crate::capture::scratch::ScratchError;
 use crate::postgres::connect::{ConnectError, PgSettings};
 use crate::postgres::lsn::Lsn;
 use bytes::{Bytes, BytesMut};
@@ -121,6 +122,9 @@ pub enum WalsenderError {
         /// What the system said.
         error: io::Error,
     },
+    /// A long text cannot be put aside.
+    #[error(transparent)]
+    Scratch(#[from] ScratchError),
     /// The server sent what the protocol does not have.
     #[error("{activity}: protocol broken: {what}")]
     Protocol {
@@ -153,6 +157,7 @@ impl WalsenderError {
             WireError::Io(error) => Self::Lost { activity, error },
             WireError::Protocol(what) => Self::Protocol { activity, what },
             WireError::Server(error) => Self::Server { activity, error },
+            WireError::Scratch(error) => Self::Scratch(error),
         }
     }
 }

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use landfall_protocol::schema::{ColumnId, TableDef};
+use landfall_protocol::value::INLINE_BYTES_MAX;
 
 use crate::postgres::catalog::{ForeignKey, LocalTable};
 use crate::postgres::sql::{quote_identifier, quote_table};
@@ -44,6 +45,24 @@ pub struct TableAccess {
     cells: BTreeMap<ColumnId, Column>,
     unique: BTreeSet<ColumnId>,
     parents: Vec<ParentLock>,
+}
+
+/// A column that a statement writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Written {
+    /// Which one.
+    pub column: ColumnId,
+    /// Where its values are.
+    pub source: ValueSource,
+}
+
+/// Where a statement finds a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ValueSource {
+    /// In its parameter.
+    Parameter,
+    /// In `landfall.piece`, under the hash in its parameter.
+    Pieces,
 }
 
 /// How strongly rows are locked before they are written.
@@ -111,13 +130,15 @@ impl TableAccess {
         )
     }
 
-    /// Shows the cells of rows as text, in the order of [`TableAccess::cell_ids`]; returns
+    /// Shows the cells of rows as text, a note in place of long ones, in the order of [`TableAccess::cell_ids`]; returns
     /// `(place, text[])`.
     pub fn show_sql(&self) -> String {
         let mut cells = String::new();
         for column in self.cells.values() {
             let comma = if cells.is_empty() { "" } else { ", " };
-            write!(cells, "{comma}t.{}::text", column.name).expect("a String takes all");
+            let text = format!("t.{}::text", column.name);
+            write!(cells, "{comma}CASE WHEN octet_length({text}) > {INLINE_BYTES_MAX} THEN '(' || octet_length({text}) || ' bytes, not shown)' ELSE {text} END")
+                .expect("a String takes all");
         }
         format!(
             "SELECT k.n, ARRAY[{cells}]::text[] FROM {} JOIN {} t ON {}",
@@ -133,30 +154,32 @@ impl TableAccess {
     }
 
     /// Inserts rows of these cells: key arrays first, then one array per cell.
-    pub fn insert_sql(&self, columns: &[ColumnId]) -> String {
-        let key = self.key.iter().map(|key| &key.column);
-        let all: Vec<&Column> = key.clone().chain(self.named(columns)).collect();
-        let names: Vec<&str> = all.iter().map(|column| column.name.as_str()).collect();
-        let values = casts(&all, "v", 0);
-        let key: Vec<&str> = key.map(|column| column.name.as_str()).collect();
+    pub fn insert_sql(&self, columns: &[Written]) -> String {
+        let key = self.key.iter().map(|key| (&key.column, ValueSource::Parameter));
+        let all: Vec<(&Column, ValueSource)> = key.chain(self.named(columns)).collect();
+        let names: Vec<&str> = all.iter().map(|(column, _)| column.name.as_str()).collect();
+        let values = all.iter().enumerate();
+        let values: Vec<String> = values
+            .map(|(place, (column, source))| value_sql("v", "c", place, column, *source))
+            .collect();
         format!(
-            "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {values} FROM {} ORDER BY v.n \
+            "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM {} ORDER BY v.n \
              ON CONFLICT ({}) DO NOTHING",
             self.table,
             names.join(", "),
+            values.join(", "),
             unnest(0, all.len(), "v", "c"),
-            key.join(", ")
+            names[..self.key.len()].join(", ")
         )
     }
 
     /// Writes these cells: key arrays first, then one array per cell.
-    pub fn update_sql(&self, columns: &[ColumnId]) -> String {
+    pub fn update_sql(&self, columns: &[Written]) -> String {
         let mut set = String::new();
-        for (place, column) in self.named(columns).enumerate() {
+        for (place, (column, source)) in self.named(columns).enumerate() {
             let comma = if place == 0 { "" } else { ", " };
-            let place = place + self.key.len();
-            write!(set, "{comma}{} = k.k{place}{}", column.name, column.cast)
-                .expect("a String takes all");
+            let value = value_sql("k", "k", place + self.key.len(), column, source);
+            write!(set, "{comma}{} = {value}", column.name).expect("a String takes all");
         }
         format!(
             "UPDATE {} t SET {set} FROM {} WHERE {}",
@@ -176,8 +199,13 @@ impl TableAccess {
         )
     }
 
-    fn named<'a>(&'a self, columns: &'a [ColumnId]) -> impl Iterator<Item = &'a Column> {
-        columns.iter().filter_map(|id| self.cells.get(id))
+    fn named<'a>(
+        &'a self,
+        columns: &'a [Written],
+    ) -> impl Iterator<Item = (&'a Column, ValueSource)> {
+        columns
+            .iter()
+            .filter_map(|written| Some((self.cells.get(&written.column)?, written.source)))
     }
 
     fn key_join(&self, alias: &str) -> String {
@@ -189,10 +217,22 @@ impl TableAccess {
     }
 }
 
-fn casts(columns: &[&Column], alias: &str, from: usize) -> String {
-    let cast =
-        |(place, column): (usize, &&Column)| format!("{alias}.c{}{}", place + from, column.cast);
-    columns.iter().enumerate().map(cast).collect::<Vec<_>>().join(", ")
+/// The value of a column in the row `alias`, whose fields are numbered behind `prefix`.
+fn value_sql(
+    alias: &str,
+    prefix: &str,
+    place: usize,
+    column: &Column,
+    source: ValueSource,
+) -> String {
+    let cast = &column.cast;
+    match source {
+        ValueSource::Parameter => format!("{alias}.{prefix}{place}{cast}"),
+        ValueSource::Pieces => format!(
+            "(SELECT string_agg(p.piece, '' ORDER BY p.place) FROM landfall.piece p \
+             WHERE p.hash = {alias}.{prefix}{place}){cast}"
+        ),
+    }
 }
 
 /// `unnest($1::text[], …) WITH ORDINALITY AS alias(prefix0, …, n)`.

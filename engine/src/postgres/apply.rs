@@ -3,17 +3,18 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use futures_util::future::try_join_all;
 use landfall_protocol::dictionary::RowId;
 use landfall_protocol::id::{Origin, Seq};
 use landfall_protocol::schema::{ColumnId, TableDef, TableId};
-use landfall_protocol::value::Value;
+use landfall_protocol::value::{LongValue, Value};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Statement};
 
-use crate::postgres::access::{LockStrength, TableAccess};
+use crate::postgres::access::{LockStrength, TableAccess, ValueSource, Written};
 use crate::postgres::catalog::Catalog;
 use crate::postgres::sql::TEXT_SETTINGS;
 use crate::time;
@@ -133,7 +134,10 @@ impl Arrays {
             if self.0.len() <= place {
                 self.0.push(Vec::new());
             }
-            self.0[place].push(value.text().map(Cow::into_owned));
+            self.0[place].push(match value {
+                Value::Long(long) => Some(hash_text(long)),
+                value => value.text().map(Cow::into_owned),
+            });
         }
     }
 
@@ -396,14 +400,14 @@ impl ApplyConnection {
         row: LockRequest<'_>,
         parents: &[ParentRequest],
     ) -> Result<Result<Option<u32>, String>, ApplyError> {
-        self.client.batch_execute("SAVEPOINT one_row").await?;
+        self.set_savepoint().await?;
         match self.lock(&[row], parents).await {
             Ok(found) => {
-                self.client.batch_execute("RELEASE SAVEPOINT one_row").await?;
+                self.keep().await?;
                 Ok(Ok(found.into_values().next()))
             }
             Err(ApplyError::Data { message, .. }) => {
-                self.client.batch_execute("ROLLBACK TO SAVEPOINT one_row").await?;
+                self.undo().await?;
                 Ok(Err(message))
             }
             Err(error) => Err(error),
@@ -479,11 +483,11 @@ impl ApplyConnection {
                     if cells.is_empty() {
                         continue;
                     }
-                    (Shape::Update(ids(&cells)), cells)
+                    (Shape::Update(written(&cells)), cells)
                 }
                 RowWrite::Insert(cells) => {
                     let cells = here(cells);
-                    (Shape::Insert(ids(&cells)), cells)
+                    (Shape::Insert(written(&cells)), cells)
                 }
             };
             let (arrays, count) = shapes.entry((row.table, shape)).or_default();
@@ -518,29 +522,6 @@ impl ApplyConnection {
         .await
         .map_err(ApplyError::classify)?;
         Ok(met.into_iter().all(|met| met))
-    }
-
-    /// Writes one row by itself; when PostgreSQL refuses it, everything before stays.
-    ///
-    /// # Errors
-    /// Everything but [`ApplyError::Data`], which is the inner result.
-    pub async fn write_alone(
-        &mut self,
-        row: &RowId,
-        write: &RowWrite,
-    ) -> Result<Result<bool, String>, ApplyError> {
-        self.client.batch_execute("SAVEPOINT one_row").await?;
-        match self.write(&[(row, write)]).await {
-            Ok(met) => {
-                self.client.batch_execute("RELEASE SAVEPOINT one_row").await?;
-                Ok(Ok(met))
-            }
-            Err(ApplyError::Data { message, .. }) => {
-                self.client.batch_execute("ROLLBACK TO SAVEPOINT one_row").await?;
-                Ok(Err(message))
-            }
-            Err(error) => Err(error),
-        }
     }
 
     /// The cells of locked rows as text.
@@ -631,28 +612,58 @@ impl ApplyConnection {
         Ok(())
     }
 
-    /// From here on everything can be undone by itself.
+    /// Puts a piece of a long value where the rows that are written next find it.
+    ///
+    /// # Errors
+    /// Passes the server's error on.
+    pub async fn stage(
+        &mut self,
+        long: &LongValue,
+        index: u32,
+        piece: &str,
+    ) -> Result<(), ApplyError> {
+        let sql = "INSERT INTO landfall.piece (hash, place, piece) VALUES ($1, $2, $3) \
+                   ON CONFLICT DO NOTHING";
+        let statement = self.prepare(sql).await?;
+        let (hash, place) = (hash_text(long), i32::try_from(index).unwrap_or(i32::MAX));
+        let params: [&(dyn ToSql + Sync); 3] = [&hash, &place, &piece];
+        self.client.execute(&statement, &params).await.map_err(ApplyError::classify)?;
+        Ok(())
+    }
+
+    /// Removes the pieces of a long value again.
+    ///
+    /// # Errors
+    /// Passes the server's error on.
+    pub async fn unstage(&mut self, long: &LongValue) -> Result<(), ApplyError> {
+        let statement = self.prepare("DELETE FROM landfall.piece WHERE hash = $1").await?;
+        self.client.execute(&statement, &[&hash_text(long)]).await.map_err(ApplyError::classify)?;
+        Ok(())
+    }
+
+    /// From here on everything can be undone by itself. Savepoints stand in each other.
     ///
     /// # Errors
     /// Passes the server's error on.
     pub async fn set_savepoint(&mut self) -> Result<(), ApplyError> {
-        Ok(self.client.batch_execute("SAVEPOINT share").await?)
+        Ok(self.client.batch_execute("SAVEPOINT landfall").await?)
     }
 
-    /// Keeps what was done since [`Self::set_savepoint`].
+    /// Keeps what was done since the innermost savepoint, and forgets it.
     ///
     /// # Errors
     /// Passes the server's error on.
     pub async fn keep(&mut self) -> Result<(), ApplyError> {
-        Ok(self.client.batch_execute("RELEASE SAVEPOINT share").await?)
+        Ok(self.client.batch_execute("RELEASE SAVEPOINT landfall").await?)
     }
 
-    /// Undoes what was done since [`Self::set_savepoint`], locks included.
+    /// Undoes what was done since the innermost savepoint, locks included, and forgets it.
     ///
     /// # Errors
     /// Passes the server's error on.
     pub async fn undo(&mut self) -> Result<(), ApplyError> {
-        Ok(self.client.batch_execute("ROLLBACK TO SAVEPOINT share").await?)
+        let sql = "ROLLBACK TO SAVEPOINT landfall; RELEASE SAVEPOINT landfall";
+        Ok(self.client.batch_execute(sql).await?)
     }
 
     /// Ends the transaction; what it wrote is visible.
@@ -697,12 +708,26 @@ $8::text[], $9::text[], $10::text[], $11::text[]) AS x(a, b, c, d, e, f, g, h, i
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Shape {
     Delete,
-    Update(Vec<ColumnId>),
-    Insert(Vec<ColumnId>),
+    Update(Vec<Written>),
+    Insert(Vec<Written>),
 }
 
-fn ids(cells: &[(ColumnId, Value)]) -> Vec<ColumnId> {
-    cells.iter().map(|(column, _)| *column).collect()
+fn written(cells: &[(ColumnId, Value)]) -> Vec<Written> {
+    let source = |value: &Value| match value {
+        Value::Long(_) => ValueSource::Pieces,
+        _ => ValueSource::Parameter,
+    };
+    let written =
+        |(column, value): &(ColumnId, Value)| Written { column: *column, source: source(value) };
+    cells.iter().map(written).collect()
+}
+
+/// The name of a long value in `landfall.piece`.
+fn hash_text(long: &LongValue) -> String {
+    long.hash.iter().fold(String::with_capacity(64), |mut text, byte| {
+        write!(text, "{byte:02x}").expect("a String takes all");
+        text
+    })
 }
 
 fn key_values(row: &RowId) -> Result<Vec<Value>, ApplyError> {

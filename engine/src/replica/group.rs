@@ -361,7 +361,7 @@ impl Replica {
         match mode {
             Mode::SetBased => {
                 let writes: Vec<(&RowId, &RowWrite)> = writes.iter().collect();
-                Ok(self.apply.write(&writes).await?)
+                self.write_rows(&writes).await
             }
             Mode::RowByRow => {
                 for (row, write) in writes
@@ -370,7 +370,7 @@ impl Replica {
                     .map(owned)
                     .collect::<Vec<_>>()
                 {
-                    match self.apply.write_alone(&row, &write).await? {
+                    match self.write_alone(&row, &write).await? {
                         Ok(true) => {}
                         Ok(false) => return Ok(false),
                         Err(reason) => {

@@ -110,7 +110,7 @@ impl Replica {
         let repaired = writes.len() as u64;
         let writes: Vec<(&RowId, &RowWrite)> =
             writes.iter().map(|(row, write)| (*row, write)).collect();
-        if !self.apply.write(&writes).await? {
+        if !self.write_rows(&writes).await? {
             return Ok(None);
         }
         self.apply.commit().await?;

@@ -214,8 +214,10 @@ impl Writer<'_> {
         let sets: BTreeMap<TableId, SetId> = output
             .own
             .iter()
-            .flat_map(|own| &own.transaction.changes)
-            .map(|change| change.table)
+            .flat_map(|own| {
+                let piece = own.transaction.piece.as_ref().map(|piece| piece.table);
+                own.transaction.changes.iter().map(|change| change.table).chain(piece)
+            })
             .collect::<BTreeSet<_>>()
             .into_iter()
             .filter_map(|table| Some((table, dictionary.table(table)?.set)))

@@ -19,7 +19,7 @@ const READER_CACHE_BYTES: u64 = 8 << 20;
 
 /// One row per fold flush of own transactions not sealed yet in `tail`; everything sealed in
 /// `unit`, where `changes_to` and `bytes_to` are running sums over the origin's log; clocks only in
-/// `clock`. Small things are blobs with a checksum behind them.
+/// `clock`; in `piece`, which log entry holds which piece of a long value. Small things are blobs with a checksum behind them.
 const TABLES: &str = "
 CREATE TABLE meta(name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE tail(
@@ -32,6 +32,9 @@ CREATE TABLE unit(
     received_at_ms INTEGER NOT NULL, crc INTEGER NOT NULL, bytes BLOB NOT NULL,
     PRIMARY KEY(origin_no, first)) STRICT;
 CREATE INDEX unit_ends ON unit(origin_no, first) WHERE fragment = 2;
+CREATE TABLE piece(
+    hash BLOB NOT NULL, place INTEGER NOT NULL, origin_no INTEGER NOT NULL, seq INTEGER NOT NULL,
+    PRIMARY KEY(hash, place)) STRICT, WITHOUT ROWID;
 CREATE TABLE origin(
     no INTEGER PRIMARY KEY, site INTEGER NOT NULL, incarnation INTEGER NOT NULL,
     state BLOB NOT NULL, UNIQUE(site, incarnation)) STRICT;

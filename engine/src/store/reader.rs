@@ -170,6 +170,26 @@ impl Reader<'_> {
         Ok(found)
     }
 
+    pub(super) fn piece(&self, hash: [u8; 32], index: u32) -> Result<Option<String>, StoreError> {
+        let place = self.db.row(
+            "SELECT origin_no, seq FROM piece WHERE hash = ?1 AND place = ?2",
+            params![hash, index],
+            |row| Ok((number(row, 0)?, Seq(number(row, 1)?))),
+        )?;
+        let Some((no, seq)) = place else { return Ok(None) };
+        let origins = load_origins(&self.db)?;
+        let Some(row) = origins.iter().find(|row| row.log.no == no) else { return Ok(None) };
+        let place = units::containing(&self.db, no, seq)?.ok_or_else(|| missing(row, seq))?;
+        let unit = units::load(&self.db, row.origin, no, &place)?;
+        let transactions = unit.transactions().map_err(|error| StoreError::BadUnit {
+            origin: row.origin,
+            first: place.first,
+            error,
+        })?;
+        let piece = transactions.into_iter().next().and_then(|found| found.piece);
+        Ok(piece.map(|piece| piece.text.into_string()))
+    }
+
     pub(super) fn held(&self, site: SiteId) -> Result<Vec<Held>, StoreError> {
         Ok(load_origins(&self.db)?
             .into_iter()

@@ -9,8 +9,11 @@ use landfall_protocol::id::{Origin, Seq};
 use landfall_protocol::schema::{SetId, TableId};
 use landfall_protocol::unit::{PartId, SealContext, UNIT_BYTES_MAX, UNIT_PLAIN_BYTES_MAX, Unit};
 
+use rusqlite::params;
+
 use super::error::StoreError;
 use super::record::{Appended, Sealing};
+use super::sql::stored;
 use super::tail::{self, Flush};
 use super::units::{self, Entry};
 use super::writer::Writer;
@@ -158,7 +161,29 @@ impl Writer<'_> {
             bytes_to: log.bytes,
             received_at_ms,
         };
-        units::insert(&self.db, &entry)
+        units::insert(&self.db, &entry)?;
+        self.note_piece(unit)
+    }
+
+    /// Notes where a piece of a long value is. A unit that does not decode blocks its origin when
+    /// it is applied; to pass it on it need not be understood.
+    fn note_piece(&self, unit: &Unit) -> Result<(), StoreError> {
+        let header = unit.header();
+        if header.fragment != Fragment::More || header.changes() > 0 {
+            return Ok(());
+        }
+        let piece = unit.transactions().ok().and_then(|found| found.into_iter().next()?.piece);
+        let Some(piece) = piece else { return Ok(()) };
+        self.db.execute(
+            "INSERT OR IGNORE INTO piece(hash, place, origin_no, seq) VALUES (?1, ?2, ?3, ?4)",
+            params![
+                piece.hash,
+                piece.index,
+                stored(self.state.origin_log_no(header.origin)),
+                stored(header.first.0)
+            ],
+        )?;
+        Ok(())
     }
 
     /// Stores checked units of others.

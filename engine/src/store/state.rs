@@ -156,6 +156,11 @@ impl State {
         })
     }
 
+    /// The number of an origin whose log is begun.
+    pub(super) fn origin_log_no(&self, origin: Origin) -> u64 {
+        self.origins[&origin].no
+    }
+
     pub(super) fn own_log(&self) -> &OriginLog {
         &self.origins[&self.identity.origin]
     }

@@ -87,7 +87,7 @@ fn decode_transaction(seq: Seq, from: &mut Reader<'_>) -> Result<OwnTransaction,
         .collect::<Result<_, DecodeError>>()?;
     let changes =
         (0..from.count(usize::MAX)?).map(|_| RowChange::decode(from)).collect::<Result<_, _>>()?;
-    let transaction = Transaction { seq, hlc, describes, changes };
+    let transaction = Transaction { seq, hlc, describes, changes, piece: None };
     // Fragments are sealed at once and never stand here.
     Ok(OwnTransaction { transaction, fragment: Fragment::Whole, vector })
 }

@@ -85,12 +85,18 @@ fn update(table: &Arc<TableDef>, old: Vec<Value>, new: Vec<Value>) -> RowEvent {
 }
 
 fn own(commit_ms: u64, rows: Vec<RowEvent>) -> CapturedTransaction {
-    CapturedTransaction { commit_ms, rows, marker: None, fragment: Fragment::Whole }
+    CapturedTransaction { commit_ms, rows, marker: None, fragment: Fragment::Whole, piece: None }
 }
 
 fn apply(origin: Origin, first: u64, last: u64, rows: Vec<RowEvent>) -> CapturedTransaction {
     let marker = Marker::Apply { origin, first: Seq(first), last: Seq(last), parked: Vec::new() };
-    CapturedTransaction { commit_ms: 1, rows, marker: Some(marker), fragment: Fragment::Whole }
+    CapturedTransaction {
+        commit_ms: 1,
+        rows,
+        marker: Some(marker),
+        fragment: Fragment::Whole,
+        piece: None,
+    }
 }
 
 /// Units of a site that inserted rows `first..=last` into `table`, one transaction and one unit

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::change::{Describe, RowChange, Transaction};
+use crate::change::{Describe, Fragment, Piece, RowChange, Transaction};
 use crate::clock::Hlc;
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::id::Seq;
@@ -48,6 +48,9 @@ pub(super) fn encode(
         }
         for (set, changes) in by_set(&transaction.changes, &set_of) {
             sets.entry(set).or_default().push(index, &changes);
+        }
+        if let Some(piece) = &transaction.piece {
+            piece.encode(&mut sets.entry(set_of(piece.table)).or_default().out);
         }
     }
     let count = transactions.len() as u64;
@@ -100,6 +103,9 @@ pub(super) fn decode(
         let mut from = Reader::new(bytes);
         match part.id {
             PartId::Spine => transactions = decode_spine(header, part.count, &mut from)?,
+            PartId::Set(_) if part.count == 0 => {
+                decode_piece(header, &mut from, &mut transactions)?
+            }
             PartId::Set(_) => decode_set(part.count, &mut from, &mut transactions)?,
         }
         from.finish()?;
@@ -148,12 +154,28 @@ fn decode_spine(
             hlc,
             describes,
             changes: Vec::new(),
+            piece: None,
         });
     }
     if hlc != header.hlc_last {
         return Err(DecodeError::NotCanonical("clock readings"));
     }
     Ok(transactions)
+}
+
+/// A part without changes holds a piece of a long value, alone in its fragment.
+fn decode_piece(
+    header: &UnitHeader,
+    from: &mut Reader<'_>,
+    transactions: &mut [Transaction],
+) -> Result<(), DecodeError> {
+    match transactions {
+        [alone] if header.fragment == Fragment::More && header.parts.len() == 2 => {
+            alone.piece = Some(Piece::decode(from)?);
+            Ok(())
+        }
+        _ => Err(DecodeError::NotCanonical("part")),
+    }
 }
 
 fn decode_set(

@@ -80,6 +80,7 @@ fn small() -> Vec<Transaction> {
         hlc: Hlc(hlc),
         describes,
         changes,
+        piece: None,
     };
     let delete = RowChange {
         table: TableId(1),
@@ -409,7 +410,13 @@ fn any_transactions() -> impl Strategy<Value = Vec<Transaction>> {
         numbered
             .map(|(index, (step, describes, changes))| {
                 hlc += step;
-                Transaction { seq: Seq(first + index as u64), hlc: Hlc(hlc), describes, changes }
+                Transaction {
+                    seq: Seq(first + index as u64),
+                    hlc: Hlc(hlc),
+                    describes,
+                    changes,
+                    piece: None,
+                }
             })
             .collect()
     })

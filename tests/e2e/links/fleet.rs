@@ -166,6 +166,7 @@ impl World {
             hlc: Hlc(seq << 16),
             describes: Vec::new(),
             changes: Vec::new(),
+            piece: None,
         };
         let transactions: Vec<Transaction> = (first..=last).map(transaction).collect();
         let vector = VersionVector::new();
@@ -275,6 +276,7 @@ impl Node {
                 rows: vec![row],
                 marker: None,
                 fragment: Fragment::Whole,
+                piece: None,
             }];
             self.block_on(self.store.fold(batch, lsn + n, Vec::new())).unwrap();
         }

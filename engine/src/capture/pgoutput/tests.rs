@@ -56,6 +56,7 @@ fn render_tuple(tuple: Tuple<'_>) -> String {
         Column::Text(text) if text.len() > 100 => format!("{} bytes", text.len()),
         Column::Text(text) => format!("{:?}", String::from_utf8_lossy(text)),
         Column::Binary(_) => "binary".to_owned(),
+        Column::Long(_) => "long".to_owned(),
         Column::Null => "null".to_owned(),
         Column::Unchanged => "unchanged".to_owned(),
     });

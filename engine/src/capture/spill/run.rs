@@ -2,7 +2,6 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use landfall_protocol::codec::{DecodeError, Reader, Writer};
@@ -10,8 +9,9 @@ use landfall_protocol::fold::RowEvent;
 use landfall_protocol::schema::TableName;
 use landfall_protocol::value::{RowKey, VALUE_BYTES_MAX, Value};
 
+use super::Relations;
 use super::net::Net;
-use super::{Relations, Scratch, SpillError};
+use crate::capture::scratch::{ScratchError, ScratchFile};
 
 /// Bytes by which a run is written and read.
 const BLOCK_BYTES: usize = 32 << 10;
@@ -27,14 +27,14 @@ pub(super) struct Run {
 
 /// Writes one run at the end of the file.
 pub(super) struct RunWriter<'a> {
-    scratch: &'a Scratch,
+    scratch: &'a ScratchFile,
     begin: u64,
     end: u64,
     block: Vec<u8>,
 }
 
 impl<'a> RunWriter<'a> {
-    pub(super) fn new(scratch: &'a Scratch, begin: u64) -> Self {
+    pub(super) fn new(scratch: &'a ScratchFile, begin: u64) -> Self {
         Self { scratch, begin, end: begin, block: Vec::new() }
     }
 
@@ -43,7 +43,7 @@ impl<'a> RunWriter<'a> {
         key: &RowKey,
         net: &Net,
         relations: &mut Relations,
-    ) -> Result<(), SpillError> {
+    ) -> Result<(), ScratchError> {
         if net.events().is_empty() {
             return Ok(());
         }
@@ -66,15 +66,14 @@ impl<'a> RunWriter<'a> {
         if self.block.len() >= BLOCK_BYTES { self.write_block() } else { Ok(()) }
     }
 
-    fn write_block(&mut self) -> Result<(), SpillError> {
-        let written = self.scratch.file.write_all_at(&self.block, self.end);
-        written.map_err(|error| self.scratch.failed(error))?;
+    fn write_block(&mut self) -> Result<(), ScratchError> {
+        self.scratch.write(&self.block, self.end)?;
         self.end += self.block.len() as u64;
         self.block.clear();
         Ok(())
     }
 
-    pub(super) fn finish(mut self) -> Result<Run, SpillError> {
+    pub(super) fn finish(mut self) -> Result<Run, ScratchError> {
         self.write_block()?;
         Ok(Run { begin: self.begin, end: self.end })
     }
@@ -83,7 +82,7 @@ impl<'a> RunWriter<'a> {
 /// Reads one run record by record.
 #[derive(Debug)]
 struct RunReader {
-    scratch: Arc<Scratch>,
+    scratch: Arc<ScratchFile>,
     /// What is not read yet.
     rest: Run,
     block: Vec<u8>,
@@ -91,7 +90,7 @@ struct RunReader {
 }
 
 impl RunReader {
-    fn next(&mut self, relations: &Relations) -> Result<Option<(RowKey, Net)>, SpillError> {
+    fn next(&mut self, relations: &Relations) -> Result<Option<(RowKey, Net)>, ScratchError> {
         if !self.fill(LENGTH_BYTES)? {
             return Ok(None);
         }
@@ -112,7 +111,7 @@ impl RunReader {
     }
 
     /// Makes this many bytes stand in the block; `false` at the end of the run.
-    fn fill(&mut self, bytes: usize) -> Result<bool, SpillError> {
+    fn fill(&mut self, bytes: usize) -> Result<bool, ScratchError> {
         let have = self.block.len() - self.at;
         if have >= bytes {
             return Ok(true);
@@ -122,8 +121,7 @@ impl RunReader {
         let left = self.rest.end - self.rest.begin;
         let more = (bytes - have).max(BLOCK_BYTES).min(usize::try_from(left).unwrap_or(usize::MAX));
         self.block.resize(have + more, 0);
-        let read = self.scratch.file.read_exact_at(&mut self.block[have..], self.rest.begin);
-        read.map_err(|error| self.scratch.failed(error))?;
+        self.scratch.read(&mut self.block[have..], self.rest.begin)?;
         self.rest.begin += more as u64;
         Ok(self.block.len() >= bytes)
     }
@@ -166,10 +164,10 @@ pub(super) struct Merge {
 impl Merge {
     /// Begins to read; `runs` are in the order in which they were written.
     pub(super) fn new(
-        scratch: &Arc<Scratch>,
+        scratch: &Arc<ScratchFile>,
         runs: &[Run],
         relations: &Relations,
-    ) -> Result<Self, SpillError> {
+    ) -> Result<Self, ScratchError> {
         let reader = |run: &Run| RunReader {
             scratch: Arc::clone(scratch),
             rest: *run,
@@ -185,7 +183,7 @@ impl Merge {
         Ok(merge)
     }
 
-    fn advance(&mut self, run: usize, relations: &Relations) -> Result<(), SpillError> {
+    fn advance(&mut self, run: usize, relations: &Relations) -> Result<(), ScratchError> {
         if let Some((key, net)) = self.runs[run].next(relations)?
             && let Some(event) = net.events().first()
         {
@@ -200,7 +198,7 @@ impl Merge {
     pub(super) fn next(
         &mut self,
         relations: &Relations,
-    ) -> Result<Option<(TableName, RowKey, Net)>, SpillError> {
+    ) -> Result<Option<(TableName, RowKey, Net)>, ScratchError> {
         loop {
             let Some(Reverse((table, key, run))) = self.heads.pop() else { return Ok(None) };
             let mut net = std::mem::take(&mut self.nets[run]);

@@ -198,6 +198,7 @@ impl Login<'_> {
             WireError::Io(e) => self.settings.unreachable(&e),
             WireError::Protocol(what) => self.settings.failed(&what),
             WireError::Server(e) => self.settings.refused(&e.sqlstate, &e.message),
+            WireError::Scratch(e) => self.settings.failed(&e.to_string()),
         }
     }
 }

@@ -1,11 +1,13 @@
 //! The running stream: frames in, reports of positions out.
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::postgres::lsn::Lsn;
 use bytes::{BufMut, Bytes};
 use postgres_protocol::message::frontend;
 
+use super::super::long::LongTexts;
 use super::super::pgoutput::PgTime;
 use super::socket::WalSocket;
 use super::wire::{Fields, Packet, Wire, WireError};
@@ -78,6 +80,12 @@ pub struct WalStream {
 impl WalStream {
     pub(super) fn new(wire: Wire<WalSocket>, activity: String) -> Self {
         Self { wire, activity, ended: false }
+    }
+
+    /// From now on texts too long to be kept in memory go there while they are received, and the
+    /// messages that held them have a note in their place.
+    pub fn put_aside(&mut self, texts: Arc<LongTexts>) {
+        self.wire.put_aside(texts);
     }
 
     /// The next frame. Sends what is queued while it waits. Cancel-safe.

@@ -3,6 +3,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -10,6 +11,9 @@ use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 
 use super::ServerError;
+use crate::capture::long::{Condenser, LongTexts};
+use crate::capture::scratch::ScratchError;
+use landfall_protocol::value::INLINE_BYTES_MAX;
 
 /// What is read at once when messages are small.
 const CHUNK_BYTES: usize = 256 << 10;
@@ -29,6 +33,8 @@ pub(super) enum WireError {
     Protocol(String),
     #[error(transparent)]
     Server(ServerError),
+    #[error(transparent)]
+    Scratch(#[from] ScratchError),
 }
 
 /// One message of the server: its tag and what follows the length.
@@ -47,6 +53,10 @@ pub(super) struct Wire<S> {
     message_bytes_max: usize,
     outgoing: BytesMut,
     unflushed: bool,
+    /// Where long texts of replicated rows are put aside.
+    texts: Option<Arc<LongTexts>>,
+    /// A large message that is being received.
+    condensing: Option<Condenser>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
@@ -58,6 +68,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             message_bytes_max,
             outgoing: BytesMut::new(),
             unflushed: false,
+            texts: None,
+            condensing: None,
         }
     }
 
@@ -65,9 +77,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         self.message_bytes_max = bytes;
     }
 
+    /// From now on long texts of replicated rows are put aside.
+    pub(super) fn put_aside(&mut self, texts: Arc<LongTexts>) {
+        self.texts = Some(texts);
+    }
+
     /// The next message, if all of it has been read.
     pub(super) fn try_packet(&mut self) -> Result<Option<Packet>, WireError> {
+        if self.condensing.is_some() {
+            return self.condense();
+        }
         let Some(total) = self.total_bytes()? else { return Ok(None) };
+        if self.texts.is_some() && total > INLINE_BYTES_MAX && self.incoming[0] == b'd' {
+            self.incoming.advance(HEADER_BYTES);
+            self.condensing = Some(Condenser::new(total - HEADER_BYTES));
+            return self.condense();
+        }
         if self.incoming.len() < total {
             return Ok(None);
         }
@@ -81,6 +106,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             self.incoming = fresh;
         }
         Ok(Some(Packet { tag, body }))
+    }
+
+    fn condense(&mut self) -> Result<Option<Packet>, WireError> {
+        let (Some(condenser), Some(texts)) = (&mut self.condensing, &self.texts) else {
+            return Ok(None);
+        };
+        let Some(body) = condenser.feed(&mut self.incoming, texts)? else { return Ok(None) };
+        self.condensing = None;
+        Ok(Some(Packet { tag: b'd', body }))
     }
 
     /// How long the message at the head of the buffer is, header included, once that is known.
@@ -107,7 +141,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
                 return Ok(Some(packet));
             }
             if self.fill().await? == 0 {
-                if self.incoming.is_empty() {
+                if self.incoming.is_empty() && self.condensing.is_none() {
                     return Ok(None);
                 }
                 return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
@@ -122,7 +156,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
 
     fn make_room(&mut self) -> Result<(), WireError> {
         let held = self.incoming.len();
-        let missing = self.total_bytes()?.map_or(0, |total| total.saturating_sub(held));
+        let missing = match self.condensing {
+            Some(_) => 0,
+            None => self.total_bytes()?.map_or(0, |total| total.saturating_sub(held)),
+        };
         if missing > FREE_BYTES_MIN {
             // Never more than doubled at once: the length is only a claim until the bytes come.
             self.incoming.reserve(missing.min(held.max(CHUNK_BYTES)));

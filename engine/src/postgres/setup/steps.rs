@@ -27,8 +27,11 @@ impl Step {
     }
 }
 
+/// Pieces of long values on their way into a row. Nothing stays in it, so it needs no log.
+const PIECE: &str = "piece";
+
 /// Our own tables in schema `landfall`, with the columns each is made of.
-pub const OWN_TABLES: [(&str, &str); 4] = [
+pub const OWN_TABLES: [(&str, &str); 5] = [
     ("meta", "key text PRIMARY KEY, value text NOT NULL"),
     (
         "progress",
@@ -50,6 +53,10 @@ pub const OWN_TABLES: [(&str, &str); 4] = [
     parked_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     origin text NOT NULL, seq bigint NOT NULL, table_name text NOT NULL, row_key text NOT NULL,
     op text NOT NULL, change text NOT NULL, reason text NOT NULL, advice text NOT NULL",
+    ),
+    (
+        PIECE,
+        "hash text NOT NULL, place int NOT NULL, piece text NOT NULL, PRIMARY KEY (hash, place)",
     ),
 ];
 
@@ -131,7 +138,14 @@ fn own_steps(role: &str) -> Vec<Step> {
     let table_is_there = |(name, columns): &(&str, &str)| {
         Step::new(
             format!("table landfall.{name} is there"),
-            format!("CREATE TABLE IF NOT EXISTS {OWN_SCHEMA}.{name} (\n    {columns}\n);"),
+            if *name == PIECE {
+                format!(
+                    "CREATE UNLOGGED TABLE IF NOT EXISTS {OWN_SCHEMA}.{name} (\n    {columns}\n);
+ALTER TABLE {OWN_SCHEMA}.{name} ALTER piece SET STORAGE EXTERNAL;"
+                )
+            } else {
+                format!("CREATE TABLE IF NOT EXISTS {OWN_SCHEMA}.{name} (\n    {columns}\n);")
+            },
             format!("SELECT to_regclass('{OWN_SCHEMA}.{name}') IS NOT NULL"),
         )
     };

@@ -58,6 +58,7 @@ pub use record::{
 pub use writer::Signer;
 
 use ballast::Ballast;
+use clocks::{ClockWriter, RecentClocks};
 use layout::Paths;
 use reader::{Read, ReadCommand, Reader};
 use sql::Database;
@@ -127,7 +128,10 @@ impl Store {
         }
         let lock = paths.lock()?;
         let writing = paths.open_writer(settings)?;
-        let state = State::load(&Database::new(&writing))?;
+        let db = Database::new(&writing);
+        let (state, recent) = (State::load(&db)?, Arc::new(RecentClocks::load(&db)?));
+        drop(db);
+        let clocks = ClockWriter::new(Arc::clone(&recent), settings.recent_clocks_bytes);
         let reading = paths.open_reader()?;
         let ballast = Ballast::open(paths.ballast.clone(), settings.ballast_bytes)?;
         let opened = Opened {
@@ -154,12 +158,12 @@ impl Store {
         let failed = |error| StoreError::file("start a thread for", dir, &error);
         let reader = thread::Builder::new()
             .name("store-reader".into())
-            .spawn(move || reader::run(&reading, paths, own, units, read_commands))
+            .spawn(move || reader::run(&reading, paths, own, (units, recent), read_commands))
             .map_err(failed)?;
         let companions = Companions { reads: reads.clone(), reader, lock };
         thread::Builder::new()
             .name("store-writer".into())
-            .spawn(move || writer::run(writing, state, tools, companions, write_commands))
+            .spawn(move || writer::run(writing, (state, clocks), tools, companions, write_commands))
             .map_err(failed)?;
         let fold_epoch = Arc::new(AtomicU64::new(0));
         Ok((Self { writes, reads, news: watched, counters, fold_epoch }, opened))

@@ -1,15 +1,257 @@
 //! Row clocks on disk.
+//!
+//! Changes are scattered over a table, and so are their clocks: written in place, a fold of a
+//! thousand changes would rewrite nearly as many pages. So a fold appends its clocks to `clock_log`
+//! as one blob, and they are kept in memory as well. When those take more than a limit, a sweep in
+//! key order moves them into `clock`, a little with every round, many rows per page; behind it the
+//! log is cut off.
+//!
+//! For every row with a clock, the newest one is in memory and in the log, or else in the table.
 
-use landfall_protocol::codec::{Reader, Writer};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use landfall_protocol::codec::{DecodeError, Reader, Writer};
 use landfall_protocol::dictionary::RowId;
 use landfall_protocol::lattice::RowClock;
+use landfall_protocol::schema::TableId;
+use landfall_protocol::value::{RowKey, VALUE_BYTES_MAX};
 use rusqlite::params;
 
 use super::crc::{guard, unguard};
 use super::error::StoreError;
-use super::sql::{Database, blob};
+use super::sql::{Database, blob, number, stored};
+use super::state;
 
-/// The clock of a row; `None` when nothing was ever stamped in it.
+/// Memory a clock takes beside its key.
+const CLOCK_BYTES: usize = 144;
+/// Rows a sweep moves with a round that folded next to nothing.
+const SWEEP_ROWS_MIN: usize = 64;
+
+type Clocks = BTreeMap<RowId, RowClock>;
+
+/// Clocks of the log that are not swept into the table yet, as committed.
+#[derive(Debug, Default)]
+pub(super) struct RecentClocks(Mutex<Recent>);
+
+#[derive(Debug, Default)]
+struct Recent {
+    clocks: Clocks,
+    bytes: usize,
+}
+
+fn memory(row: &RowId) -> usize {
+    row.key.as_bytes().len() + CLOCK_BYTES
+}
+
+impl Recent {
+    fn put(&mut self, row: RowId, clock: RowClock) {
+        let bytes = memory(&row);
+        if self.clocks.insert(row, clock).is_none() {
+            self.bytes += bytes;
+        }
+    }
+
+    fn remove(&mut self, row: &RowId) {
+        if self.clocks.remove(row).is_some() {
+            self.bytes -= memory(row);
+        }
+    }
+}
+
+impl RecentClocks {
+    /// Reads the log.
+    pub(super) fn load(db: &Database<'_>) -> Result<Self, StoreError> {
+        let mut recent = Recent::default();
+        let blobs = db.rows("SELECT id, data FROM clock_log ORDER BY id", [], |row| {
+            let id = number(row, 0)?;
+            state::decode("clock_log", &id.to_string(), blob(row, 1)?, decode)
+        })?;
+        for (row, clock) in blobs.into_iter().flatten() {
+            recent.put(row, clock);
+        }
+        Ok(Self(Mutex::new(recent)))
+    }
+
+    /// The clocks of rows in the order asked, as far as they are here. Whoever goes on to look
+    /// into the table must begin its snapshot afterwards: a clock leaves only when the table has
+    /// it.
+    pub(super) fn find(&self, rows: &[RowId]) -> Vec<Option<RowClock>> {
+        let recent = self.lock();
+        rows.iter().map(|row| recent.clocks.get(row).cloned()).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Recent> {
+        // The state is whole after every statement under this lock.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The writing side.
+pub(super) struct ClockWriter {
+    recent: Arc<RecentClocks>,
+    /// Memory that recent clocks may take before a sweep begins.
+    bytes_max: usize,
+    /// What the commands of the round put, in order.
+    round: Vec<Clocks>,
+    /// What the round moved into the table.
+    moved: Vec<RowId>,
+    sweep: Option<Sweep>,
+    /// How the sweep stands once the round is committed.
+    next_sweep: Option<Sweep>,
+}
+
+/// One pass over the recent clocks in key order.
+#[derive(Clone, Debug)]
+struct Sweep {
+    /// The last row moved.
+    after: Option<RowId>,
+    /// The log up to here is in the table at the end of the pass.
+    log_to: u64,
+}
+
+impl ClockWriter {
+    pub(super) fn new(recent: Arc<RecentClocks>, bytes_max: usize) -> Self {
+        let (round, moved) = (Vec::new(), Vec::new());
+        Self { recent, bytes_max, round, moved, sweep: None, next_sweep: None }
+    }
+
+    /// The clocks of rows, as the round has left them so far.
+    pub(super) fn load(
+        &self,
+        db: &Database<'_>,
+        rows: BTreeSet<RowId>,
+    ) -> Result<Clocks, StoreError> {
+        let recent = self.recent.lock();
+        let mut found = Clocks::new();
+        for row in rows {
+            let newest = self.round.iter().rev().find_map(|clocks| clocks.get(&row));
+            let clock = match newest.or_else(|| recent.clocks.get(&row)) {
+                Some(clock) => Some(clock.clone()),
+                None => load(db, &row)?,
+            };
+            found.extend(clock.map(|clock| (row, clock)));
+        }
+        Ok(found)
+    }
+
+    /// Writes clocks to the log.
+    pub(super) fn put(&mut self, db: &Database<'_>, clocks: Clocks) -> Result<(), StoreError> {
+        if clocks.is_empty() {
+            return Ok(());
+        }
+        let id = log_end(db)? + 1;
+        let data = state::encode("clock_log", &id.to_string(), encode(&clocks));
+        db.execute("INSERT INTO clock_log(id, data) VALUES (?1, ?2)", params![stored(id), data])?;
+        self.round.push(clocks);
+        Ok(())
+    }
+
+    /// How many times the round has put clocks, for [`ClockWriter::undo_to`].
+    pub(super) fn mark(&self) -> usize {
+        self.round.len()
+    }
+
+    /// Forgets what was put since `mark`, whose rows are rolled back.
+    pub(super) fn undo_to(&mut self, mark: usize) {
+        self.round.truncate(mark);
+    }
+
+    /// The last work of a round before its commit: begins a sweep or takes it further.
+    pub(super) fn sweep(&mut self, db: &Database<'_>) -> Result<(), StoreError> {
+        self.next_sweep = self.sweep.clone();
+        if self.round.is_empty() {
+            return Ok(());
+        }
+        let recent = self.recent.lock();
+        let put: usize = self.round.iter().map(Clocks::len).sum();
+        if self.next_sweep.is_none() {
+            let bytes: usize = self.round.iter().flat_map(|clocks| clocks.keys()).map(memory).sum();
+            if recent.bytes + bytes <= self.bytes_max {
+                return Ok(());
+            }
+            self.next_sweep = Some(Sweep { after: None, log_to: log_end(db)? });
+        }
+        let Some(sweep) = &mut self.next_sweep else { return Ok(()) };
+        // Twice what comes in, so that every sweep ends.
+        let limit = 2 * put + SWEEP_ROWS_MIN;
+        let chunk = next_chunk(&recent.clocks, &self.round, sweep.after.as_ref(), limit);
+        for (row, clock) in &chunk {
+            put_in_table(db, row, clock)?;
+        }
+        if chunk.len() < limit {
+            db.execute("DELETE FROM clock_log WHERE id <= ?1", [stored(sweep.log_to)])?;
+            self.next_sweep = None;
+        } else {
+            sweep.after = chunk.last().map(|(row, _)| (*row).clone());
+        }
+        self.moved = chunk.into_iter().map(|(row, _)| row.clone()).collect();
+        Ok(())
+    }
+
+    /// The round is committed; call it before anybody hears of it.
+    pub(super) fn committed(&mut self) {
+        let mut recent = self.recent.lock();
+        for (row, clock) in self.round.drain(..).flatten() {
+            recent.put(row, clock);
+        }
+        for row in self.moved.drain(..) {
+            recent.remove(&row);
+        }
+        self.sweep = self.next_sweep.take();
+    }
+
+    /// The round is rolled back.
+    pub(super) fn rolled_back(&mut self) {
+        self.round.clear();
+        self.moved.clear();
+        self.next_sweep = None;
+    }
+}
+
+/// The next rows in key order with their newest clocks.
+fn next_chunk<'c>(
+    recent: &'c Clocks,
+    round: &'c [Clocks],
+    after: Option<&RowId>,
+    limit: usize,
+) -> Vec<(&'c RowId, &'c RowClock)> {
+    let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+    let range = |clocks: &'c Clocks| clocks.range((from, Bound::Unbounded)).take(limit);
+    let mut chunk: BTreeMap<&RowId, &RowClock> = range(recent).collect();
+    for clocks in round {
+        chunk.extend(range(clocks));
+    }
+    chunk.into_iter().take(limit).collect()
+}
+
+fn log_end(db: &Database<'_>) -> Result<u64, StoreError> {
+    let sql = "SELECT coalesce(max(id), 0) FROM clock_log";
+    Ok(db.row(sql, [], |row| number(row, 0))?.unwrap_or_default())
+}
+
+fn encode(clocks: &Clocks) -> Vec<u8> {
+    let mut out = Writer::new();
+    out.varint(clocks.len() as u64);
+    for (row, clock) in clocks {
+        out.varint(u64::from(row.table.0));
+        out.bytes(row.key.as_bytes());
+        clock.encode(&mut out);
+    }
+    out.into_bytes()
+}
+
+fn decode(from: &mut Reader<'_>) -> Result<Vec<(RowId, RowClock)>, DecodeError> {
+    let clocks = (0..from.count(usize::MAX)?).map(|_| {
+        let table = TableId(from.u32()?);
+        let key = RowKey::from_bytes(from.bytes(VALUE_BYTES_MAX)?);
+        Ok((RowId { table, key }, RowClock::decode(from)?))
+    });
+    clocks.collect()
+}
+
+/// The clock of a row in the table.
 pub(super) fn load(db: &Database<'_>, row: &RowId) -> Result<Option<RowClock>, StoreError> {
     db.row(
         "SELECT state FROM clock WHERE table_no = ?1 AND key = ?2",
@@ -27,8 +269,7 @@ pub(super) fn load(db: &Database<'_>, row: &RowId) -> Result<Option<RowClock>, S
     )
 }
 
-/// Writes the clock of a row.
-pub(super) fn put(db: &Database<'_>, row: &RowId, clock: &RowClock) -> Result<(), StoreError> {
+fn put_in_table(db: &Database<'_>, row: &RowId, clock: &RowClock) -> Result<(), StoreError> {
     let mut out = Writer::new();
     clock.encode(&mut out);
     db.execute(

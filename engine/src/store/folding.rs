@@ -4,17 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use landfall_protocol::codec::Writer as Bytes;
-use landfall_protocol::dictionary::{Entry, RowId};
+use landfall_protocol::dictionary::Entry;
 use landfall_protocol::fold::{
     CapturedTransaction, FoldError, FoldOutput, ForeignTransaction, ForeignTransactions, Marker,
 };
 use landfall_protocol::id::{Origin, TxnId};
-use landfall_protocol::lattice::RowClock;
 use landfall_protocol::schema::{SetId, TableDef, TableId, TableName};
 use landfall_protocol::version::VersionVector;
 use rusqlite::params;
 
-use super::clocks;
 use super::error::StoreError;
 use super::record::{Advance, Folded, Resume};
 use super::state::{put_foreign_table, put_meta, put_own_table};
@@ -48,9 +46,10 @@ impl Writer<'_> {
             self.state.fold.dictionary.learn(def);
         }
         let localized = self.state.fold.localize(batch, &foreign)?;
-        let clocks = self.load_clocks(localized.touched())?;
-        let output = self.state.fold.fold(localized, clocks);
+        let clocks = self.clocks.load(&self.db, localized.touched())?;
+        let mut output = self.state.fold.fold(localized, clocks);
         self.write_tables(before, &output)?;
+        self.clocks.put(&self.db, std::mem::take(&mut output.clocks))?;
         self.write_rows(&output)?;
         self.write_own(output)?;
         self.state.progress.fold_lsn = end_lsn;
@@ -131,16 +130,6 @@ impl Writer<'_> {
         Ok(found)
     }
 
-    fn load_clocks(&self, rows: BTreeSet<RowId>) -> Result<BTreeMap<RowId, RowClock>, StoreError> {
-        let mut found = BTreeMap::new();
-        for row in rows {
-            if let Some(clock) = clocks::load(&self.db, &row)? {
-                found.insert(row, clock);
-            }
-        }
-        Ok(found)
-    }
-
     /// The tables that a batch may change the description of.
     fn tables_before(&self, batch: &[CapturedTransaction], learn: &[TableDef]) -> TablesBefore {
         let dictionary = &self.state.fold.dictionary;
@@ -189,9 +178,6 @@ impl Writer<'_> {
     }
 
     fn write_rows(&mut self, output: &FoldOutput) -> Result<(), StoreError> {
-        for (row, clock) in &output.clocks {
-            clocks::put(&self.db, row, clock)?;
-        }
         for row in &output.dirty {
             let key = params![row.table.0, row.key.as_bytes()];
             let known =

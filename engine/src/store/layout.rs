@@ -15,11 +15,15 @@ const FORMAT_VERSION: i64 = 2;
 const PAGE_BYTES: u64 = 4096;
 /// SQLite's write-ahead log is cut back to this after a burst.
 const JOURNAL_BYTES_MAX: u64 = 64 << 20;
+/// SQLite's write-ahead log is written back when it is this long: a page that changes often is
+/// written back once for many times that it changed.
+const CHECKPOINT_BYTES: u64 = 16 << 20;
 const READER_CACHE_BYTES: u64 = 8 << 20;
 
 /// One row per fold flush of own transactions not sealed yet in `tail`; everything sealed in
-/// `unit`, where `changes_to` and `bytes_to` are running sums over the origin's log; clocks only in
-/// `clock`; in `piece`, which log entry holds which piece of a long value. Small things are blobs with a checksum behind them.
+/// `unit`, where `changes_to` and `bytes_to` are running sums over the origin's log; clocks in
+/// `clock`, the newest ones in `clock_log`; in `piece`, which log entry holds which piece of a long
+/// value. Small things are blobs with a checksum behind them.
 const TABLES: &str = "
 CREATE TABLE meta(name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE tail(
@@ -45,6 +49,7 @@ CREATE TABLE foreign_table(
 CREATE TABLE clock(
     table_no INTEGER NOT NULL, key BLOB NOT NULL, state BLOB NOT NULL,
     PRIMARY KEY(table_no, key)) STRICT, WITHOUT ROWID;
+CREATE TABLE clock_log(id INTEGER PRIMARY KEY, data BLOB NOT NULL) STRICT;
 CREATE TABLE dirty(
     mark INTEGER PRIMARY KEY AUTOINCREMENT, table_no INTEGER NOT NULL, key BLOB NOT NULL,
     reason TEXT NOT NULL, UNIQUE(table_no, key)) STRICT;
@@ -142,6 +147,8 @@ impl Paths {
         set_up(&connection, settings.cache_bytes)?;
         connection.pragma_update(None, "synchronous", "FULL")?;
         connection.pragma_update(None, "journal_size_limit", JOURNAL_BYTES_MAX as i64)?;
+        let pages = CHECKPOINT_BYTES / PAGE_BYTES;
+        connection.pragma_update(None, "wal_autocheckpoint", pages as i64)?;
         if let Some(bytes) = settings.budget_bytes {
             connection.pragma_update(None, "max_page_count", (bytes / PAGE_BYTES).max(1) as i64)?;
         }

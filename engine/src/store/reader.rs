@@ -16,7 +16,7 @@ use landfall_protocol::version::VersionVector;
 use rusqlite::{Connection, params};
 use tokio::sync::{mpsc, oneshot};
 
-use super::clocks;
+use super::clocks::{self, RecentClocks};
 use super::error::StoreError;
 use super::layout::Paths;
 use super::record::{Backlog, DirtyRow, Held, OpenUnit, PeerRecord, Sizes};
@@ -56,6 +56,7 @@ pub(super) struct Reader<'c> {
     paths: Paths,
     own: Origin,
     cache: Arc<UnitCache>,
+    recent: Arc<RecentClocks>,
 }
 
 /// The thread's whole life.
@@ -63,10 +64,10 @@ pub(super) fn run(
     connection: &Connection,
     paths: Paths,
     own: Origin,
-    cache: Arc<UnitCache>,
+    (cache, recent): (Arc<UnitCache>, Arc<RecentClocks>),
     mut commands: mpsc::Receiver<ReadCommand>,
 ) {
-    let reader = Reader { db: Database::new(connection), paths, own, cache };
+    let reader = Reader { db: Database::new(connection), paths, own, cache, recent };
     while let Some(ReadCommand::Read(read)) = commands.blocking_recv() {
         let begun = reader.db.execute("BEGIN", []).map(|_| &reader);
         (read.0)(begun);
@@ -81,7 +82,14 @@ pub(super) fn run(
 
 impl Reader<'_> {
     pub(super) fn clocks(&self, rows: &[RowId]) -> Result<Vec<Option<RowClock>>, StoreError> {
-        rows.iter().map(|row| clocks::load(&self.db, row)).collect()
+        // Memory first: the snapshot of the table begins with the first statement after it.
+        let found = self.recent.find(rows).into_iter().zip(rows);
+        found
+            .map(|(recent, row)| match recent {
+                Some(clock) => Ok(Some(clock)),
+                None => clocks::load(&self.db, row),
+            })
+            .collect()
     }
 
     pub(super) fn units_after(

@@ -40,6 +40,8 @@ pub struct Settings {
     pub ballast_bytes: u64,
     /// Decoded units kept in memory.
     pub unit_cache_bytes: usize,
+    /// Clocks kept in memory before they are written to their place.
+    pub recent_clocks_bytes: usize,
     /// Plain bytes after which a unit is sealed; a larger transaction is a unit by itself.
     pub unit_bytes_max: usize,
 }
@@ -51,6 +53,7 @@ impl Default for Settings {
             cache_bytes: 16 << 20,
             ballast_bytes: 16 << 20,
             unit_cache_bytes: 32 << 20,
+            recent_clocks_bytes: 6 << 20,
             unit_bytes_max: UNIT_PLAIN_BYTES_TARGET,
         }
     }

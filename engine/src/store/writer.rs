@@ -9,6 +9,7 @@ use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::ballast::Ballast;
+use super::clocks::ClockWriter;
 use super::error::StoreError;
 use super::layout::Lock;
 use super::reader::ReadCommand;
@@ -106,6 +107,7 @@ pub(super) struct Writer<'c> {
     pub(super) db: Database<'c>,
     pub(super) state: State,
     pub(super) tools: Tools,
+    pub(super) clocks: ClockWriter,
     /// Set when the state could not be read back after a failure.
     broken: Option<StoreError>,
     /// Folds up to this attempt are refused, because one before them failed.
@@ -115,12 +117,12 @@ pub(super) struct Writer<'c> {
 /// The thread's whole life.
 pub(super) fn run(
     connection: Connection,
-    state: State,
+    (state, clocks): (State, ClockWriter),
     tools: Tools,
     companions: Companions,
     mut commands: mpsc::Receiver<WriteCommand>,
 ) {
-    let (news, closing) = serve(&connection, state, tools, &mut commands);
+    let (news, closing) = serve(&connection, (state, clocks), tools, &mut commands);
     // The reader goes first, so that closing the last connection empties the write-ahead log.
     let Companions { reads, reader, lock } = companions;
     drop(reads.blocking_send(ReadCommand::Stop));
@@ -141,12 +143,12 @@ pub(super) fn run(
 /// Works until told to close or until nobody holds a handle any more.
 fn serve(
     connection: &Connection,
-    state: State,
+    (state, clocks): (State, ClockWriter),
     tools: Tools,
     commands: &mut mpsc::Receiver<WriteCommand>,
 ) -> (watch::Sender<Log>, Option<oneshot::Sender<()>>) {
     let db = Database::new(connection);
-    let mut writer = Writer { db, state, tools, broken: None, fold_stopped: None };
+    let mut writer = Writer { db, state, tools, clocks, broken: None, fold_stopped: None };
     let mut closing = None;
     while closing.is_none()
         && let Some(first) = commands.blocking_recv()
@@ -212,6 +214,7 @@ impl Writer<'_> {
             answers.push((work.fold_epoch, answer));
         }
         let wrote = self.db.connection().total_changes() != changes_before;
+        let failure = failure.or_else(|| self.clocks.sweep(&self.db).err());
         let failure = failure.or_else(|| self.commit().err());
         match &failure {
             Some(error) => {
@@ -239,6 +242,7 @@ impl Writer<'_> {
     }
 
     fn committed(&mut self) {
+        self.clocks.committed();
         self.tools.counters.commits.fetch_add(1, Ordering::Relaxed);
         if let Err(error) = self.tools.ballast.committed() {
             tracing::warn!(%error, "ballast file cannot be restored");
@@ -252,6 +256,7 @@ impl Writer<'_> {
         {
             tracing::warn!(%error, "ballast file cannot be released");
         }
+        self.clocks.rolled_back();
         // SQLite may have rolled back by itself.
         let undone = if self.db.connection().is_autocommit() {
             Ok(())
@@ -275,12 +280,13 @@ impl Writer<'_> {
         run: impl FnOnce(&mut Self) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         self.db.execute("SAVEPOINT command", [])?;
-        let seen_lsn = self.state.seen_lsn;
+        let (seen_lsn, clocks) = (self.state.seen_lsn, self.clocks.mark());
         let result = run(self);
         match &result {
             Err(error) if !error.ends_round() && !self.db.connection().is_autocommit() => {
                 self.db.execute("ROLLBACK TO command", [])?;
                 self.db.execute("RELEASE command", [])?;
+                self.clocks.undo_to(clocks);
                 self.state = State { seen_lsn, ..State::load(&self.db)? };
             }
             Err(_) => {}

@@ -252,7 +252,10 @@ async fn flipped_bits_in_the_tail_are_noticed_and_never_sealed() {
 #[tokio::test]
 async fn flipped_bits_in_clocks_and_state_are_noticed() {
     let (dir, store) = fresh(1);
-    store.fold(one_row(&table("t"), 1, "a"), 2000, Vec::new()).await.unwrap();
+    // So many that their clocks are moved from the log into the table.
+    for id in 1..20 {
+        store.fold(one_row(&table("t"), id, "a"), 2000, Vec::new()).await.unwrap();
+    }
     let fold = store.fold_state().await.unwrap();
     let table_id = fold.dictionary.id_of(&table("t").name).unwrap();
     let id =
@@ -262,7 +265,8 @@ async fn flipped_bits_in_clocks_and_state_are_noticed() {
     let mut state = landfall_protocol::codec::Writer::new();
     clock.encode(&mut state);
     let state = state.into_bytes();
-    let at = find(dir.path(), &state);
+    let key = [&table_id.0.to_le_bytes(), id.key.as_bytes()].concat();
+    let at = find(dir.path(), &crate::store::crc::guard(&key, state.clone()));
     let ask = async |store: &Store| store.clocks(vec![id.clone()]).await;
     for answer in with_flipped_bits(dir.path(), at..at + state.len(), ask).await {
         assert_eq!(answer, Err(StoreError::corrupt("clock", table_id.0)));

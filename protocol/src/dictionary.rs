@@ -212,20 +212,20 @@ impl Dictionary {
     }
 }
 
+fn key_columns(def: &TableDef) -> impl Iterator<Item = &ColumnDef> {
+    def.key.iter().filter_map(|id| def.column_def(*id))
+}
+
 fn same_key(known: &TableDef, seen: &TableDef) -> bool {
-    let names = |def: &TableDef| -> Vec<String> {
-        def.key.iter().filter_map(|id| def.column_def(*id)).map(|c| c.name.clone()).collect()
-    };
-    names(known) == names(seen)
+    key_columns(known).map(|column| &column.name).eq(key_columns(seen).map(|column| &column.name))
 }
 
 /// The key as this site's own changes of the row have it: columns in the local order, and each
 /// value in the form its local type gives it, since `integer` 5 here may be `text` 5 there.
 fn localize_key(local: &TableDef, foreign: &TableDef, key: &RowKey) -> Result<RowKey, Unshowable> {
-    let kinds = |def: &TableDef| -> Vec<_> {
-        def.key.iter().filter_map(|id| def.column_def(*id)).map(|column| column.kind()).collect()
-    };
-    if same_key(local, foreign) && kinds(local) == kinds(foreign) {
+    let same_kinds =
+        || key_columns(local).map(ColumnDef::kind).eq(key_columns(foreign).map(ColumnDef::kind));
+    if same_key(local, foreign) && same_kinds() {
         return Ok(key.clone());
     }
     let other = || Unshowable::OtherKey(foreign.name.clone());

@@ -444,7 +444,7 @@ impl Store {
     pub async fn transactions(
         &self,
         wanted: Vec<TxnId>,
-    ) -> Result<BTreeMap<TxnId, Transaction>, StoreError> {
+    ) -> Result<BTreeMap<TxnId, Arc<Transaction>>, StoreError> {
         self.read(move |reader| reader.transactions(wanted)).await
     }
 

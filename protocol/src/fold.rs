@@ -156,8 +156,8 @@ pub type ForeignTransactions = BTreeMap<TxnId, ForeignTransaction>;
 /// One foreign transaction from the inbox.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ForeignTransaction {
-    /// The transaction.
-    pub transaction: Transaction,
+    /// The transaction; shared, because it is queued, applied, and then folded.
+    pub transaction: Arc<Transaction>,
     /// The vector record that stands before it; empty inside a unit.
     pub vector: VersionVector,
 }

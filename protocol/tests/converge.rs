@@ -148,7 +148,8 @@ impl Site {
         self.fates.add(output.fates);
         for own in output.own {
             let txn = TxnId { origin: self.fold.origin, seq: own.transaction.seq };
-            let foreign = ForeignTransaction { transaction: own.transaction, vector: own.vector };
+            let transaction = Arc::new(own.transaction);
+            let foreign = ForeignTransaction { transaction, vector: own.vector };
             log.transactions.insert(txn, foreign);
             log.shown.insert(txn, self.fold.applied.clone());
         }
@@ -297,7 +298,7 @@ fn oracle(log: &Log) -> BTreeMap<i64, Row> {
     let mut existence: BTreeMap<i64, (Stamp, bool)> = BTreeMap::new();
     let mut cells: BTreeMap<(i64, usize), (Stamp, Value)> = BTreeMap::new();
     for (txn, foreign) in &log.transactions {
-        let Transaction { changes, .. } = &foreign.transaction;
+        let Transaction { changes, .. } = foreign.transaction.as_ref();
         let stamp = foreign.transaction.stamp(txn.origin);
         let columns = table(usize::from(txn.origin.site.number() - 1)).columns;
         for change in changes {

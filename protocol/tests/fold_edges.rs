@@ -49,6 +49,7 @@ fn foreign(seq: u64, hlc: u64, changes: Vec<RowChange>) -> (TxnId, ForeignTransa
     let transaction =
         Transaction { seq: Seq(seq), hlc: Hlc::from_ms(hlc), describes, changes, piece: None };
     let txn = TxnId { origin: origin(2), seq: Seq(seq) };
+    let transaction = Arc::new(transaction);
     (txn, ForeignTransaction { transaction, vector: VersionVector::new() })
 }
 

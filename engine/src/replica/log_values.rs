@@ -1,6 +1,7 @@
 //! Values that only the log has, under this site's numbers.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use landfall_protocol::change::Transaction;
 use landfall_protocol::dictionary::{Dictionary, RowId};
@@ -15,7 +16,7 @@ pub(super) struct LogValues<'a> {
     own: Origin,
     dictionary: &'a Dictionary,
     tables: BTreeMap<Origin, &'a BTreeMap<TableId, TableDef>>,
-    transactions: BTreeMap<TxnId, Transaction>,
+    transactions: BTreeMap<TxnId, Arc<Transaction>>,
 }
 
 impl Replica {

@@ -2,6 +2,7 @@
 //! bounded portions.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use landfall_protocol::change::Fragment;
 use landfall_protocol::clock::Hlc;
@@ -73,7 +74,7 @@ impl Pending {
                 let first = transaction.seq == unit.header.first;
                 let vector = if first { unit.header.vector.clone() } else { VersionVector::new() };
                 self.queue
-                    .push_back(ForeignTransaction { transaction: transaction.clone(), vector });
+                    .push_back(ForeignTransaction { transaction: Arc::clone(transaction), vector });
             }
             self.read_to = unit.header.last;
         }

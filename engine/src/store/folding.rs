@@ -120,7 +120,7 @@ impl Writer<'_> {
                     } else {
                         VersionVector::new()
                     };
-                    let transaction = transaction.clone();
+                    let transaction = Arc::clone(transaction);
                     let txn = TxnId { origin, seq: transaction.seq };
                     found.insert(txn, ForeignTransaction { transaction, vector });
                 }

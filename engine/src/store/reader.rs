@@ -153,7 +153,7 @@ impl Reader<'_> {
     pub(super) fn transactions(
         &self,
         wanted: Vec<TxnId>,
-    ) -> Result<BTreeMap<TxnId, Transaction>, StoreError> {
+    ) -> Result<BTreeMap<TxnId, Arc<Transaction>>, StoreError> {
         let mut found = BTreeMap::new();
         let mut rows: BTreeMap<Origin, Option<OriginRow>> = BTreeMap::new();
         for txn in wanted {
@@ -166,9 +166,9 @@ impl Reader<'_> {
                 Some(row) if txn.seq > Seq::ZERO => {
                     let unit = units::open(&self.db, &self.cache, txn.origin, row.log.no, txn.seq)?
                         .ok_or_else(|| missing(row, txn.seq))?;
-                    unit.transactions.iter().find(|found| found.seq == txn.seq).cloned()
+                    unit.transactions.iter().find(|found| found.seq == txn.seq).map(Arc::clone)
                 }
-                None if txn.origin == self.own => tail::find(&self.db, txn.seq)?,
+                None if txn.origin == self.own => tail::find(&self.db, txn.seq)?.map(Arc::new),
                 _ => None,
             };
             if let Some(transaction) = transaction {

@@ -1,6 +1,7 @@
 //! The plain records that go in and out of the store.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use landfall_protocol::change::Transaction;
 use landfall_protocol::dictionary::RowId;
@@ -164,7 +165,7 @@ pub struct OpenUnit {
     /// Its place in the chain.
     pub hash: UnitHash,
     /// What is inside, in order.
-    pub transactions: Vec<Transaction>,
+    pub transactions: Vec<Arc<Transaction>>,
 }
 
 /// What is held of one origin.

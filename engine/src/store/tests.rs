@@ -166,6 +166,7 @@ impl Model {
                 VersionVector::new()
             };
             let txn = TxnId { origin: header.origin, seq: transaction.seq };
+            let transaction = Arc::new(transaction);
             self.foreign.insert(txn, ForeignTransaction { transaction, vector });
         }
     }
@@ -194,7 +195,7 @@ impl Model {
             .map(|own| TxnId { origin: self.fold.origin, seq: own.transaction.seq })
             .collect();
         let found = store.transactions(wanted).await.unwrap();
-        assert!(found.values().eq(self.own.iter().map(|own| &own.transaction)));
+        assert!(found.values().map(Arc::as_ref).eq(self.own.iter().map(|own| &own.transaction)));
         let units = all_units(store, self.fold.origin).await;
         assert_chain(&units);
         let mut sealed = self.own.iter();

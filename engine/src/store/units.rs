@@ -198,6 +198,7 @@ pub(super) fn open(
         first: place.first,
         error,
     })?;
+    let transactions = transactions.into_iter().map(Arc::new).collect();
     let open =
         Arc::new(OpenUnit { header: unit.header().clone(), hash: unit.hash(), transactions });
     cache.put(&open);

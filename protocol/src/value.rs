@@ -5,7 +5,8 @@
 //! text. So no value is ever changed by travelling, whatever type it has.
 
 use std::borrow::Cow;
-use std::fmt::Write as _;
+use std::cmp::Ordering;
+use std::fmt::{self, Write as _};
 
 use crate::codec::{DecodeError, Reader, Writer, is_signed};
 
@@ -193,8 +194,20 @@ impl Value {
 }
 
 /// A row's identity in its table: the primary key's values in key order, in canonical bytes.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct RowKey(Box<[u8]>);
+///
+/// Keys are compared, copied and looked up more than anything else, and are mostly short: those
+/// stand in the value itself.
+#[derive(Clone)]
+pub struct RowKey(KeyBytes);
+
+/// Longest key that stands in place: a UUID takes 17 bytes, an integer 2 to 11.
+const SHORT_KEY_BYTES: usize = 22;
+
+#[derive(Clone)]
+enum KeyBytes {
+    Short { length: u8, bytes: [u8; SHORT_KEY_BYTES] },
+    Long(Box<[u8]>),
+}
 
 impl RowKey {
     /// The key made of these values, in the key's column order.
@@ -208,17 +221,27 @@ impl RowKey {
         for value in values {
             value.encode(&mut out);
         }
-        Self(out.into_bytes().into())
+        Self::from_bytes(&out.into_bytes())
     }
 
     /// A key from stored bytes, which [`RowKey::values`] will check.
-    pub fn from_bytes(bytes: &[u8]) -> Self {
-        Self(bytes.into())
+    pub fn from_bytes(key: &[u8]) -> Self {
+        let mut bytes = [0; SHORT_KEY_BYTES];
+        match bytes.get_mut(..key.len()) {
+            Some(place) => {
+                place.copy_from_slice(key);
+                Self(KeyBytes::Short { length: key.len() as u8, bytes })
+            }
+            None => Self(KeyBytes::Long(key.into())),
+        }
     }
 
     /// The canonical bytes.
     pub fn as_bytes(&self) -> &[u8] {
-        &self.0
+        match &self.0 {
+            KeyBytes::Short { length, bytes } => &bytes[..usize::from(*length)],
+            KeyBytes::Long(bytes) => bytes,
+        }
     }
 
     /// The values.
@@ -226,12 +249,38 @@ impl RowKey {
     /// # Errors
     /// Fails when the bytes are not a sequence of values.
     pub fn values(&self) -> Result<Vec<Value>, DecodeError> {
-        let mut from = Reader::new(&self.0);
+        let mut from = Reader::new(self.as_bytes());
         let mut values = Vec::new();
         while !from.rest().is_empty() {
             values.push(Value::decode(&mut from)?);
         }
         Ok(values)
+    }
+}
+
+impl PartialEq for RowKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_bytes() == other.as_bytes()
+    }
+}
+
+impl Eq for RowKey {}
+
+impl PartialOrd for RowKey {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for RowKey {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.as_bytes().cmp(other.as_bytes())
+    }
+}
+
+impl fmt::Debug for RowKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("RowKey").field(&self.as_bytes()).finish()
     }
 }
 
@@ -497,6 +546,15 @@ mod tests {
         fn keys_read_back(numbers in proptest::collection::vec(any::<i64>(), 1..4)) {
             let values: Vec<_> = numbers.into_iter().map(Value::Int).collect();
             prop_assert_eq!(RowKey::new(&values).values().unwrap(), values);
+        }
+
+        #[test]
+        fn keys_are_ordered_by_their_bytes(one in ".{0,40}", two in ".{0,40}") {
+            let (one, two) = (one.as_bytes(), two.as_bytes());
+            let keys = [RowKey::from_bytes(one), RowKey::from_bytes(two)];
+            prop_assert_eq!(keys[0].as_bytes(), one);
+            prop_assert_eq!(keys[0].cmp(&keys[1]), one.cmp(two));
+            prop_assert_eq!(keys[0] == keys[1], one == two);
         }
     }
 }

@@ -13,7 +13,8 @@ mod marker;
 pub use image::{Columns, Image, Relation, RowEvent};
 pub use marker::{MARKER_PREFIX, Marker, MarkerKey, ParkedChange};
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::collections::btree_map::{BTreeMap, Entry};
 use std::sync::Arc;
 
 use crate::change::{Describe, Fragment, Piece, RowChange, RowOp, Transaction};
@@ -228,6 +229,9 @@ fn split_images(
     let changes = transactions.iter().flat_map(|transaction| &transaction.changes);
     let named: BTreeSet<&RowId> =
         changes.filter_map(|change| change.local.as_ref().ok()).map(|local| &local.row).collect();
+    if images.keys().all(|row| named.contains(row)) {
+        return (images, BTreeMap::new());
+    }
     images.into_iter().partition(|(row, _)| named.contains(row))
 }
 
@@ -371,11 +375,11 @@ impl Fold {
         for change in &changes {
             tables.insert(change.table);
             let columns: Vec<ColumnId> = change.cells.iter().map(|cell| cell.column).collect();
-            let row = row_of(change);
-            let mut clock =
-                if change.op == RowOp::Update { rows.get(&row) } else { RowClock::default() };
+            let clock = rows.entry(row_of(change));
+            if change.op != RowOp::Update {
+                *clock = RowClock::default();
+            }
             clock.join(change.op, stamp, &columns, true);
-            rows.changed.insert(row, clock);
         }
         let describes = tables.into_iter().filter_map(|id| self.dictionary.describe(id)).collect();
         Some(OwnTransaction {
@@ -417,7 +421,7 @@ impl Fold {
         }
         for (row, shown) in shown {
             let image = images.get(&row);
-            if !shown.parked && !shown.agrees(&rows.get(&row), image) {
+            if !shown.parked && !shown.agrees(rows.entry(row.clone()), image) {
                 output.dirty.insert(row);
             }
         }
@@ -440,8 +444,15 @@ struct Rows {
 }
 
 impl Rows {
-    fn get(&self, row: &RowId) -> RowClock {
-        self.changed.get(row).or_else(|| self.stored.get(row)).cloned().unwrap_or_default()
+    /// The clock of a row that is about to change, or has changed.
+    fn entry(&mut self, row: RowId) -> &mut RowClock {
+        match self.changed.entry(row) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => {
+                let stored = self.stored.remove(entry.key());
+                entry.insert(stored.unwrap_or_default())
+            }
+        }
     }
 }
 
@@ -461,7 +472,7 @@ fn join_foreign(
     rows: &mut Rows,
     shown: &mut BTreeMap<RowId, Shown>,
 ) -> Fate {
-    let mut clock = rows.get(&local.row);
+    let clock = rows.entry(local.row.clone());
     let shown = shown
         .entry(local.row.clone())
         .or_insert_with(|| Shown { before: clock.clone(), ..Shown::default() });
@@ -472,7 +483,6 @@ fn join_foreign(
     }
     shown.stamps.insert(stamp);
     shown.parked |= parked;
-    rows.changed.insert(local.row.clone(), clock);
     outcome.fate()
 }
 

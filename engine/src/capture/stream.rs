@@ -31,6 +31,10 @@ use crate::store::{Advance, DatabaseIdentity, Resume, Severity, Store, StoreErro
 use crate::tasks::Tasks;
 use crate::time;
 
+/// Values one batch may hold before the socket is left unread; PostgreSQL keeps the WAL meanwhile. In
+/// memory they take some four times as much, and twice that while one batch is folded and the next
+/// collected.
+const BATCH_BYTES_MAX: usize = 1 << 20;
 /// Transactions one batch may hold.
 const BATCH_TRANSACTIONS_MAX: usize = 20_000;
 /// How often the server hears from us when nothing else happens.
@@ -314,7 +318,7 @@ impl Capture<'_> {
 
     /// Whether the socket is left unread until the batch is on its way; PostgreSQL keeps the WAL.
     fn is_full(&self) -> bool {
-        self.batch.bytes > self.context.scratch.memory_bytes_max
+        self.batch.bytes > BATCH_BYTES_MAX.min(self.context.scratch.memory_bytes_max)
             || self.batch.transactions.len() >= BATCH_TRANSACTIONS_MAX
     }
 

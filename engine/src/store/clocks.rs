@@ -24,8 +24,8 @@ use super::error::StoreError;
 use super::sql::{Database, blob, number, stored};
 use super::state;
 
-/// Memory a clock takes beside its key.
-const CLOCK_BYTES: usize = 144;
+/// Memory a clock of a few cells takes beside its key, maps' slack included.
+const CLOCK_BYTES: usize = 400;
 /// Rows a sweep moves with a round that folded next to nothing.
 const SWEEP_ROWS_MIN: usize = 64;
 

@@ -18,7 +18,7 @@ const JOURNAL_BYTES_MAX: u64 = 64 << 20;
 /// SQLite's write-ahead log is written back when it is this long: a page that changes often is
 /// written back once for many times that it changed.
 const CHECKPOINT_BYTES: u64 = 16 << 20;
-const READER_CACHE_BYTES: u64 = 8 << 20;
+const READER_CACHE_BYTES: u64 = 4 << 20;
 
 /// One row per fold flush of own transactions not sealed yet in `tail`; everything sealed in
 /// `unit`, where `changes_to` and `bytes_to` are running sums over the origin's log; clocks in

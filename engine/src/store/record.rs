@@ -51,9 +51,9 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             budget_bytes: None,
-            cache_bytes: 16 << 20,
+            cache_bytes: 8 << 20,
             ballast_bytes: 16 << 20,
-            unit_cache_bytes: 32 << 20,
+            unit_cache_bytes: 20 << 20,
             recent_clocks_bytes: 6 << 20,
             unit_bytes_max: UNIT_PLAIN_BYTES_TARGET,
         }

@@ -13,7 +13,7 @@ use super::record::OpenUnit;
 use super::sql::{Database, blob, number, stored};
 
 /// Memory a decoded change takes beside its values.
-const CHANGE_BYTES: usize = 96;
+const CHANGE_BYTES: usize = 160;
 
 /// Where a unit stands.
 #[derive(Clone, Debug)]

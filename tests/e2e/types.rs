@@ -2,5 +2,7 @@
 //! whatever shape the table has.
 
 mod matrix;
+mod partitions;
+mod shapes;
 mod values;
 mod versions;

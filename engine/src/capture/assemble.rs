@@ -85,6 +85,8 @@ pub struct SourceTable {
     /// Generated columns. Since version 18 they may be in the stream, and must be for the
     /// application's updates to work; every site computes its own.
     pub generated: BTreeSet<String>,
+    /// Its partitions. The stream describes them, and then has their rows under the table's name.
+    pub partitions: Vec<TableName>,
 }
 
 /// A relation of the stream.
@@ -94,6 +96,18 @@ struct Source {
     relation: Arc<Relation>,
     /// The places of generated columns in the stream's rows.
     generated: BTreeSet<usize>,
+}
+
+/// What the stream has described under a number.
+#[derive(Debug)]
+enum Described {
+    /// A table of ours.
+    Source(Arc<Source>),
+    /// A partition, whose rows come under the name of its table; or a table that was published and
+    /// is not in the fleet file, which has rows.
+    Other(TableName),
+    /// One of the latter that was told about.
+    Told,
 }
 
 /// A committed transaction, or only a position that moved.
@@ -157,7 +171,7 @@ pub struct Assembler {
     catalog: BTreeMap<TableName, SourceTable>,
     /// Transactions that commit from here on may have changed what the catalog said.
     catalog_as_of: Lsn,
-    relations: BTreeMap<RelationId, Option<Arc<Source>>>,
+    relations: BTreeMap<RelationId, Described>,
     scratch: Scratch,
     /// Where the texts are that were put aside.
     texts: Arc<LongTexts>,
@@ -290,10 +304,10 @@ impl Assembler {
         }
         let name = TableName::new(relation.schema, relation.name);
         match self.catalog.get(&name) {
-            Some(SourceTable { def, generated }) => relation
+            Some(SourceTable { def, generated, .. }) => relation
                 .columns()
                 .any(|c| def.column(c.name).is_none() && !generated.contains(c.name)),
-            None => true,
+            None => !self.catalog.values().any(|table| table.partitions.contains(&name)),
         }
     }
 
@@ -416,13 +430,9 @@ impl Assembler {
 
     fn describe(&mut self, seen: &pgoutput::Relation<'_>) -> Result<(), AssembleError> {
         let name = TableName::new(seen.schema, seen.name);
-        let Some(SourceTable { def, generated }) = self.catalog.get(&name) else {
-            if self.relations.insert(seen.id, None).is_none() {
-                tracing::error!(
-                    table = %name,
-                    "a published table is not in the fleet file, its changes are not replicated; \
-                     if it was renamed, rename it back, else run landfall-node init"
-                );
+        let Some(SourceTable { def, generated, .. }) = self.catalog.get(&name) else {
+            if !matches!(self.relations.get(&seen.id), Some(Described::Told)) {
+                self.relations.insert(seen.id, Described::Other(name));
             }
             return Ok(());
         };
@@ -449,7 +459,7 @@ impl Assembler {
         let relation = Arc::new(Relation { name, set: def.set, columns, key });
         let places = seen.columns().enumerate().filter(|(_, column)| is_generated(column.name));
         let source = Source { relation, generated: places.map(|(place, _)| place).collect() };
-        self.relations.insert(seen.id, Some(Arc::new(source)));
+        self.relations.insert(seen.id, Described::Source(Arc::new(source)));
         Ok(())
     }
 
@@ -460,7 +470,9 @@ impl Assembler {
     ) -> Result<Option<Tuple<'a>>, AssembleError> {
         match (self.relations.get(&relation), old) {
             (_, Some(OldRow::Full(tuple))) => Ok(Some(tuple)),
-            (Some(Some(source)), _) => Err(AssembleError::NotFull(source.relation.name.clone())),
+            (Some(Described::Source(source)), _) => {
+                Err(AssembleError::NotFull(source.relation.name.clone()))
+            }
             _ => Ok(None),
         }
     }
@@ -473,8 +485,17 @@ impl Assembler {
     ) -> Result<(), AssembleError> {
         let source = match self.relations.get(&relation) {
             None => return Err(AssembleError::OutOfOrder("a row of a table not described")),
-            Some(None) => return Ok(()),
-            Some(Some(source)) => Arc::clone(source),
+            Some(Described::Source(source)) => Arc::clone(source),
+            Some(Described::Other(name)) => {
+                tracing::error!(
+                    table = %name,
+                    "a published table is not in the fleet file, its changes are not replicated; \
+                     if it was renamed, rename it back, else run landfall-node init"
+                );
+                self.relations.insert(relation, Described::Told);
+                return Ok(());
+            }
+            Some(Described::Told) => return Ok(()),
         };
         let aside =
             new.iter().flat_map(|tuple| tuple.columns()).filter_map(|column| match column {

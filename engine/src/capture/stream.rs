@@ -237,7 +237,8 @@ async fn read_tables(
     let catalog = catalog::read(client, fleet).await?;
     let source = |table: &LocalTable| {
         let generated = table.generated.iter().map(|column| column.name.clone()).collect();
-        SourceTable { def: table.def.clone(), generated }
+        let partitions = table.partitions.iter().map(|part| part.name.clone()).collect();
+        SourceTable { def: table.def.clone(), generated, partitions }
     };
     Ok((catalog.replicable_tables().map(source).collect(), as_of))
 }

@@ -77,10 +77,14 @@ pub struct LocalTable {
     pub is_heap: bool,
     /// Whether it is unlogged or temporary, and so never in the WAL.
     pub is_unlogged: bool,
+    /// Whether it is a partition.
+    pub is_partition: bool,
     /// Whether it is a partition, or a child by inheritance.
     pub is_child: bool,
     /// Whether others inherit from it or are its partitions.
     pub has_children: bool,
+    /// What holds the rows of a partitioned table, at any depth.
+    pub partitions: Vec<Partition>,
     /// What the WAL keeps of an old row.
     pub replica_identity: ReplicaIdentity,
     /// Whether row security is switched on.
@@ -107,6 +111,19 @@ pub struct LocalTable {
     pub exclusions: Vec<ColumnConstraint>,
     /// Triggers, those of constraints included.
     pub triggers: Vec<Trigger>,
+}
+
+/// A partition that holds rows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Partition {
+    /// Its name.
+    pub name: TableName,
+    /// Whether it is an ordinary table, not a foreign one.
+    pub is_table: bool,
+    /// As [`LocalTable::is_heap`].
+    pub is_heap: bool,
+    /// As [`LocalTable::is_unlogged`].
+    pub is_unlogged: bool,
 }
 
 /// `pg_class.relkind`, as far as it matters.
@@ -282,6 +299,7 @@ pub async fn read(client: &mut Client, fleet: &Fleet) -> Result<Catalog, Catalog
     pinned.map_err(query("a snapshot"))?;
     let mut reader = Reader { tables: BTreeMap::new(), names: BTreeMap::new() };
     let missing = reader.relations(&snapshot, fleet).await?;
+    reader.partitions(&snapshot).await?;
     reader.columns(&snapshot).await?;
     reader.indexes(&snapshot).await?;
     reader.keys(&snapshot).await?;
@@ -314,6 +332,17 @@ JOIN pg_namespace n ON n.nspname = t.schema
 JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = t.name
 LEFT JOIN pg_am am ON am.oid = c.relam
 WHERE c.relkind NOT IN ('i', 'I', 'S', 'c', 't')";
+
+const PARTITIONS: &str = "
+SELECT root.oid, n.nspname::text, c.relname::text, c.relkind = 'r',
+       coalesce(am.amname = 'heap', false), c.relpersistence <> 'p'
+FROM unnest($1::oid[]) AS root(oid)
+CROSS JOIN LATERAL pg_partition_tree(root.oid) AS p
+JOIN pg_class c ON c.oid = p.relid
+JOIN pg_namespace n ON n.oid = c.relnamespace
+LEFT JOIN pg_am am ON am.oid = c.relam
+WHERE p.isleaf AND p.level > 0
+ORDER BY root.oid, 2, 3";
 
 const COLUMNS: &str = "
 SELECT a.attrelid, a.attnum, a.attname::text, format_type(a.atttypid, a.atttypmod), a.atttypid,
@@ -459,6 +488,19 @@ impl Reader {
         snapshot.query(sql, &[&oids]).await.map_err(query(what))
     }
 
+    async fn partitions(&mut self, snapshot: &Transaction<'_>) -> Result<(), CatalogError> {
+        for row in self.rows(snapshot, "partitions", PARTITIONS).await? {
+            let Some(table) = self.tables.get_mut(&row.get(0)) else { continue };
+            table.partitions.push(Partition {
+                name: TableName::new(row.get::<_, String>(1), row.get::<_, String>(2)),
+                is_table: row.get(3),
+                is_heap: row.get(4),
+                is_unlogged: row.get(5),
+            });
+        }
+        Ok(())
+    }
+
     async fn columns(&mut self, snapshot: &Transaction<'_>) -> Result<(), CatalogError> {
         for row in self.rows(snapshot, "columns", COLUMNS).await? {
             let Some(table) = self.tables.get_mut(&row.get(0)) else { continue };
@@ -596,8 +638,10 @@ fn relation(def: TableDef, row: &Row) -> Result<LocalTable, CatalogError> {
         },
         is_heap: row.get::<_, Option<&str>>(3) == Some("heap"),
         is_unlogged: row.get::<_, &str>(4) != "p",
+        is_partition,
         is_child: is_partition || inherits,
         has_children: row.get(7),
+        partitions: Vec::new(),
         replica_identity,
         has_row_security: row.get(9),
         key_is_deferrable: false,

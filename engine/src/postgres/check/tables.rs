@@ -4,7 +4,7 @@ use landfall_protocol::fleet::Fleet;
 use landfall_protocol::schema::TableName;
 
 use super::Finding;
-use crate::postgres::catalog::{Catalog, Identity, LocalTable, RelationKind};
+use crate::postgres::catalog::{Catalog, Identity, LocalTable, Partition, RelationKind};
 use crate::postgres::sql::{quote_identifier, quote_table};
 
 pub(super) fn judge(catalog: &Catalog, fleet: &Fleet, bypasses_rls: bool) -> Vec<Finding> {
@@ -28,30 +28,52 @@ pub(super) fn judge(catalog: &Catalog, fleet: &Fleet, bypasses_rls: bool) -> Vec
 fn unfit(table: &LocalTable) -> Option<Finding> {
     let (name, quoted) = (&table.def.name, quote_table(&table.def.name));
     let plain = "replicate an ordinary table instead";
+    let is_partitioned = table.kind == RelationKind::Partitioned;
     match table {
         LocalTable { kind: RelationKind::Other, .. } => {
             Some(Finding::error(format!("{name} is not a table"), plain))
         }
-        LocalTable { kind: RelationKind::Partitioned, .. } => {
-            Some(Finding::error(format!("table {name} is partitioned"), plain))
-        }
-        LocalTable { is_child: true, .. } => Some(Finding::error(
-            format!("table {name} is a partition or inherits from another table"),
-            plain,
+        LocalTable { is_partition: true, .. } => Some(Finding::error(
+            format!("table {name} is a partition"),
+            "put the partitioned table into the fleet file instead",
         )),
-        LocalTable { has_children: true, .. } => {
-            Some(Finding::error(format!("other tables inherit from table {name}"), plain))
-        }
+        LocalTable { is_child: true, .. } => Some(Finding::error(
+            format!("table {name} inherits from another table"),
+            format!("run ALTER TABLE {quoted} NO INHERIT, or use partitions instead"),
+        )),
+        LocalTable { has_children: true, .. } if !is_partitioned => Some(Finding::error(
+            format!("other tables inherit from table {name}"),
+            "use partitions instead, or end the inheritance with ALTER TABLE ... NO INHERIT",
+        )),
         LocalTable { is_unlogged: true, .. } => Some(Finding::error(
             format!("table {name} is unlogged, so its changes cannot be captured"),
             format!("run ALTER TABLE {quoted} SET LOGGED"),
         )),
-        LocalTable { is_heap: false, .. } => Some(Finding::error(
+        LocalTable { is_heap: false, .. } if !is_partitioned => Some(Finding::error(
             format!("table {name} is not stored as heap"),
             format!("run ALTER TABLE {quoted} SET ACCESS METHOD heap"),
         )),
-        _ => None,
+        _ => table.partitions.iter().find_map(|partition| unfit_partition(name, partition)),
     }
+}
+
+fn unfit_partition(whole: &TableName, partition: &Partition) -> Option<Finding> {
+    let (name, quoted) = (&partition.name, quote_table(&partition.name));
+    let (problem, advice) = match partition {
+        Partition { is_table: false, .. } => (
+            "is a foreign table, whose changes cannot be captured",
+            format!("run ALTER TABLE {} DETACH PARTITION {quoted}", quote_table(whole)),
+        ),
+        Partition { is_unlogged: true, .. } => (
+            "is unlogged, so its changes cannot be captured",
+            format!("run ALTER TABLE {quoted} SET LOGGED"),
+        ),
+        Partition { is_heap: false, .. } => {
+            ("is not stored as heap", format!("run ALTER TABLE {quoted} SET ACCESS METHOD heap"))
+        }
+        _ => return None,
+    };
+    Some(Finding::error(format!("partition {name} of table {whole} {problem}"), advice))
 }
 
 fn details(table: &LocalTable, fleet: &Fleet, bypasses_rls: bool) -> Vec<Finding> {

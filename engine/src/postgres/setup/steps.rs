@@ -71,8 +71,6 @@ END $$;";
 /// What the step that makes our schema is for; while it is not done, hardly anything is.
 pub const SCHEMA_IS_THERE: &str = "schema landfall is there";
 
-const TRUNCATE_TRIGGER: &str = "landfall_refuse_truncate";
-
 /// Everything but the slot, in the order it must be done.
 #[must_use]
 pub fn steps(plan: &Plan<'_>) -> Vec<Step> {
@@ -83,6 +81,7 @@ pub fn steps(plan: &Plan<'_>) -> Vec<Step> {
         steps.extend(table_steps(plan.role, table).map(about));
     }
     steps.push(publication_step(plan));
+    steps.push(partitions_step(plan));
     steps
 }
 
@@ -167,8 +166,25 @@ ALTER TABLE {OWN_SCHEMA}.{name} ALTER piece SET STORAGE EXTERNAL;"
 
 fn table_steps(role: &str, table: &TableName) -> [Step; 4] {
     let name = quote_table(table);
-    let oid = format!("to_regclass({})", quote_literal(&name));
     let itself = std::slice::from_ref(table);
+    // A partitioned table is nothing without its partitions: what holds for it must hold for them.
+    let all = format!(
+        "(SELECT to_regclass({0})::oid UNION SELECT relid FROM pg_partition_tree(to_regclass({0})))",
+        quote_literal(&name)
+    );
+    let prepare = |condition: &str, statements: &str| {
+        format!(
+            "DO $landfall$ DECLARE part regclass; recheck name; BEGIN
+    FOR part IN SELECT oid FROM pg_class c WHERE oid IN {all} AND {condition}
+    LOOP
+{statements}
+    END LOOP;
+END $landfall$;"
+        )
+    };
+    let is_prepared = |condition: &str| {
+        format!("SELECT bool_and(NOT {condition}) FROM pg_class c WHERE oid IN {all}")
+    };
     [
         Step::new(
             format!("role {role:?} may write to table {table}"),
@@ -177,41 +193,93 @@ fn table_steps(role: &str, table: &TableName) -> [Step; 4] {
         ),
         Step::new(
             format!("the WAL keeps whole old rows of table {table}"),
-            format!("ALTER TABLE {name} REPLICA IDENTITY FULL;"),
-            format!("SELECT relreplident = 'f' FROM pg_class WHERE oid = {oid}"),
+            prepare(LACKS_IDENTITY, SET_IDENTITY),
+            is_prepared(LACKS_IDENTITY),
         ),
-        // Always: also for sessions that have switched ordinary triggers off.
         Step::new(
             format!("table {table} cannot be truncated"),
-            format!(
-                "CREATE OR REPLACE TRIGGER {TRUNCATE_TRIGGER} BEFORE TRUNCATE ON {name}
-    FOR EACH STATEMENT EXECUTE FUNCTION landfall.refuse_truncate();
-ALTER TABLE {name} ENABLE ALWAYS TRIGGER {TRUNCATE_TRIGGER};"
-            ),
-            format!(
-                "SELECT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = {oid}
-    AND tgname = '{TRUNCATE_TRIGGER}' AND tgenabled = 'A'
-    AND tgfoid = to_regprocedure('landfall.refuse_truncate()'))"
-            ),
+            prepare(LACKS_TRIGGER, SET_TRIGGER),
+            is_prepared(LACKS_TRIGGER),
         ),
-        // Replication applies with ordinary triggers off, and these are triggers underneath.
         Step::new(
             format!("deferrable constraints of table {table} also hold for replicated changes"),
-            format!(
-                "DO $landfall$ DECLARE recheck name; BEGIN
-    FOR recheck IN SELECT tgname FROM pg_trigger WHERE tgrelid = {oid}
-        AND tgfoid = 'unique_key_recheck'::regproc AND tgenabled <> 'A'
-    LOOP
-        EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', {oid}, recheck);
-    END LOOP;
-END $landfall$;"
-            ),
-            format!(
-                "SELECT NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = {oid}
-    AND tgfoid = 'unique_key_recheck'::regproc AND tgenabled <> 'A')"
-            ),
+            prepare(LACKS_RECHECK, SET_RECHECK),
+            is_prepared(LACKS_RECHECK),
         ),
     ]
+}
+
+const LACKS_IDENTITY: &str = "(c.relreplident <> 'f')";
+const SET_IDENTITY: &str = "        EXECUTE format('ALTER TABLE %s REPLICA IDENTITY FULL', part);";
+
+const LACKS_TRIGGER: &str = "(NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = c.oid
+        AND tgname = 'landfall_refuse_truncate' AND tgenabled = 'A'
+        AND tgfoid = to_regprocedure('landfall.refuse_truncate()')))";
+// Always: also for sessions that have switched ordinary triggers off.
+const SET_TRIGGER: &str =
+    "        EXECUTE format('CREATE OR REPLACE TRIGGER landfall_refuse_truncate
+            BEFORE TRUNCATE ON %s
+            FOR EACH STATEMENT EXECUTE FUNCTION landfall.refuse_truncate()', part);
+        EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER landfall_refuse_truncate', part);";
+
+// Replication applies with ordinary triggers off, and these are triggers underneath.
+const LACKS_RECHECK: &str = "(EXISTS (SELECT FROM pg_trigger WHERE tgrelid = c.oid
+        AND tgfoid = 'pg_catalog.unique_key_recheck'::regproc AND tgenabled <> 'A'))";
+const SET_RECHECK: &str =
+    "        FOR recheck IN SELECT tgname FROM pg_trigger WHERE tgrelid = part
+            AND tgfoid = 'pg_catalog.unique_key_recheck'::regproc AND tgenabled <> 'A'
+        LOOP
+            EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', part, recheck);
+        END LOOP;";
+
+/// A partition that is made or attached later gets what its table got here, at once: the WAL of its
+/// first change must have the whole old row already. Nobody needs it without partitioned tables.
+fn partitions_step(plan: &Plan<'_>) -> Step {
+    let tables: Vec<_> = plan.fleet.tables().map(|(table, _)| table.clone()).collect();
+    let partitioned = format!(
+        "EXISTS (SELECT FROM unnest({}) AS t JOIN pg_class c ON c.oid = to_regclass(t)
+        AND c.relkind = 'p')",
+        text_array(&tables)
+    );
+    let sql = format!(
+        "CREATE OR REPLACE FUNCTION landfall.prepare_partitions() RETURNS event_trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $function$
+DECLARE part regclass; recheck name;
+BEGIN
+    -- What it does fires it again.
+    IF current_setting('landfall.preparing', true) = 'on' THEN
+        RETURN;
+    END IF;
+    PERFORM set_config('landfall.preparing', 'on', true);
+    FOR part IN SELECT c.oid FROM pg_class c
+        JOIN pg_inherits i ON i.inhrelid = c.oid
+        JOIN pg_publication_rel r ON r.prrelid = pg_partition_root(c.oid)
+        JOIN pg_publication p ON p.oid = r.prpubid AND p.pubname = {publication}
+        WHERE c.relispartition AND ({LACKS_IDENTITY} OR {LACKS_TRIGGER} OR {LACKS_RECHECK})
+    LOOP
+{SET_IDENTITY}
+{SET_TRIGGER}
+{SET_RECHECK}
+    END LOOP;
+    PERFORM set_config('landfall.preparing', 'off', true);
+END $function$;
+DO $landfall$ BEGIN
+    IF {partitioned} THEN
+        DROP EVENT TRIGGER IF EXISTS landfall_partitions;
+        CREATE EVENT TRIGGER landfall_partitions ON ddl_command_end
+            WHEN TAG IN ('CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO', 'ALTER TABLE')
+            EXECUTE FUNCTION landfall.prepare_partitions();
+        ALTER EVENT TRIGGER landfall_partitions ENABLE ALWAYS;
+    END IF;
+END $landfall$;",
+        publication = quote_literal(plan.publication)
+    );
+    let probe = format!(
+        "SELECT NOT {partitioned} OR EXISTS (SELECT FROM pg_event_trigger
+    WHERE evtname = 'landfall_partitions' AND evtenabled = 'A'
+    AND evtfoid = to_regprocedure('landfall.prepare_partitions()'))"
+    );
+    Step::new("partitions that are made later are prepared as well", sql, probe)
 }
 
 const RIGHTS: [&str; 4] = ["SELECT", "INSERT", "UPDATE", "DELETE"];
@@ -258,11 +326,11 @@ fn publication_step(plan: &Plan<'_>) -> Step {
         ALTER PUBLICATION {name} SET TABLE
             {list};
         ALTER PUBLICATION {name} SET (publish = 'insert, update, delete',
-            publish_via_partition_root = false);
+            publish_via_partition_root = true);
     ELSE
         CREATE PUBLICATION {name} FOR TABLE
             {list}
-            WITH (publish = 'insert, update, delete');
+            WITH (publish = 'insert, update, delete', publish_via_partition_root = true);
     END IF;
     -- Else this version refuses updates of tables with generated columns.
     IF current_setting('server_version_num')::int >= 180000 THEN
@@ -272,7 +340,7 @@ END $landfall$;"
     );
     let probe = format!(
         "SELECT NOT p.puballtables AND p.pubinsert AND p.pubupdate AND p.pubdelete
-    AND NOT p.pubtruncate AND NOT p.pubviaroot
+    AND NOT p.pubtruncate AND p.pubviaroot
     AND coalesce(to_jsonb(p) ->> 'pubgencols', 's') = 's'
     AND NOT EXISTS (SELECT FROM pg_publication_namespace WHERE pnpubid = p.oid)
     AND NOT EXISTS (SELECT FROM pg_publication_rel WHERE prpubid = p.oid

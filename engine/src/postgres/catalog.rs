@@ -160,6 +160,8 @@ pub struct LocalColumn {
     /// The type without its length, schema and name quoted, as a cast may name it: one with a
     /// length would cut a long value off where an assignment refuses it.
     pub cast: String,
+    /// Its type, or one it is made of, whose values cannot travel.
+    pub unfit_type: Option<String>,
     /// Whether NULL is refused.
     pub is_not_null: bool,
     /// Whether it is an identity column.
@@ -301,6 +303,7 @@ pub async fn read(client: &mut Client, fleet: &Fleet) -> Result<Catalog, Catalog
     let missing = reader.relations(&snapshot, fleet).await?;
     reader.partitions(&snapshot).await?;
     reader.columns(&snapshot).await?;
+    reader.unfit_types(&snapshot).await?;
     reader.indexes(&snapshot).await?;
     reader.keys(&snapshot).await?;
     reader.foreign_keys(&snapshot).await?;
@@ -360,6 +363,29 @@ LEFT JOIN LATERAL (
     ORDER BY d.objid LIMIT 1) s ON true
 WHERE a.attrelid = ANY($1) AND a.attnum > 0 AND NOT a.attisdropped
 ORDER BY a.attrelid, a.attnum";
+
+// Numbers of objects and roles of this database, what only the server itself can read, and "char",
+// of which version 15 prints some values as no text at all and others otherwise than its successors.
+const UNFIT_TYPES: &str = "
+WITH RECURSIVE part(relid, attnum, type) AS (
+    SELECT attrelid, attnum, atttypid FROM pg_attribute
+    WHERE attrelid = ANY($1) AND attnum > 0 AND NOT attisdropped AND attgenerated = ''
+    UNION
+    SELECT part.relid, part.attnum, inner_part.type
+    FROM part JOIN pg_type t ON t.oid = part.type
+    CROSS JOIN LATERAL (
+        SELECT t.typbasetype WHERE t.typtype = 'd'
+        UNION ALL SELECT t.typelem WHERE t.typcategory = 'A' AND t.typelem <> 0
+        UNION ALL SELECT r.rngsubtype FROM pg_range r WHERE t.oid IN (r.rngtypid, r.rngmultitypid)
+        UNION ALL SELECT a.atttypid FROM pg_attribute a
+            WHERE t.typtype = 'c' AND a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped
+    ) AS inner_part(type))
+SELECT part.relid, part.attnum, format_type(t.oid, NULL)
+FROM part JOIN pg_type t ON t.oid = part.type
+WHERE t.typnamespace = 'pg_catalog'::regnamespace
+  AND (t.typname LIKE 'reg%' OR t.typname IN ('aclitem', 'char', 'gtsvector', 'pg_node_tree',
+    'pg_ndistinct', 'pg_dependencies', 'pg_mcv_list', 'pg_brin_bloom_summary',
+    'pg_brin_minmax_multi_summary'))";
 
 // indnullsnotdistinct exists since 15, which is the oldest version we take.
 const INDEXES: &str = "
@@ -517,6 +543,7 @@ impl Reader {
                 number: row.get(1),
                 type_oid: row.get(4),
                 cast: row.get(11),
+                unfit_type: None,
                 is_not_null: row.get(5),
                 identity: match row.get::<_, &str>(6) {
                     "a" => Some(Identity::Always),
@@ -528,6 +555,18 @@ impl Reader {
                     increment: row.get(10),
                 }),
             });
+        }
+        Ok(())
+    }
+
+    async fn unfit_types(&mut self, snapshot: &Transaction<'_>) -> Result<(), CatalogError> {
+        for row in self.rows(snapshot, "types of columns", UNFIT_TYPES).await? {
+            let number: i16 = row.get(1);
+            let table = self.tables.get_mut(&row.get(0));
+            let columns = table.into_iter().flat_map(|table| &mut table.columns);
+            if let Some(column) = columns.into_iter().find(|column| column.number == number) {
+                column.unfit_type = Some(row.get(2));
+            }
         }
         Ok(())
     }

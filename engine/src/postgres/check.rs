@@ -8,6 +8,8 @@ use tokio_postgres::Client;
 use super::catalog;
 use super::setup::{self, Plan, SetupError};
 
+mod columns;
+mod objects;
 mod server;
 mod tables;
 
@@ -101,6 +103,7 @@ pub async fn findings(client: &mut Client, plan: &Plan<'_>) -> Result<Vec<Findin
     }
     let catalog = catalog::read(client, plan.fleet).await?;
     findings.extend(tables::judge(&catalog, plan.fleet, server.bypasses_row_security));
+    findings.extend(objects::judge(&objects::gather(client, plan.fleet).await?));
     let pending = setup::pending(client, plan).await?;
     let of_missing = |step: &setup::Step| {
         step.table.as_ref().is_some_and(|table| catalog.missing.contains(table))

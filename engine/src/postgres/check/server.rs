@@ -12,6 +12,9 @@ use crate::time;
 const VERSION_MIN: i32 = 15;
 /// The newest major version we have tested.
 const VERSION_TESTED: i32 = 18;
+/// Replication takes its locks within 300 ms and waits for one as long; who waits for it is to be
+/// served before PostgreSQL looks for deadlocks. This leaves it room on a slow machine.
+const DEADLOCK_TIMEOUT_MIN_MS: i64 = 1_000;
 /// Clocks this far apart are worth a word.
 const CLOCK_NOTICEABLE: Duration = Duration::from_secs(1);
 
@@ -35,6 +38,7 @@ pub(super) struct Server {
     read_only: String,
     replication_role: String,
     statement_timeout: String,
+    deadlock_timeout_ms: i64,
     pub(super) bypasses_row_security: bool,
     clock: ClockDifference,
     slot: Option<Slot>,
@@ -69,7 +73,8 @@ SELECT current_setting('server_version_num')::int4, current_setting('server_vers
        current_setting('fsync'), current_setting('default_transaction_read_only'),
        current_setting('session_replication_role'), current_setting('statement_timeout'),
        coalesce((SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = current_user), false),
-       EXISTS (SELECT FROM pg_publication WHERE pubname = $1)";
+       EXISTS (SELECT FROM pg_publication WHERE pubname = $1),
+       (SELECT setting::int8 FROM pg_settings WHERE name = 'deadlock_timeout')";
 
 const CLOCK: &str = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::int8";
 
@@ -106,6 +111,7 @@ pub(super) async fn gather(client: &Client, plan: &Plan<'_>) -> Result<Server, S
         clock,
         slot: read_slot(client, plan.slot).await?,
         has_publication: row.get(18),
+        deadlock_timeout_ms: row.get(19),
     })
 }
 
@@ -300,6 +306,13 @@ fn defaults(server: &Server) -> Vec<Finding> {
             "reset it for the role; the daemon sets timeouts of its own",
         ),
         (
+            server.deadlock_timeout_ms < DEADLOCK_TIMEOUT_MIN_MS,
+            Severity::Warning,
+            "deadlock_timeout is shorter than a second, so a transaction of the application may be \
+             ended for one of replication",
+            "set deadlock_timeout = '1s' or longer in postgresql.conf",
+        ),
+        (
             server.fsync != "on",
             Severity::Warning,
             "fsync is off, so a crash may lose changes that other sites already have",
@@ -345,6 +358,7 @@ mod tests {
             read_only: "off".into(),
             replication_role: "origin".into(),
             statement_timeout: "0".into(),
+            deadlock_timeout_ms: 1_000,
             bypasses_row_security: true,
             clock: ClockDifference { ms: 3, uncertainty_ms: 1 },
             slot: Some(slot),
@@ -426,6 +440,7 @@ mod tests {
         check(|s| s.read_only = "on".into(), Error, "read_only");
         check(|s| s.replication_role = "replica".into(), Error, "session_replication_role");
         check(|s| s.statement_timeout = "1s".into(), Warning, "statement_timeout");
+        check(|s| s.deadlock_timeout_ms = 999, Warning, "deadlock_timeout is shorter");
         check(|s| s.fsync = "off".into(), Warning, "fsync");
     }
 

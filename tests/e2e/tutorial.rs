@@ -52,7 +52,8 @@ fn the_tutorial_works_as_written() {
     let cluster = Cluster::options("tutorial").auth(Auth::Scram).start().expect("start");
     let dir = scratch::fresh_dir("tutorial").expect("make a folder");
     copy_example(&dir.join("examples/two-ships"), &cluster);
-    let psql = cluster.bin().program("psql");
+    let psql = Some(cluster.bin().program("psql")).filter(|psql| psql.is_file());
+    let psql = psql.unwrap_or_else(|| "psql".into());
     let psql = format!("{} -h 127.0.0.1 -p {} -U {SUPERUSER}", psql.display(), cluster.port());
     let path = std::env::var("PATH").unwrap_or_default();
     let path = format!("{}:{path}", bin_dir().expect("find our binaries").display());

@@ -67,7 +67,10 @@ impl PgBin {
 
     /// Every supported installation of this machine, in the order of the search.
     pub fn installed() -> Vec<Self> {
-        Self::supported(candidates())
+        // A folder that only links to some of the programs is not where they are installed.
+        let mut found = Self::supported(candidates());
+        found.retain(|bin| bin.program("pg_resetwal").is_file());
+        found
     }
 
     /// What was fetched for tests across versions.

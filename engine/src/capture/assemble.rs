@@ -77,10 +77,10 @@ pub enum Assembled {
     Part(Part),
 }
 
-/// A replicated table as the catalog describes it.
+/// A table of the fleet as the catalog describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceTable {
-    /// As it travels.
+    /// As it travels; the key is empty when there is none any more.
     pub def: TableDef,
     /// Generated columns. Since version 18 they may be in the stream, and must be for the
     /// application's updates to work; every site computes its own.

@@ -207,7 +207,8 @@ async fn session(context: &CaptureContext) -> Endless {
         status.cause = None;
         status.needs_operator = false;
     });
-    context.store.learn(tables.iter().map(|table| table.def.clone()).collect()).await?;
+    let keyed = tables.iter().map(|table| &table.def).filter(|def| !def.key.is_empty());
+    context.store.learn(keyed.cloned().collect()).await?;
     let mut capture = Capture {
         context,
         stream,
@@ -240,7 +241,8 @@ async fn read_tables(
         let partitions = table.partitions.iter().map(|part| part.name.clone()).collect();
         SourceTable { def: table.def.clone(), generated, partitions }
     };
-    Ok((catalog.replicable_tables().map(source).collect(), as_of))
+    // Those that lost their key, too: their changes must not be passed over.
+    Ok((catalog.tables.iter().map(source).collect(), as_of))
 }
 
 /// What is collected for the next fold.

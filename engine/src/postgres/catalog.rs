@@ -44,12 +44,7 @@ pub struct Catalog {
 impl Catalog {
     /// The descriptions of the tables that can be replicated: those with a primary key.
     pub fn replicable(&self) -> impl Iterator<Item = &TableDef> {
-        self.replicable_tables().map(|table| &table.def)
-    }
-
-    /// The tables that can be replicated.
-    pub fn replicable_tables(&self) -> impl Iterator<Item = &LocalTable> {
-        self.tables.iter().filter(|table| !table.def.key.is_empty())
+        self.tables.iter().map(|table| &table.def).filter(|def| !def.key.is_empty())
     }
 
     /// The table of this name.

@@ -56,9 +56,17 @@ fn check(there: &str) {
          ALTER TABLE stay ATTACH PARTITION stay_2027 FOR VALUES FROM ('2027-01-01') TO ('2028-01-01');
          INSERT INTO stay VALUES (1, '2027-01-01', 'new')",
     );
+    // By somebody who knows nothing of replication and may do nothing else.
+    fleet.sql(
+        A,
+        "CREATE ROLE clerk; ALTER TABLE stay OWNER TO clerk; GRANT CREATE ON SCHEMA public TO clerk;
+         SET ROLE clerk;
+         CREATE TABLE stay_2028 PARTITION OF stay FOR VALUES FROM ('2028-01-01') TO ('2029-01-01');
+         INSERT INTO stay VALUES (1, '2028-01-01', 'new')",
+    );
     fleet.sql(A, "UPDATE stay SET n = 1 WHERE since >= '2026-01-01'");
     fleet.sql(B, "UPDATE stay SET patient = 'seen' WHERE since >= '2026-01-01'");
-    settled(&fleet, 18);
+    settled(&fleet, 19);
     for partition in ["stay", "stay_2024", "stay_2027"] {
         let refused = fleet.member(A).cluster().try_sql("ward", &format!("TRUNCATE {partition}"));
         let error = format!("{:#}", refused.expect_err("a truncated table"));

@@ -1,6 +1,7 @@
 //! Tables of every shape: how columns are made, named and ordered, and what keys are made of.
 
-use landfall_tests::fleet::{Builder, Fleet};
+use landfall_tests::fleet::{Builder, Fleet, SOON};
+use landfall_tests::wait::wait_until;
 
 use super::versions::across;
 use crate::support::value;
@@ -161,6 +162,35 @@ fn keys_of_several_columns_and_types_name_their_rows() {
     settled(&fleet, 3);
     fleet.sql(A, "DELETE FROM t WHERE ward = 'x'");
     settled(&fleet, 1);
+}
+
+#[test]
+fn references_to_a_unique_column_of_an_extensions_type_are_followed() {
+    let schema = "CREATE EXTENSION citext;
+        CREATE TABLE ward (id int PRIMARY KEY, code citext UNIQUE);
+        CREATE TABLE bed (id int PRIMARY KEY, ward citext REFERENCES ward (code));";
+    let fleet = pair(schema, &["public.ward", "public.bed"]).start();
+    fleet.sql(A, "INSERT INTO ward VALUES (1, 'East'); INSERT INTO bed VALUES (1, 'EAST')");
+    settled(&fleet, 2);
+    fleet.sql(B, "UPDATE ward SET code = 'east'; INSERT INTO bed VALUES (2, 'eAST')");
+    settled(&fleet, 3);
+}
+
+#[test]
+fn a_table_that_loses_its_key_stops_capture_until_it_has_one() {
+    let schema = "CREATE TABLE t (id int PRIMARY KEY, v text); CREATE TABLE u (id int PRIMARY KEY)";
+    let fleet = pair(schema, &["public.t", "public.u"]).start();
+    fleet.sql(A, "INSERT INTO t VALUES (1, 'a')");
+    settled(&fleet, 1);
+    fleet.sql(A, "ALTER TABLE t DROP CONSTRAINT t_pkey; INSERT INTO t VALUES (2, 'keyless')");
+    wait_until("capture to stop", SOON, || {
+        let why = fleet.member(A).status().expect("status")["why"].to_string();
+        if why.contains("public.t has no primary key any more") { Ok(()) } else { Err(why) }
+    });
+    let check = fleet.member(A).command(&["check"]).run(SOON).expect("run");
+    assert!(check.stdout.contains("ADD PRIMARY KEY") || check.stdout.contains("no primary key"));
+    fleet.sql(A, "ALTER TABLE t ADD PRIMARY KEY (id); INSERT INTO t VALUES (3, 'keyed')");
+    settled(&fleet, 3);
 }
 
 #[test]

@@ -1,14 +1,10 @@
-//! What operators and scripts talk to: the admin socket of a running daemon, the commands of both
-//! binaries, and their exit codes.
+//! What operators and scripts talk to: the admin socket of a running daemon.
 //!
 //! The socket is `admin.sock` in the data directory. One request per connection: a line of JSON
 //! goes in, a line of JSON comes out.
 
 pub mod client;
-pub mod command;
-pub mod exit;
 pub mod explain;
-pub mod keygen;
 pub mod server;
 pub mod status;
 pub mod wait;

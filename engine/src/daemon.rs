@@ -6,7 +6,6 @@
 mod report;
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::path::Path;
 use std::sync::Arc;
 
 use landfall_protocol::fleet::Fleet;
@@ -14,21 +13,19 @@ use landfall_protocol::id::{Incarnation, Origin};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::admin::command::{Prepared, prepare};
-use crate::admin::exit::{Exit, Failure};
 use crate::admin::server::AdminServer;
 use crate::admin::{AdminError, Request};
 use crate::capture::assemble::Scratch;
 use crate::capture::horizon::Horizon;
 use crate::capture::stream::{self, CaptureContext, CaptureStatus};
-use crate::config::{DaemonConfig, PostgresConfig, Program};
+use crate::config::{DaemonConfig, PostgresConfig};
 use crate::daemon::report::Reporter;
+use crate::identity::MemberKey;
 use crate::links::{self, Links};
 use crate::postgres::connect::PgSettings;
 use crate::replica::{self, ReplicaContext, ReplicaStatus};
 use crate::store::{DatabaseIdentity, Identity, Opened, Settings, Signer, Store, StoreError};
 use crate::tasks::{TaskError, Tasks};
-use crate::telemetry;
 use crate::transport::{Endpoint, TransportError};
 
 /// Where a member that only dials out binds.
@@ -81,36 +78,17 @@ pub enum DaemonError {
     Random(getrandom::Error),
 }
 
-/// Checks every file of a daemon, then runs it until it is told to stop.
-///
-/// # Errors
-/// A file is wrong, or as [`run`].
-pub fn execute(file: &Path, program: Program) -> Result<Exit, Failure> {
-    let prepared = prepare(file, program)?;
-    telemetry::init(prepared.config.log)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let failed = |error| Failure::new(Exit::Internal, format!("start the runtime: {error}"));
-    runtime.map_err(failed)?.block_on(run(prepared))?;
-    Ok(Exit::Ok)
-}
-
-impl From<DaemonError> for Failure {
-    fn from(error: DaemonError) -> Self {
-        let exit = match &error {
-            DaemonError::Store(StoreError::Missing(_)) => Exit::Usage,
-            DaemonError::Store(_)
-            | DaemonError::OtherMember { .. }
-            | DaemonError::OtherDatabase { .. } => Exit::Operator,
-            DaemonError::Transport(_) | DaemonError::Admin(_) => Exit::Usage,
-            DaemonError::Task(_) => Exit::Operator,
-            DaemonError::Signals(_) | DaemonError::Random(_) => Exit::Internal,
-        };
-        let advice = match &error {
-            DaemonError::Store(error) => format!("; {}", error.advice()),
-            _ => String::new(),
-        };
-        Self::new(exit, format!("{error}{advice}"))
-    }
+/// Everything a daemon needs to start; all files were read and checked against each other.
+#[derive(Debug)]
+pub struct Prepared {
+    /// What it was told.
+    pub config: DaemonConfig,
+    /// The fleet.
+    pub fleet: Fleet,
+    /// Our secret key; its public half is the one in the fleet file.
+    pub key: MemberKey,
+    /// Our database; there whenever `config.postgres` is.
+    pub postgres: Option<PgSettings>,
 }
 
 /// Makes the store of a member: a new life of its log that begins at `start_lsn`.

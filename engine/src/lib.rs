@@ -3,6 +3,7 @@
 
 pub mod admin;
 pub mod capture;
+pub mod commands;
 pub mod config;
 pub mod daemon;
 pub mod identity;

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use landfall_engine::admin::command::Format;
-use landfall_engine::admin::exit::EXIT_HELP;
+use landfall_engine::commands::Format;
+use landfall_engine::commands::exit::EXIT_HELP;
 
 /// Stores and forwards the changes of a fleet's sites, so that sites that never meet converge; may
 /// keep a PostgreSQL of its own in step as well.

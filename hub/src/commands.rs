@@ -1,13 +1,11 @@
-//! What each command does; the work is in `landfall_engine::admin`, which both binaries share.
+//! What each command does; the work is in `landfall_engine::commands`, which both binaries share.
 
-use landfall_engine::admin::command::{self, finish};
-use landfall_engine::admin::exit::{Exit, Failure};
-use landfall_engine::admin::keygen;
+use landfall_engine::commands::exit::{Exit, Failure};
+use landfall_engine::commands::keygen;
+use landfall_engine::commands::{self, finish};
 use landfall_engine::config::Program::Hub;
 
 use crate::cli::Command;
-
-mod run;
 
 /// Executes one command to its end.
 pub(crate) fn execute(command: Command) -> Result<Exit, Failure> {
@@ -20,14 +18,14 @@ pub(crate) fn execute(command: Command) -> Result<Exit, Failure> {
             report?.print(output.format())
         }
         Command::Init { config, print_sql: true, output } => {
-            command::print_sql(&config.file, Hub)?.print(output.format())
+            commands::print_sql(&config.file, Hub)?.print(output.format())
         }
         Command::Init { config, print_sql: false, output } => {
-            finish(command::init(&config.file, Hub), output.format())
+            finish(commands::init(&config.file, Hub), output.format())
         }
-        Command::Run { config } => run::run(&config.file),
+        Command::Run { config } => commands::run(&config.file, Hub),
         Command::Status { config, output } => {
-            finish(command::status(&config.file, Hub), output.format())
+            finish(commands::status(&config.file, Hub), output.format())
         }
     }
 }

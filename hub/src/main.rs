@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use landfall_engine::admin::exit::Exit;
+use landfall_engine::commands::exit::Exit;
 
 mod cli;
 mod commands;

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use landfall_engine::admin::command::Format;
-use landfall_engine::admin::exit::EXIT_HELP;
 use landfall_engine::admin::wait::Goal;
+use landfall_engine::commands::Format;
+use landfall_engine::commands::exit::EXIT_HELP;
 
 /// Keeps this site's PostgreSQL in step with the other members of the fleet, over links that may be
 /// slow, lossy or absent for weeks.

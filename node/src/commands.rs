@@ -1,15 +1,13 @@
-//! What each command does; the work is in `landfall_engine::admin`, which both binaries share.
+//! What each command does; the work is in `landfall_engine::commands`, which both binaries share.
 
 use std::time::Duration;
 
-use landfall_engine::admin::command::{self, finish};
-use landfall_engine::admin::exit::{Exit, Failure};
-use landfall_engine::admin::keygen;
+use landfall_engine::commands::exit::{Exit, Failure};
+use landfall_engine::commands::keygen;
+use landfall_engine::commands::{self, finish};
 use landfall_engine::config::Program::Node;
 
 use crate::cli::Command;
-
-mod run;
 
 /// Executes one command to its end.
 pub(crate) fn execute(command: Command) -> Result<Exit, Failure> {
@@ -22,20 +20,21 @@ pub(crate) fn execute(command: Command) -> Result<Exit, Failure> {
             report?.print(output.format())
         }
         Command::Init { config, print_sql: true, output } => {
-            command::print_sql(&config.file, Node)?.print(output.format())
+            commands::print_sql(&config.file, Node)?.print(output.format())
         }
         Command::Init { config, print_sql: false, output } => {
-            finish(command::init(&config.file, Node), output.format())
+            finish(commands::init(&config.file, Node), output.format())
         }
         Command::Check { config, output } => {
-            finish(command::check(&config.file, Node), output.format())
+            finish(commands::check(&config.file, Node), output.format())
         }
-        Command::Run { config } => run::run(&config.file),
+        Command::Run { config } => commands::run(&config.file, Node),
         Command::Status { config, output } => {
-            finish(command::status(&config.file, Node), output.format())
+            finish(commands::status(&config.file, Node), output.format())
         }
         Command::Wait { config, goal, timeout, output } => {
-            let wait = command::wait(&config.file, Node, goal.into(), Duration::from_secs(timeout));
+            let wait =
+                commands::wait(&config.file, Node, goal.into(), Duration::from_secs(timeout));
             finish(wait, output.format())
         }
     }

@@ -40,7 +40,9 @@ pub(crate) const TABLES: &[(&str, &[Floor])] = &[
             (Blind, &["store", "transport", "postgres"]),
             (Blind, &["capture", "links"]),
             (Blind, &["replica"]),
-            (Open, &["admin", "daemon"]),
+            (Blind, &["admin"]),
+            (Blind, &["daemon"]),
+            (Blind, &["commands"]),
         ],
     ),
 ];

@@ -6,7 +6,7 @@ use landfall_protocol::fleet::Fleet;
 use landfall_protocol::id::PublicKey;
 use serde_json::json;
 
-use super::command::Report;
+use super::Report;
 use super::exit::Failure;
 use crate::config::{self, Program};
 use crate::identity::MemberKey;

@@ -1,4 +1,7 @@
-//! The commands that both binaries have.
+//! The commands of both binaries: what they do, what they say and how they end.
+
+pub mod exit;
+pub mod keygen;
 
 use std::io::{self, Write as _};
 use std::path::Path;
@@ -9,18 +12,19 @@ use landfall_protocol::id::Origin;
 use serde_json::{Value, json};
 use tokio_postgres::Client;
 
-use super::client;
-use super::exit::{Exit, Failure};
-use super::explain::Explained;
-use super::wait::{self, Goal};
+use crate::admin::client;
+use crate::admin::explain::Explained;
+use crate::admin::wait::{self, Goal};
+use crate::commands::exit::{Exit, Failure};
 use crate::config::{self, ConfigError, DaemonConfig, PostgresConfig, Program};
-use crate::daemon;
+use crate::daemon::{self, Prepared};
 use crate::identity::{IdentityError, MemberKey};
 use crate::postgres::check::{self, Finding, Severity};
 use crate::postgres::connect::PgSettings;
 use crate::postgres::setup::{self, Change, Done, Plan, StoreState};
 use crate::store::DatabaseIdentity;
 use crate::tasks::{Child, Tasks};
+use crate::telemetry;
 
 /// How facts are printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,19 +83,6 @@ pub fn finish(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let failed = |error| Failure::new(Exit::Internal, format!("start the runtime: {error}"));
     runtime.map_err(failed)?.block_on(command)?.print(format)
-}
-
-/// Everything a daemon needs to start; all files were read and checked against each other.
-#[derive(Debug)]
-pub struct Prepared {
-    /// What it was told.
-    pub config: DaemonConfig,
-    /// The fleet.
-    pub fleet: Fleet,
-    /// Our secret key; its public half is the one in the fleet file.
-    pub key: MemberKey,
-    /// Our database; there whenever `config.postgres` is.
-    pub postgres: Option<PgSettings>,
 }
 
 /// Reads and checks all files.
@@ -314,6 +305,19 @@ fn links(config: &DaemonConfig, fleet: &Fleet) -> Vec<Finding> {
         findings.push(Finding::ok(format!("{:?} dials {dials}", config.name)));
     }
     findings
+}
+
+/// Checks every file of a daemon, then runs it until it is told to stop.
+///
+/// # Errors
+/// A file is wrong, the daemon cannot start, or one of its parts failed.
+pub fn run(file: &Path, program: Program) -> Result<Exit, Failure> {
+    let prepared = prepare(file, program)?;
+    telemetry::init(prepared.config.log)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let failed = |error| Failure::new(Exit::Internal, format!("start the runtime: {error}"));
+    runtime.map_err(failed)?.block_on(daemon::run(prepared))?;
+    Ok(Exit::Ok)
 }
 
 /// What the running daemon says about itself.

@@ -3,13 +3,15 @@
 use std::fmt;
 use std::process::ExitCode;
 
-use super::AdminError;
-use super::wait::WaitError;
+use crate::admin::AdminError;
+use crate::admin::wait::WaitError;
 use crate::config::ConfigError;
+use crate::daemon::DaemonError;
 use crate::identity::IdentityError;
 use crate::postgres::catalog::CatalogError;
 use crate::postgres::connect::ConnectError;
 use crate::postgres::setup::SetupError;
+use crate::store::StoreError;
 use crate::telemetry::TelemetryError;
 
 /// How a command ends.
@@ -154,6 +156,25 @@ impl From<WaitError> for Failure {
             WaitError::TimedOut { .. } => Self::new(Exit::Unmet, error.to_string()),
             WaitError::Stopped(_) => Self::new(Exit::Operator, error.to_string()),
         }
+    }
+}
+
+impl From<DaemonError> for Failure {
+    fn from(error: DaemonError) -> Self {
+        let exit = match &error {
+            DaemonError::Store(StoreError::Missing(_)) => Exit::Usage,
+            DaemonError::Store(_)
+            | DaemonError::OtherMember { .. }
+            | DaemonError::OtherDatabase { .. } => Exit::Operator,
+            DaemonError::Transport(_) | DaemonError::Admin(_) => Exit::Usage,
+            DaemonError::Task(_) => Exit::Operator,
+            DaemonError::Signals(_) | DaemonError::Random(_) => Exit::Internal,
+        };
+        let advice = match &error {
+            DaemonError::Store(error) => format!("; {}", error.advice()),
+            _ => String::new(),
+        };
+        Self::new(exit, format!("{error}{advice}"))
     }
 }
 

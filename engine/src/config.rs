@@ -84,6 +84,14 @@ impl Program {
         }
     }
 
+    /// The configuration file it looks for when it is not told.
+    pub fn config_file(self) -> &'static str {
+        match self {
+            Self::Node => "node.toml",
+            Self::Hub => "hub.toml",
+        }
+    }
+
     /// The role its members have in the fleet file.
     pub fn role(self) -> Role {
         match self {

@@ -1,30 +1,14 @@
 //! `landfall-hub`: stores and forwards the units of many sites, and the commands around it.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
-use clap::Parser as _;
-use landfall_engine::commands::exit::Exit;
+use landfall_engine::commands::cli;
+use landfall_engine::config::Program;
 
-mod cli;
-mod commands;
+const ABOUT: &str = "\
+    Stores and forwards the changes of a fleet's sites, so that sites that never meet converge; may \
+    keep a PostgreSQL of its own in step as well";
 
 fn main() -> ExitCode {
-    let cli = match cli::Cli::try_parse() {
-        Ok(cli) => cli,
-        Err(error) => {
-            // Nobody reads what we print: nothing left to say.
-            let _ = error.print();
-            return if error.use_stderr() { Exit::Usage } else { Exit::Ok }.into();
-        }
-    };
-    match catch_unwind(AssertUnwindSafe(|| commands::execute(cli.command))) {
-        Ok(Ok(exit)) => exit.into(),
-        Ok(Err(failure)) => {
-            eprintln!("landfall-hub: {failure}");
-            failure.exit.into()
-        }
-        // The panic itself has been printed.
-        Err(_panic) => Exit::Internal.into(),
-    }
+    cli::main(Program::Hub, ABOUT)
 }

@@ -1,23 +1,87 @@
-//! The command line.
+//! The command line of both binaries. They have the same commands and differ in name, purpose and
+//! the configuration file they look for.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
-use landfall_engine::admin::wait::Goal;
-use landfall_engine::commands::Format;
-use landfall_engine::commands::exit::EXIT_HELP;
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 
-/// Keeps this site's PostgreSQL in step with the other members of the fleet, over links that may be
-/// slow, lossy or absent for weeks.
+use super::exit::{EXIT_HELP, Exit, Failure};
+use super::{Format, finish, keygen};
+use crate::admin::wait::Goal;
+use crate::config::Program;
+
+/// Parses the command line, executes the command and says how it ended. `about` is what the
+/// program is for, in one sentence.
+pub fn main(program: Program, about: &'static str) -> ExitCode {
+    let parsed = command(program, about).try_get_matches();
+    let cli = match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Nobody reads what we print: nothing left to say.
+            let _ = error.print();
+            return if error.use_stderr() { Exit::Usage } else { Exit::Ok }.into();
+        }
+    };
+    match catch_unwind(AssertUnwindSafe(|| execute(cli.command, program))) {
+        Ok(Ok(exit)) => exit.into(),
+        Ok(Err(failure)) => {
+            eprintln!("{}: {failure}", program.binary());
+            failure.exit.into()
+        }
+        // The panic itself has been printed.
+        Err(_panic) => Exit::Internal.into(),
+    }
+}
+
+fn command(program: Program, about: &'static str) -> clap::Command {
+    let looks_for = |command: clap::Command| {
+        command.mut_arg("file", |file| file.default_value(program.config_file()))
+    };
+    Cli::command().name(program.binary()).about(about).mut_subcommands(looks_for)
+}
+
+/// Executes one command to its end.
+fn execute(command: Command, program: Program) -> Result<Exit, Failure> {
+    match command {
+        Command::Keygen { config, out, output } => {
+            let report = match out {
+                Some(file) => keygen::to_file(&file, program),
+                None => keygen::for_config(&config.file, program),
+            };
+            report?.print(output.format())
+        }
+        Command::Init { config, print_sql: true, output } => {
+            super::print_sql(&config.file, program)?.print(output.format())
+        }
+        Command::Init { config, print_sql: false, output } => {
+            finish(super::init(&config.file, program), output.format())
+        }
+        Command::Check { config, output } => {
+            finish(super::check(&config.file, program), output.format())
+        }
+        Command::Run { config } => super::run(&config.file, program),
+        Command::Status { config, output } => {
+            finish(super::status(&config.file, program), output.format())
+        }
+        Command::Wait { config, goal, timeout, output } => {
+            let limit = Duration::from_secs(timeout);
+            finish(super::wait(&config.file, program, goal.into(), limit), output.format())
+        }
+    }
+}
+
 #[derive(Debug, Parser)]
-#[command(name = "landfall-node", version, after_help = EXIT_HELP, disable_help_subcommand = true)]
-pub(crate) struct Cli {
+#[command(version, after_help = EXIT_HELP, disable_help_subcommand = true)]
+struct Cli {
     #[command(subcommand)]
-    pub(crate) command: Command,
+    command: Command,
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Command {
+enum Command {
     /// Draw this member's key and print what to add to the fleet file
     ///
     /// The secret key goes to the file that `key` in the configuration names, or to --out. An
@@ -32,6 +96,8 @@ pub(crate) enum Command {
         output: Output,
     },
     /// Prepare the database: schema landfall, publication, triggers, replication slot
+    ///
+    /// Makes the store as well. A hub without a [postgres] section has nothing else to prepare.
     ///
     /// May be run again at any time: it does what is missing and leaves the rest alone. Run it after
     /// adding tables to the fleet file. A slot that was in use and is gone is not made anew, because
@@ -96,27 +162,27 @@ pub(crate) enum Command {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct ConfigFile {
+struct ConfigFile {
     /// The member's configuration
-    #[arg(long = "config", value_name = "FILE", default_value = "node.toml")]
-    pub(crate) file: PathBuf,
+    #[arg(long = "config", value_name = "FILE", required = false)]
+    file: PathBuf,
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Output {
+struct Output {
     /// Print JSON instead of sentences
     #[arg(long)]
     json: bool,
 }
 
 impl Output {
-    pub(crate) fn format(&self) -> Format {
+    fn format(&self) -> Format {
         if self.json { Format::Json } else { Format::Text }
     }
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-pub(crate) enum GoalArg {
+enum GoalArg {
     /// Every member we dial or have a link to holds our changes durably
     Delivered,
     /// Delivered, nothing waits to be applied here, and every linked member knows what we know
@@ -134,12 +200,18 @@ impl From<GoalArg> for Goal {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]
     fn the_command_line_is_consistent() {
-        Cli::command().debug_assert();
+        for program in [Program::Node, Program::Hub] {
+            let command = command(program, "Does something");
+            command.clone().debug_assert();
+            let words = [program.binary(), "status"];
+            let matches = command.try_get_matches_from(words).expect("a command");
+            let cli = Cli::from_arg_matches(&matches).expect("a command");
+            let Command::Status { config, .. } = cli.command else { panic!("{cli:?}") };
+            assert_eq!(config.file, PathBuf::from(program.config_file()));
+        }
     }
 }

@@ -25,6 +25,8 @@ pub struct Status {
     pub capture: Option<Part>,
     /// How apply does; `None` without a PostgreSQL.
     pub apply: Option<Part>,
+    /// What apply did since the daemon started; `None` without a PostgreSQL.
+    pub apply_counters: Option<ApplyCounters>,
     /// Everything up to here was captured durably.
     #[serde(with = "lsn_text")]
     pub fold_lsn: Option<Lsn>,
@@ -82,6 +84,25 @@ pub enum PartState {
     Retrying,
     /// It stands still until somebody acts.
     Operator,
+}
+
+/// What apply did since the daemon started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApplyCounters {
+    /// PostgreSQL transactions committed.
+    pub groups: u64,
+    /// Transactions of others in them.
+    pub transactions: u64,
+    /// Row changes in them.
+    pub changes: u64,
+    /// Times it waited for capture while it held locks.
+    pub barriers: u64,
+    /// Attempts that were rolled back.
+    pub retries: u64,
+    /// Lines written to `landfall.conflict`.
+    pub conflicts: u64,
+    /// Lines written to `landfall.parked`.
+    pub parked: u64,
 }
 
 /// How far one origin is known.

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use super::explain::Explained;
 use super::server::AdminServer;
 use super::status::{
-    DaemonState, Fates, OriginStatus, Part, PartState, PeerState, PeerStatus, Status,
+    ApplyCounters, DaemonState, Fates, OriginStatus, Part, PartState, PeerState, PeerStatus, Status,
 };
 use super::wait::{Goal, WaitError, missing, wait};
 use super::*;
@@ -49,6 +49,7 @@ fn status() -> Status {
         why: None,
         capture: works(),
         apply: works(),
+        apply_counters: Some(ApplyCounters { groups: 2, ..ApplyCounters::default() }),
         fold_lsn: Some(Lsn(0x16_B374_D848)),
         wal_lsn: Some(Lsn(0x16_B374_D848)),
         slot_lag_bytes: Some(56),

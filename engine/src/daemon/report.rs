@@ -1,21 +1,25 @@
 //! The answer to `status`, put together from what every part tells.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use landfall_protocol::fleet::Fleet;
 use landfall_protocol::id::Origin;
 use landfall_protocol::version::VersionVector;
+use tokio_postgres::Client;
 
 use crate::admin::status::{
-    DaemonState, Fates, OriginStatus, Part, PartState, PeerState, PeerStatus, Status,
+    ApplyCounters, DaemonState, Fates, OriginStatus, Part, PartState, PeerState, PeerStatus, Status,
 };
+use crate::capture::slot;
 use crate::capture::stream::CaptureStatus;
 use crate::config::DaemonConfig;
 use crate::daemon::DatabaseParts;
 use crate::links::{self, LinksHandle};
 use crate::postgres::lsn::Lsn;
-use crate::replica::ReplicaStatus;
+use crate::replica::{self, ReplicaStatus};
 use crate::store::{Log, Store, StoreError};
+use crate::tasks::Child;
 
 /// How long the server may take to tell its position.
 const ASK_WITHIN: Duration = Duration::from_secs(2);
@@ -28,6 +32,15 @@ pub(super) struct Reporter {
     store: Store,
     links: LinksHandle,
     parts: Option<DatabaseParts>,
+    /// Kept between two questions; whoever asks has it, so a second asker makes another.
+    session: Mutex<Option<Session>>,
+}
+
+/// A session with the task that drives it.
+#[derive(Debug)]
+struct Session {
+    client: Client,
+    _driver: Child<Result<(), tokio_postgres::Error>>,
 }
 
 impl Reporter {
@@ -39,7 +52,7 @@ impl Reporter {
         links: LinksHandle,
         parts: Option<DatabaseParts>,
     ) -> Self {
-        Self { config, fleet, own, store, links, parts }
+        Self { config, fleet, own, store, links, parts, session: Mutex::new(None) }
     }
 
     /// The status as JSON.
@@ -70,6 +83,7 @@ impl Reporter {
             why,
             capture: capture.as_ref().map(capture_part),
             apply: replica.as_ref().map(apply_part),
+            apply_counters: replica.as_ref().map(|replica| counters(replica.counters)),
             fold_lsn: capture.as_ref().map(|_| Lsn(log.seen_lsn)),
             wal_lsn,
             slot_lag_bytes: wal_lsn
@@ -96,14 +110,33 @@ impl Reporter {
     /// The end of the server's log as it is now; the last one it told us when it cannot be asked.
     async fn wal_lsn(&self) -> Option<Lsn> {
         let parts = self.parts.as_ref()?;
-        let asked = async {
-            let (client, driver) = parts.settings.connect("landfall status", &[]).await.ok()?;
-            let _driver = parts.tasks.spawn_child("status connection", driver);
-            let sql = "SELECT pg_current_wal_flush_lsn()::text";
-            client.query_one(sql, &[]).await.ok()?.get::<_, String>(0).parse().ok()
-        };
-        let asked = tokio::time::timeout(ASK_WITHIN, asked).await.ok().flatten();
+        let asked = tokio::time::timeout(ASK_WITHIN, self.ask_server(parts)).await;
+        let asked = asked.ok().flatten();
         Some(asked.unwrap_or_else(|| parts.capture.borrow().server_lsn))
+    }
+
+    /// Asks over the session of the last time, or over a new one: `wait` asks ten times a second.
+    async fn ask_server(&self, parts: &DatabaseParts) -> Option<Lsn> {
+        if let Some(session) = self.take_session()
+            && let Ok(position) = slot::end_of_log(&session.client).await
+        {
+            self.keep_session(session);
+            return Some(position);
+        }
+        let (client, driver) = parts.settings.connect("landfall status", &[]).await.ok()?;
+        let driver = parts.tasks.spawn_child("status connection", driver);
+        let session = Session { client, _driver: driver };
+        let position = slot::end_of_log(&session.client).await.ok()?;
+        self.keep_session(session);
+        Some(position)
+    }
+
+    fn take_session(&self) -> Option<Session> {
+        self.session.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn keep_session(&self, session: Session) {
+        *self.session.lock().unwrap_or_else(PoisonError::into_inner) = Some(session);
     }
 
     fn vector(&self, log: &Log) -> Vec<OriginStatus> {
@@ -157,21 +190,32 @@ impl Reporter {
 }
 
 fn capture_part(capture: &CaptureStatus) -> Part {
-    let state = match (capture.streaming, capture.needs_operator) {
-        (true, _) => PartState::Working,
-        (false, true) => PartState::Operator,
-        (false, false) => PartState::Retrying,
-    };
-    Part { state, cause: capture.cause.clone() }
+    part([capture.streaming, capture.needs_operator], &capture.cause)
 }
 
 fn apply_part(replica: &ReplicaStatus) -> Part {
-    let state = match (replica.running, replica.needs_operator) {
+    part([replica.running, replica.needs_operator], &replica.cause)
+}
+
+fn part([works, needs_operator]: [bool; 2], cause: &Option<String>) -> Part {
+    let state = match (works, needs_operator) {
         (true, _) => PartState::Working,
         (false, true) => PartState::Operator,
         (false, false) => PartState::Retrying,
     };
-    Part { state, cause: replica.cause.clone() }
+    Part { state, cause: cause.clone() }
+}
+
+fn counters(counted: replica::Counters) -> ApplyCounters {
+    ApplyCounters {
+        groups: counted.groups,
+        transactions: counted.transactions,
+        changes: counted.changes,
+        barriers: counted.barriers,
+        retries: counted.retries,
+        conflicts: counted.conflicts,
+        parked: counted.parked,
+    }
 }
 
 fn state(

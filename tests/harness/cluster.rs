@@ -21,7 +21,10 @@ use crate::scratch;
 use crate::session::{Row, Session};
 use crate::wait::try_wait_until;
 
+mod backup;
 mod template;
+
+pub use backup::Backup;
 
 /// The superuser of every cluster.
 pub const SUPERUSER: &str = "postgres";

@@ -2,93 +2,21 @@
 //! nothing is lost by it.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use landfall_tests::cluster::{Auth, Cluster};
 use landfall_tests::fleet::{DB, Fleet, SOON};
 use landfall_tests::wait::wait_until;
 use serde_json::Value as Json;
 
-use crate::support::{assert_quiet, value, wait};
+use crate::support::{
+    Edited, OPERATOR, UNMET, UNREACHABLE, USAGE, assert_quiet, config, fleet_file, launch, refused,
+    stop, value, wait, wait_for_status,
+};
 
 const A: &str = "ship-a";
 const B: &str = "ship-b";
 const SCHEMA: &str = "CREATE TABLE bed (id int PRIMARY KEY, patient text)";
-
-// As in `landfall-node --help`.
-const UNMET: i32 = 1;
-const USAGE: i32 = 2;
-const OPERATOR: i32 = 3;
-const UNREACHABLE: i32 = 4;
-
-/// A file that is changed for a while and then is again what it was.
-struct Edited {
-    path: PathBuf,
-    before: String,
-}
-
-impl Edited {
-    fn new(path: &Path, from: &str, to: &str) -> Self {
-        let before = fs::read_to_string(path).expect("read");
-        let after = before.replace(from, to);
-        assert!(before != after || from == to, "{from:?} is not in {}", path.display());
-        fs::write(path, after).expect("write");
-        Self { path: path.to_owned(), before }
-    }
-}
-
-impl Drop for Edited {
-    fn drop(&mut self) {
-        fs::write(&self.path, &self.before).expect("write");
-    }
-}
-
-fn config(fleet: &Fleet, member: &str) -> PathBuf {
-    fleet.member(member).config_file().to_owned()
-}
-
-fn fleet_file(fleet: &Fleet, member: &str) -> PathBuf {
-    fleet.member(member).config_file().with_file_name("fleet.toml")
-}
-
-/// The command ends by itself with this code and one sentence that has all of `parts`.
-#[track_caller]
-fn refused(fleet: &Fleet, member: &str, words: &[&str], code: i32, parts: &[&str]) -> String {
-    let done = fleet.member(member).command(words).run(SOON).expect("run");
-    // What the daemon logs has a level; what is left is the sentence.
-    let logged = |line: &&str| line.contains(" INFO ") || line.contains(" WARN ");
-    let lines: Vec<&str> = done.stderr.lines().filter(|line| !logged(line)).collect();
-    let told = format!("{words:?} said {:?} and ended with {}", done.stderr, done.status);
-    assert_eq!(done.status.code(), Some(code), "{told}");
-    assert_eq!(lines.len(), 1, "not one sentence: {told}");
-    assert!(lines[0].starts_with("landfall-"), "{told}");
-    for part in parts {
-        assert!(lines[0].contains(part), "{part:?} is missing: {told}");
-    }
-    lines[0].to_owned()
-}
-
-/// Ends a daemon in good order.
-#[track_caller]
-fn stop(fleet: &Fleet, member: &str) {
-    let daemon = fleet.member(member).daemon();
-    daemon.terminate();
-    assert!(daemon.wait_exit(SOON).success(), "{member} did not end well");
-}
-
-fn launch(fleet: &mut Fleet, member: &str) {
-    fleet.launch(member).expect("starts");
-}
-
-/// Waits until the status of `member` has `text` at this place.
-#[track_caller]
-fn wait_for_status(fleet: &Fleet, member: &str, pointer: &str, text: &str) {
-    wait_until(&format!("{member} to tell {text:?}"), SOON, || {
-        let status = fleet.member(member).status().map_err(|error| format!("{error:#}"))?;
-        let found = status.pointer(pointer).and_then(|value| value.as_str()).unwrap_or_default();
-        if found.contains(text) { Ok(()) } else { Err(format!("{found:?} in {status:#}")) }
-    });
-}
 
 #[test]
 fn files_are_checked_before_anything_starts() {

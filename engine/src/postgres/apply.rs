@@ -16,7 +16,7 @@ use tokio_postgres::{Client, Statement};
 
 use crate::postgres::access::{LockStrength, TableAccess, ValueSource, Written};
 use crate::postgres::catalog::Catalog;
-use crate::postgres::sql::TEXT_SETTINGS;
+use crate::postgres::sql::{self, TEXT_SETTINGS};
 use crate::time;
 
 /// Session settings of the apply connection, besides [`TEXT_SETTINGS`].
@@ -90,7 +90,7 @@ pub enum ApplyError {
     #[error("table number {0:?} is not in the database any more")]
     TableGone(TableId),
     /// Anything else, a lost connection first of all.
-    #[error("apply connection: {0}")]
+    #[error("apply connection: {}", sql::describe(.0))]
     Connection(#[from] tokio_postgres::Error),
 }
 

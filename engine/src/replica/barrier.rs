@@ -13,6 +13,7 @@ use tokio_postgres::Client;
 
 use crate::capture::horizon::Horizon;
 use crate::postgres::lsn::Lsn;
+use crate::postgres::sql;
 use crate::store::Log;
 
 /// Session settings of the barrier connection: its commit must be flushed at once, and must never
@@ -33,7 +34,7 @@ pub enum BarrierError {
     #[error("the store is closed")]
     Closed,
     /// The connection failed.
-    #[error("barrier connection: {0}")]
+    #[error("barrier connection: {}", sql::describe(.0))]
     Connection(#[from] tokio_postgres::Error),
     /// The server answered with something else than a position.
     #[error("server answered the barrier with {0:?}")]

@@ -89,7 +89,11 @@ async fn reach(
 pub fn missing(status: &Status, goal: Goal, committed: Option<Lsn>) -> Option<String> {
     let captured = status.fold_lsn.unwrap_or(Lsn::ZERO);
     if let Some(committed) = committed.filter(|committed| captured < *committed) {
-        return Some(format!("changes are captured up to {captured}, not yet to {committed}"));
+        let cause = status.capture.as_ref().and_then(|capture| capture.cause.as_deref());
+        let cause = cause.map(|cause| format!(" ({cause})")).unwrap_or_default();
+        return Some(format!(
+            "changes are captured up to {captured}, not yet to {committed}{cause}"
+        ));
     }
     let counts = |peer: &&PeerStatus| peer.dialled || peer.state == PeerState::Connected;
     let behind = |peer: &&PeerStatus| peer.unacknowledged_changes > 0;

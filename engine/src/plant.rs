@@ -5,6 +5,7 @@
 //! | `no-barrier` | apply decides by clocks that may not know the newest local writes |
 //! | `no-repair` | rows that do not show what their clocks say stay as they are |
 //! | `no-causal-order` | a transaction does not wait for what its origin had seen |
+//! | `stalled-store` | nothing; what capture sends to the store never gets done |
 //! | `slow-capture` | nothing; each message of the WAL stream takes a millisecond longer |
 
 /// Whether the rule of this name is switched off. Always `false` unless the `planted-bugs` feature

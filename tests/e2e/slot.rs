@@ -1,8 +1,10 @@
 //! The slot never makes PostgreSQL keep its log for our sake, and never keeps it from stopping.
 
+use std::thread;
 use std::time::Duration;
 
 use landfall_tests::fleet::{DB, Fleet, SOON};
+use landfall_tests::session::Session;
 use landfall_tests::wait::wait_until;
 
 const SCHEMA: &str = "\
@@ -112,4 +114,92 @@ fn the_server_stops_at_once_and_the_node_goes_on_after_its_restart() {
     let status = fleet.member("shore").status().expect("status");
     assert_eq!(status["vector"][0]["received"], 5, "{}", status["vector"]);
     fleet.assert_quiet(&[]);
+}
+
+#[test]
+fn the_server_stops_under_load_and_while_changes_are_applied() {
+    let fleet = start();
+    let ship = fleet.member("ship").cluster();
+    let conninfo = ship.conninfo(DB);
+    let applied =
+        || fleet.member("ship").status().expect("status")["apply_counters"]["groups"].clone();
+    for round in 0..2 {
+        let (first, groups) = (100_000 * (round + 1), applied());
+        fleet.sql("shore", &fill("entry", first, 3000));
+        thread::scope(|scope| {
+            let writer = scope.spawn(|| {
+                let session = Session::open(&conninfo).expect("connect");
+                for id in first + 50_000..first + 80_000 {
+                    if session.batch(&format!("INSERT INTO entry VALUES ({id}, 'x')")).is_err() {
+                        break;
+                    }
+                }
+            });
+            wait_until("changes to be applied", SOON, || match applied() {
+                now if now != groups => Ok(()),
+                now => Err(now.to_string()),
+            });
+            let took = ship.stop_fast();
+            println!("a fast stop under load took {took:?}");
+            assert!(took < STOP_MAX, "stopping took {took:?}");
+            writer.join().expect("the writer ends with its server");
+        });
+        ship.restart();
+    }
+    fleet.converge();
+    fleet.assert_quiet(&[]);
+}
+
+#[test]
+fn a_store_that_does_not_get_done_keeps_no_server_from_stopping() {
+    let fleet = Fleet::new(SCHEMA, &TABLES)
+        .hub_with_database("shore")
+        .site("ship")
+        .link("ship", "shore")
+        .env("LANDFALL_PLANT", "stalled-store")
+        .start();
+    fleet.sql("ship", "INSERT INTO entry VALUES (1, 'never done')");
+    let sent = "SELECT flush_lsn, sent_lsn, pg_current_wal_lsn() FROM pg_stat_replication \
+                WHERE flush_lsn < sent_lsn AND sent_lsn = pg_current_wal_lsn()";
+    wait_until("the row to be on its way", SOON, || match fleet.rows("ship", sent).len() {
+        1 => Ok(()),
+        _ => Err(format!("{:?}", fleet.rows("ship", "SELECT * FROM pg_stat_replication"))),
+    });
+    let took = fleet.member("ship").cluster().stop_fast();
+    println!("a fast stop took {took:?}");
+    assert!(took < STOP_MAX, "stopping took {took:?}");
+    fleet.member("ship").cluster().restart();
+    assert_eq!(fleet.member("ship").status().expect("status")["own_seq"], 0);
+}
+
+#[test]
+fn a_full_store_keeps_no_server_from_stopping() {
+    let fleet = Fleet::new(SCHEMA, &TABLES)
+        .hub_with_database("shore")
+        .site("ship")
+        .link("ship", "shore")
+        .config("[limits]\nstore_bytes_max = 16777216\n")
+        .start();
+    fleet.link("ship", "shore").cut();
+    let full = "store is full";
+    for chunk in 0.. {
+        let first = chunk * 1000;
+        let last = first + 999;
+        fleet.sql(
+            "ship",
+            &format!(
+                "INSERT INTO entry SELECT n, (SELECT string_agg(gen_random_uuid()::text, '') \
+                 FROM generate_series(1, 60) WHERE n >= 0) FROM generate_series({first}, {last}) n"
+            ),
+        );
+        let status = fleet.member("ship").status().expect("status");
+        if status["capture"]["cause"].as_str().is_some_and(|cause| cause.contains(full)) {
+            break;
+        }
+        assert!(chunk < 40, "{status:#}");
+    }
+    let took = fleet.member("ship").cluster().stop_fast();
+    println!("a fast stop took {took:?}");
+    assert!(took < STOP_MAX, "stopping took {took:?}");
+    fleet.member("ship").cluster().restart();
 }

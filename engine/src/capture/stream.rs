@@ -5,7 +5,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use landfall_protocol::fleet::Fleet;
 use landfall_protocol::fold::{CapturedTransaction, MarkerKey};
@@ -37,6 +37,12 @@ use crate::time;
 const BATCH_BYTES_MAX: usize = 1 << 20;
 /// Transactions one batch may hold.
 const BATCH_TRANSACTIONS_MAX: usize = 20_000;
+/// How long a fold may take while the server waits for us: it would do so for ever, and when it
+/// is about to stop, it could not.
+const KEEP_WAITING: Duration = Duration::from_secs(3);
+/// How long a fold may take while we read nothing for its sake, and so do not hear what the server
+/// wants.
+const READ_NOTHING: Duration = Duration::from_secs(30);
 /// How often the server hears from us when nothing else happens.
 const REPORT_EVERY: Duration = Duration::from_secs(5);
 /// Pause before a new connection.
@@ -65,6 +71,9 @@ pub enum CaptureError {
     /// The store refused.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The store takes too long, and the server must not wait for us.
+    #[error("the store does not get done; the connection is given up so that the server can stop")]
+    Stalled,
     /// The server shuts down.
     #[error("the server ended the stream, it shuts down")]
     Ended,
@@ -89,7 +98,7 @@ impl CaptureError {
     /// Whether waiting alone may help.
     fn is_transient(&self) -> bool {
         match self {
-            Self::Connect(_) | Self::Catalog(_) | Self::Ended => true,
+            Self::Connect(_) | Self::Catalog(_) | Self::Ended | Self::Stalled => true,
             Self::Walsender(error) => {
                 !matches!(error.sqlstate(), Some("42704" | "55000" | "42501"))
             }
@@ -186,11 +195,12 @@ pub async fn run(context: CaptureContext, stop: CancellationToken) -> Result<(),
 type Endless = Result<std::convert::Infallible, CaptureError>;
 
 async fn session(context: &CaptureContext) -> Endless {
+    // Waits for folds that are still on their way, before anybody waits for us.
+    let (start, resume) = context.store.position().await?;
+    let start = Lsn(start);
     let application = format!("landfall {}", context.database.slot);
     let mut walsender = Walsender::connect(&context.postgres, &application).await?;
     let identity = walsender.identify_system().await?;
-    let (start, resume) = context.store.position().await?;
-    let start = Lsn(start);
     let (tables, as_of) = {
         let (mut client, driver) = context.postgres.connect("landfall catalog", &[]).await?;
         let _driver = context.tasks.spawn_child("catalog connection", driver);
@@ -225,6 +235,8 @@ async fn session(context: &CaptureContext) -> Endless {
         batch: Batch { end: start, ..Batch::default() },
         received: start,
         durable: start,
+        took_off: time::monotonic(),
+        asked: None,
     };
     capture.work().await
 }
@@ -274,6 +286,10 @@ struct Capture<'a> {
     received: Lsn,
     /// The newest position durable here.
     durable: Lsn,
+    /// Since when the fold in flight is on its way.
+    took_off: Instant,
+    /// Since when the server wants to hear that this position is durable.
+    asked: Option<(Lsn, Instant)>,
 }
 
 impl Capture<'_> {
@@ -299,6 +315,7 @@ impl Capture<'_> {
                     let (durable, xids) = landed?;
                     self.context.horizon.note_folded(xids);
                     self.durable = self.durable.max(durable);
+                    self.asked = self.asked.filter(|(position, _)| *position > durable);
                     self.report();
                 }
                 frame = self.stream.next(), if !self.is_full() && self.large.is_none() => {
@@ -314,6 +331,9 @@ impl Capture<'_> {
                     self.report();
                     // The stream may not be read for long, and the server must hear of us.
                     self.stream.flush_writes().await?;
+                    if flight.is_some() {
+                        self.check_stall()?;
+                    }
                 }
             }
         }
@@ -323,6 +343,14 @@ impl Capture<'_> {
     fn is_full(&self) -> bool {
         self.batch.bytes > BATCH_BYTES_MAX.min(self.context.scratch.memory_bytes_max)
             || self.batch.transactions.len() >= BATCH_TRANSACTIONS_MAX
+    }
+
+    /// Whether the fold in flight keeps the server waiting. Nothing is lost with the connection:
+    /// the fold goes on, and the next session begins behind it.
+    fn check_stall(&self) -> Result<(), CaptureError> {
+        let waits = self.asked.is_some_and(|(_, since)| since.elapsed() >= KEEP_WAITING);
+        let deaf = self.is_full() && self.took_off.elapsed() >= READ_NOTHING;
+        if waits || deaf { Err(CaptureError::Stalled) } else { Ok(()) }
     }
 
     /// Sends the batch to the store, if there is anything in it.
@@ -336,6 +364,7 @@ impl Capture<'_> {
         let end = self.batch.end;
         let batch = std::mem::replace(&mut self.batch, Batch { end, ..Batch::default() });
         let store = self.context.store.clone();
+        self.took_off = time::monotonic();
         Some(Box::pin(async move {
             let durable = if let Some(resume) = batch.resume {
                 store.fold_part(batch.transactions, end.0, resume).await?.fold_lsn
@@ -343,6 +372,9 @@ impl Capture<'_> {
                 let advance = if batch.wanted { Advance::Now } else { Advance::WhenCheap };
                 store.advance_lsn(end.0, advance).await?
             } else {
+                if plant::active("stalled-store") {
+                    std::future::pending::<()>().await;
+                }
                 store.fold(batch.transactions, end.0, Vec::new()).await?.fold_lsn
             };
             Ok((Lsn(durable), batch.xids))
@@ -391,6 +423,9 @@ impl Capture<'_> {
                 }
                 if reply_requested {
                     self.report();
+                    if self.asked.is_none() && self.durable < wal_end {
+                        self.asked = Some((wal_end, time::monotonic()));
+                    }
                 }
             }
             Frame::Ended => return Err(CaptureError::Ended),

@@ -17,6 +17,7 @@
 //! [`Store::position`]; folds that were already on their way are refused.
 
 mod ballast;
+mod bond;
 mod clocks;
 mod crc;
 mod error;
@@ -50,6 +51,7 @@ use landfall_protocol::unit::{Unit, UnitHash};
 use landfall_protocol::version::VersionVector;
 use tokio::sync::{mpsc, oneshot, watch};
 
+pub use bond::{Bond, Token};
 pub use error::{Severity, StoreError};
 pub use record::{
     Advance, Appended, Backlog, DatabaseIdentity, DirtyRow, Folded, Held, Identity, Log, OpenUnit,
@@ -327,6 +329,31 @@ impl Store {
     /// [`StoreError::Full`].
     pub async fn fence(&self, reason: String) -> Result<(), StoreError> {
         self.write(0, move |writer| writer.fence(reason)).await
+    }
+
+    /// As [`Store::fence`] with a reason that may go away: the store was found to be older than its
+    /// database. `None` lifts it. A fence stays.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`].
+    pub async fn suspend(&self, reason: Option<String>) -> Result<(), StoreError> {
+        self.write(0, move |writer| writer.suspend(reason)).await
+    }
+
+    /// What ties the store to its database, as it is after everything that was sent before.
+    ///
+    /// # Errors
+    /// [`StoreError::Closed`].
+    pub async fn bond(&self) -> Result<Bond, StoreError> {
+        self.write(0, |writer| Ok(writer.state.bond)).await
+    }
+
+    /// Replaces what ties the store to its database.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`].
+    pub async fn set_bond(&self, bond: Bond) -> Result<(), StoreError> {
+        self.write(0, move |writer| writer.set_bond(bond)).await
     }
 
     /// Notes that an origin is set aside. What that means is the caller's business: its units are

@@ -85,7 +85,7 @@ impl Writer<'_> {
     }
 
     fn check_position(&self, end_lsn: u64) -> Result<(), StoreError> {
-        if let Some(reason) = &self.state.fenced {
+        if let Some(reason) = self.state.standstill() {
             return Err(StoreError::Fenced(reason.clone()));
         }
         let position = self.state.seen_lsn;

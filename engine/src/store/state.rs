@@ -12,6 +12,7 @@ use landfall_protocol::unit::UnitHash;
 use landfall_protocol::version::VersionVector;
 use rusqlite::params;
 
+use super::bond::{self, Bond};
 use super::crc::{guard, unguard};
 use super::error::StoreError;
 use super::record::{DatabaseIdentity, Identity, Log, Resume};
@@ -73,6 +74,9 @@ pub(super) struct State {
     pub(super) tail: TailSize,
     pub(super) dirty: u64,
     pub(super) fenced: Option<String>,
+    /// As a fence, until the database proves that it is ours.
+    pub(super) suspended: Option<String>,
+    pub(super) bond: Bond,
 }
 
 impl State {
@@ -88,7 +92,14 @@ impl State {
             tail: TailSize::default(),
             dirty: 0,
             fenced: None,
+            suspended: None,
+            bond: Bond::default(),
         }
+    }
+
+    /// Why nothing may be folded.
+    pub(super) fn standstill(&self) -> Option<&String> {
+        self.fenced.as_ref().or(self.suspended.as_ref())
     }
 
     /// Writes the first rows of a new store.
@@ -112,6 +123,8 @@ impl State {
         state.fold.dictionary = load_dictionary(db)?;
         state.load_foreign_tables(db)?;
         state.fenced = read_meta(db, "fenced", |from| Ok(from.text(NAME_BYTES_MAX)?.to_owned()))?;
+        state.suspended = bond::load_suspended(db)?;
+        state.bond = Bond::load(db)?;
         state.tail = load_tail(db, &state)?;
         state.dirty =
             db.row("SELECT count(*) FROM dirty", [], |row| number(row, 0))?.unwrap_or_default();
@@ -133,7 +146,7 @@ impl State {
             received_changes: self.progress.received_changes,
             repaired: self.progress.repaired,
             dirty: self.dirty,
-            fenced: self.fenced.clone(),
+            fenced: self.standstill().cloned(),
             quarantined: self
                 .origins
                 .iter()
@@ -421,7 +434,7 @@ pub(super) fn put_meta(
     Ok(())
 }
 
-fn read_meta<T>(
+pub(super) fn read_meta<T>(
     db: &Database<'_>,
     name: &'static str,
     read: impl FnOnce(&mut Reader<'_>) -> Result<T, DecodeError>,

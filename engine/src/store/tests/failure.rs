@@ -5,7 +5,7 @@ use std::sync::mpsc;
 use landfall_protocol::fold::FoldError;
 
 use super::*;
-use crate::store::{Sealing, Severity, StoreError};
+use crate::store::{Bond, Sealing, Severity, StoreError, Token};
 
 fn one_row(table: &Arc<TableDef>, id: i64, note: &str) -> Vec<CapturedTransaction> {
     vec![own(5, vec![insert(table, row(id, note, 0))])]
@@ -152,6 +152,30 @@ async fn a_transaction_over_the_limit_of_a_unit_is_refused_before_it_is_kept() {
     let fits = one_row(&t, 1, &"x".repeat(60 << 20));
     store.fold(fits, 2000, Vec::new()).await.unwrap();
     assert_eq!(all_units(&store, origin(1)).await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_suspended_store_folds_again_when_that_is_lifted_and_keeps_its_bond() {
+    let (dir, store) = fresh(1);
+    assert_eq!(store.bond().await.unwrap(), Bond::default());
+    let token = |generation| Some(Token { generation, random: u64::MAX });
+    let bond = Bond { timeline: Some(7), confirmed: token(2), intended: token(3) };
+    store.set_bond(bond).await.unwrap();
+    store.suspend(Some("older than its database".into())).await.unwrap();
+    let refused = store.fold(one_row(&table("t"), 1, "a"), 2000, Vec::new()).await;
+    assert_eq!(refused, Err(StoreError::Fenced("older than its database".into())));
+    store.close().await;
+
+    let (store, opened) = open(dir.path(), 1);
+    assert_eq!(opened.log.fenced.as_deref(), Some("older than its database"));
+    assert_eq!(store.bond().await.unwrap(), bond);
+    store.suspend(None).await.unwrap();
+    assert_eq!(store.watch().borrow().fenced, None);
+    store.fold(one_row(&table("t"), 1, "a"), 2000, Vec::new()).await.unwrap();
+    store.suspend(Some("again".into())).await.unwrap();
+    store.fence("for good".into()).await.unwrap();
+    store.suspend(None).await.unwrap();
+    assert_eq!(store.watch().borrow().fenced.as_deref(), Some("for good"));
 }
 
 #[tokio::test]

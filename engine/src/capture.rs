@@ -2,9 +2,12 @@
 //!
 //! [`walsender`] streams, [`pgoutput`] decodes, [`assemble`] puts transactions together, and
 //! [`stream`] brings them into the store and tells the server how far we are. Only what is durable
-//! in the store is ever confirmed.
+//! in the store is ever confirmed. Before each start [`slot`] and [`bond`] make sure
+//! that nothing was lost meanwhile, and while it runs a guard looks again.
 
 pub mod assemble;
+pub mod bond;
+mod guard;
 pub mod horizon;
 pub mod large;
 mod long;

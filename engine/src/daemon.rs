@@ -18,7 +18,7 @@ use crate::admin::{AdminError, Request};
 use crate::capture::assemble::Scratch;
 use crate::capture::horizon::Horizon;
 use crate::capture::stream::{self, CaptureContext, CaptureStatus};
-use crate::config::{DaemonConfig, PostgresConfig};
+use crate::config::DaemonConfig;
 use crate::daemon::report::Reporter;
 use crate::identity::MemberKey;
 use crate::links::{self, Links};
@@ -140,6 +140,9 @@ pub async fn run(prepared: Prepared) -> Result<(), DaemonError> {
         links::pinned_keys(&fleet, config.site),
         links::transport_settings(&config.link),
     )?;
+    // A store that was set back must not speak, and only its database can tell.
+    let (looked, may_speak) = watch::channel(false);
+    let parts = start_database_parts(&config, postgres, &fleet, &opened, &store, &tasks, looked);
     let links = Links {
         store: store.clone(),
         endpoint,
@@ -147,14 +150,9 @@ pub async fn run(prepared: Prepared) -> Result<(), DaemonError> {
         config: config.link.clone(),
         origin: own,
         software: concat!("landfall ", env!("CARGO_PKG_VERSION")).to_owned(),
+        may_speak,
     }
     .start(&tasks);
-    let parts = match (&config.postgres, postgres) {
-        (Some(config_pg), Some(settings)) => Some(start_database_parts(
-            &config, config_pg, settings, &fleet, &opened, &store, &tasks,
-        )),
-        _ => None,
-    };
     let reporter = Arc::new(Reporter::new(config, fleet, own, store.clone(), links, parts));
     let stop = tasks.stop();
     tasks.spawn("admin", async move {
@@ -183,15 +181,18 @@ pub(crate) struct DatabaseParts {
     replica: watch::Receiver<ReplicaStatus>,
 }
 
+/// Starts capture and apply where there is a database. `looked` becomes true, or ends, when nothing
+/// that capture may find out stands in the way of speaking to others.
 fn start_database_parts(
     config: &DaemonConfig,
-    postgres: &PostgresConfig,
-    settings: PgSettings,
+    settings: Option<PgSettings>,
     fleet: &Fleet,
     opened: &Opened,
     store: &Store,
     tasks: &Tasks,
-) -> DatabaseParts {
+    looked: watch::Sender<bool>,
+) -> Option<DatabaseParts> {
+    let (postgres, settings) = (config.postgres.as_ref()?, settings?);
     let Some(database) = opened.identity.database.clone() else {
         unreachable!("verify_identity has seen that the store was made for a database");
     };
@@ -214,6 +215,7 @@ fn start_database_parts(
         schema_epoch,
         tasks: tasks.clone(),
         status: capture_status,
+        looked,
     };
     tasks.spawn("capture", stream::run(capturing, tasks.stop()));
     let applying = ReplicaContext {
@@ -230,7 +232,7 @@ fn start_database_parts(
         status: replica_status,
     };
     tasks.spawn("apply", replica::run(applying, tasks.stop()));
-    DatabaseParts { settings, tasks: tasks.clone(), capture, replica }
+    Some(DatabaseParts { settings, tasks: tasks.clone(), capture, replica })
 }
 
 fn verify_identity(config: &DaemonConfig, opened: &Opened) -> Result<(), DaemonError> {

@@ -1,7 +1,7 @@
 //! Links: peer sessions over QUIC, on top of the store.
 //!
 //! ```text
-//! let links = Links { store, endpoint, fleet, config, origin, software }.start(&tasks);
+//! let links = Links { store, endpoint, fleet, config, origin, software, may_speak }.start(&tasks);
 //! links.peers();                                          // for status
 //! ```
 //!
@@ -58,6 +58,8 @@ pub struct Links {
     pub origin: Origin,
     /// Our software and its version, for the operators of the peers.
     pub software: String,
+    /// Nothing is said to anybody before this is true, or its sender is gone.
+    pub may_speak: watch::Receiver<bool>,
 }
 
 impl Links {
@@ -82,7 +84,7 @@ impl Links {
             clock,
             board: board.clone(),
         });
-        let switchboard = Switchboard::new(shared, self.endpoint, &self.config);
+        let switchboard = Switchboard::new(shared, self.endpoint, &self.config, self.may_speak);
         tasks.spawn("peer records", records.run());
         tasks.spawn("links", switchboard.run());
         LinksHandle { board }

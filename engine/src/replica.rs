@@ -29,6 +29,7 @@ use landfall_protocol::version::VersionVector;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::capture::bond::{self, BondError};
 use crate::capture::horizon::Horizon;
 use crate::plant;
 use crate::postgres::apply::{ApplyConnection, ApplyError, session_settings};
@@ -78,6 +79,9 @@ pub enum ReplicaError {
     /// The store refused.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Store and database do not belong together.
+    #[error(transparent)]
+    Bond(#[from] BondError),
     /// The database is older than the store.
     #[error(
         "the database shows transactions of origin {origin} up to {database}, this store up to {store}: \
@@ -104,6 +108,7 @@ impl ReplicaError {
                 matches!(error, ApplyError::Connection(_) | ApplyError::Busy | ApplyError::Late)
             }
             Self::Store(error) => error.severity() == Severity::Retry,
+            Self::Bond(error) => error.is_transient(),
             Self::Barrier(_) | Self::ProgressDiffers { .. } => false,
         }
     }
@@ -217,6 +222,8 @@ type Endless = Result<std::convert::Infallible, ReplicaError>;
 async fn session(context: &ReplicaContext, counters: &mut Counters) -> Endless {
     let (client, driver) = context.postgres.connect("landfall apply", &session_settings()).await?;
     let _apply_driver = context.tasks.spawn_child("apply connection", driver);
+    // Positions prove nothing in a database that was set back.
+    bond::verify(&client, &context.store).await?;
     let (barrier, driver) = context.postgres.connect("landfall barrier", BARRIER_SETTINGS).await?;
     let _barrier_driver = context.tasks.spawn_child("barrier connection", driver);
     let log = context.store.watch();

@@ -14,6 +14,7 @@ mod race;
 mod refusals;
 mod regress_apply;
 mod relay;
+mod restart;
 mod setup;
 mod slot;
 mod support;

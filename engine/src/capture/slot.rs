@@ -5,9 +5,11 @@ use std::str::FromStr;
 
 use tokio_postgres::Client;
 
-use crate::capture::walsender::SystemIdentity;
+use crate::capture::bond::{self, BondError};
+use crate::capture::walsender::{SystemIdentity, TimelineSwitch};
 use crate::postgres::lsn::Lsn;
-use crate::store::DatabaseIdentity;
+use crate::postgres::sql;
+use crate::store::{DatabaseIdentity, Store};
 
 /// What is wrong, and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -29,14 +31,36 @@ pub enum SlotError {
     Missing(String),
     /// The server gave the slot up.
     #[error(
-        "replication slot \"{0}\" was invalidated by the server (max_slot_wal_keep_size): changes since then are unknown; see docs/operations.md, \"a lost slot\""
+        "replication slot \"{slot}\" was invalidated by the server ({reason}): changes since then are unknown; see docs/operations.md, \"a lost slot\""
     )]
-    Lost(String),
+    Lost {
+        /// The slot.
+        slot: String,
+        /// The server's reason; before PostgreSQL 17 it tells none, and there was only one.
+        reason: String,
+    },
+    /// A slot of that name is something else's.
+    #[error(
+        "replication slot \"{slot}\" {problem}: it is not the one this store was made with; see docs/operations.md, \"a lost slot\""
+    )]
+    Foreign {
+        /// The slot.
+        slot: String,
+        /// What it is.
+        problem: String,
+    },
     /// Somebody else reads from it.
     #[error(
-        "replication slot \"{0}\" is in use by another process; is another landfall-node running?"
+        "replication slot \"{slot}\" is in use by process {pid} ({application}); is another landfall-node running?"
     )]
-    Busy(String),
+    Busy {
+        /// The slot.
+        slot: String,
+        /// The server's process.
+        pid: i32,
+        /// What that process calls itself.
+        application: String,
+    },
     /// The publication is gone.
     #[error("publication \"{0}\" is missing; run landfall-node check to see what to do")]
     NoPublication(String),
@@ -55,9 +79,36 @@ pub enum SlotError {
         /// What is folded.
         store: Lsn,
     },
+    /// The server's history parted from ours before our position.
+    #[error(
+        "the server is on timeline {timeline} now, which begins at {switch}, and this store already holds changes of timeline {known} up to {store}: a standby that lagged was promoted, or the database was restored from a backup; see docs/operations.md, \"a restored database\""
+    )]
+    TimelineParted {
+        /// The server's timeline.
+        timeline: u32,
+        /// Where it begins.
+        switch: Lsn,
+        /// Ours.
+        known: u32,
+        /// What is folded.
+        store: Lsn,
+    },
+    /// The server's history does not know ours.
+    #[error(
+        "the server is on timeline {timeline}, and its history does not contain timeline {known}, of which this store holds changes: the database was restored from a backup; see docs/operations.md, \"a restored database\""
+    )]
+    OtherTimeline {
+        /// The server's timeline.
+        timeline: u32,
+        /// Ours.
+        known: u32,
+    },
+    /// The server takes no writes.
+    #[error("the server is a standby; point conninfo at the primary, or promote it")]
+    Standby,
     /// The slot is ahead of the store.
     #[error(
-        "the slot was confirmed up to {slot}, this store only holds changes up to {store}: the store was restored from a backup; see docs/operations.md, \"a restored store\""
+        "the slot was confirmed up to {slot}, this store only holds changes up to {store}: the store was restored from a backup, or somebody else read from the slot; see docs/operations.md, \"a restored store\""
     )]
     StoreBehind {
         /// What the slot has confirmed.
@@ -65,8 +116,11 @@ pub enum SlotError {
         /// What is folded.
         store: Lsn,
     },
+    /// Database and store carry different tokens.
+    #[error(transparent)]
+    Bond(#[from] BondError),
     /// A question was not answered.
-    #[error("cannot verify the slot: {0}")]
+    #[error("cannot verify the slot: {}", sql::describe(.0))]
     Query(#[from] tokio_postgres::Error),
     /// A position does not read.
     #[error("server told position {0:?}")]
@@ -74,53 +128,143 @@ pub enum SlotError {
 }
 
 impl SlotError {
-    /// Whether waiting alone may help: a dead walsender keeps the slot until its time-out.
+    /// Whether waiting alone may help: a dead walsender keeps the slot until its time-out, and a
+    /// server may be about to be promoted.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Busy(_) | Self::Query(_))
+        match self {
+            Self::Busy { .. } | Self::Standby | Self::Query(_) => true,
+            Self::Bond(error) => error.is_transient(),
+            _ => false,
+        }
+    }
+
+    /// Whether the store is not what it was, so that nothing may be said in its name.
+    pub fn speaks_against_store(&self) -> bool {
+        match self {
+            Self::StoreBehind { .. } => true,
+            Self::Bond(error) => error.speaks_against_store(),
+            _ => false,
+        }
     }
 }
 
-/// Verifies everything before streaming from `start`.
+/// What is expected.
+#[derive(Debug)]
+pub struct Expected<'a> {
+    /// The database the store was made for, and the slot.
+    pub database: &'a DatabaseIdentity,
+    /// The publication.
+    pub publication: &'a str,
+    /// Where the store is.
+    pub start: Lsn,
+    /// The timeline on which that lies.
+    pub timeline: Option<u32>,
+}
+
+/// Who the server says it is.
+#[derive(Debug)]
+pub struct Server {
+    /// Identifier and timeline.
+    pub identity: SystemIdentity,
+    /// Where the timelines before the present one ended; only needed when it is another than ours.
+    pub history: Vec<TimelineSwitch>,
+}
+
+/// Verifies everything before streaming.
 ///
 /// # Errors
 /// The first thing that is wrong.
 pub async fn verify(
     client: &Client,
-    database: &DatabaseIdentity,
-    publication: &str,
-    identity: &SystemIdentity,
-    start: Lsn,
+    store: &Store,
+    expected: &Expected<'_>,
+    server: &Server,
 ) -> Result<(), SlotError> {
-    let row = client
-        .query_one("SELECT current_database(), pg_current_wal_flush_lsn()::text", &[])
-        .await?;
-    let expected = (database.system_identifier.clone(), database.database.clone());
-    let found = (identity.system_identifier.to_string(), row.get::<_, String>(0));
-    if expected != found {
-        let name = |(server, database): (String, String)| format!("{database} of server {server}");
-        return Err(SlotError::OtherDatabase { expected: name(expected), found: name(found) });
+    let row = client.query_one("SELECT current_database(), pg_is_in_recovery()", &[]).await?;
+    verify_database(expected, server, row.get(0))?;
+    if row.get(1) {
+        return Err(SlotError::Standby);
     }
-    let server = position(row.get(1))?;
-    let sql = "SELECT coalesce(wal_status, 'reserved'), confirmed_flush_lsn::text, active \
-               FROM pg_replication_slots WHERE slot_name = $1";
-    let slot = client.query_opt(sql, &[&database.slot]).await?;
-    let slot = slot.ok_or_else(|| SlotError::Missing(database.slot.clone()))?;
-    if slot.get::<_, String>(0) == "lost" {
-        return Err(SlotError::Lost(database.slot.clone()));
+    verify_timeline(expected.timeline, expected.start, server)?;
+    let end = end_of_log(client).await?;
+    if expected.start > end {
+        return Err(SlotError::DatabaseBehind { server: end, store: expected.start });
     }
-    if slot.get::<_, bool>(2) {
-        return Err(SlotError::Busy(database.slot.clone()));
-    }
-    let confirmed = position(slot.get(1))?;
+    // Before the slot, which may be missing for this very reason.
+    bond::verify(client, store).await?;
+    verify_slot(client, expected).await?;
     let exists = "SELECT count(*) FROM pg_publication WHERE pubname = $1";
-    if client.query_one(exists, &[&publication]).await?.get::<_, i64>(0) == 0 {
-        return Err(SlotError::NoPublication(publication.to_owned()));
+    if client.query_one(exists, &[&expected.publication]).await?.get::<_, i64>(0) == 0 {
+        return Err(SlotError::NoPublication(expected.publication.to_owned()));
     }
-    if start > server {
-        return Err(SlotError::DatabaseBehind { server, store: start });
+    Ok(())
+}
+
+fn verify_database(
+    expected: &Expected<'_>,
+    server: &Server,
+    database: String,
+) -> Result<(), SlotError> {
+    let known = (expected.database.system_identifier.clone(), expected.database.database.clone());
+    let found = (server.identity.system_identifier.to_string(), database);
+    if known == found {
+        return Ok(());
     }
-    if confirmed > start {
-        return Err(SlotError::StoreBehind { slot: confirmed, store: start });
+    let name = |(server, database): (String, String)| format!("{database} of server {server}");
+    Err(SlotError::OtherDatabase { expected: name(known), found: name(found) })
+}
+
+/// A promoted server goes on from where its timeline begins. What we hold must lie before that, or
+/// it is not in this server's past.
+fn verify_timeline(known: Option<u32>, store: Lsn, server: &Server) -> Result<(), SlotError> {
+    let timeline = server.identity.timeline;
+    let Some(known) = known.filter(|known| *known != timeline) else { return Ok(()) };
+    match server.history.iter().find(|switch| switch.timeline == known) {
+        Some(TimelineSwitch { end, .. }) if store <= *end => Ok(()),
+        Some(TimelineSwitch { end, .. }) => {
+            Err(SlotError::TimelineParted { timeline, switch: *end, known, store })
+        }
+        None => Err(SlotError::OtherTimeline { timeline, known }),
+    }
+}
+
+const SLOT: &str = "
+SELECT coalesce(s.plugin::text, ''), coalesce(s.database::text, ''),
+       s.database IS NOT DISTINCT FROM current_database(), coalesce(s.wal_status, ''),
+       coalesce(to_jsonb(s)->>'invalidation_reason', 'max_slot_wal_keep_size'),
+       s.confirmed_flush_lsn::text, s.active_pid,
+       coalesce((SELECT application_name FROM pg_stat_activity a WHERE a.pid = s.active_pid), '')
+FROM pg_replication_slots s WHERE slot_name = $1";
+
+async fn verify_slot(client: &Client, expected: &Expected<'_>) -> Result<(), SlotError> {
+    let slot = expected.database.slot.clone();
+    let Some(row) = client.query_opt(SLOT, &[&slot]).await? else {
+        return Err(SlotError::Missing(slot));
+    };
+    let (plugin, database): (String, String) = (row.get(0), row.get(1));
+    let foreign = match plugin.as_str() {
+        "pgoutput" if row.get(2) => None,
+        "pgoutput" => Some(format!("belongs to database \"{database}\"")),
+        "" => Some("is one for physical replication".to_owned()),
+        plugin => Some(format!("was made for plugin {plugin}")),
+    };
+    if let Some(problem) = foreign {
+        return Err(SlotError::Foreign { slot, problem });
+    }
+    if row.get::<_, String>(3) == "lost" {
+        return Err(SlotError::Lost { slot, reason: row.get(4) });
+    }
+    if let Some(pid) = row.get(6) {
+        return Err(SlotError::Busy { slot, pid, application: row.get(7) });
+    }
+    // A slot in the middle of being made has none.
+    let Some(confirmed) = row.get::<_, Option<String>>(5) else {
+        let problem = "was never finished".to_owned();
+        return Err(SlotError::Foreign { slot, problem });
+    };
+    let (confirmed, store) = (position(confirmed)?, expected.start);
+    if confirmed > store {
+        return Err(SlotError::StoreBehind { slot: confirmed, store });
     }
     Ok(())
 }
@@ -136,4 +280,28 @@ pub async fn end_of_log(client: &Client) -> Result<Lsn, SlotError> {
 
 fn position(text: String) -> Result<Lsn, SlotError> {
     Lsn::from_str(&text).map_err(|_| SlotError::Answer(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_promoted_server_must_have_all_we_hold_in_its_past() {
+        let judged = |known: Option<u32>, now: u32, start: u64| {
+            let identity =
+                SystemIdentity { system_identifier: 7, timeline: now, flushed: Lsn(1000) };
+            let history = [(1, 100), (2, 200)]
+                .map(|(timeline, end)| TimelineSwitch { timeline, end: Lsn(end) })
+                .to_vec();
+            verify_timeline(known, Lsn(start), &Server { identity, history })
+        };
+        for (known, now, start) in
+            [(None, 3, 500), (Some(3), 3, 500), (Some(2), 3, 200), (Some(1), 3, 100)]
+        {
+            assert!(judged(known, now, start).is_ok(), "{known:?} {now} {start}");
+        }
+        assert!(matches!(judged(Some(2), 3, 201), Err(SlotError::TimelineParted { known: 2, .. })));
+        assert!(matches!(judged(Some(4), 3, 1), Err(SlotError::OtherTimeline { known: 4, .. })));
+    }
 }

@@ -15,11 +15,13 @@ use tokio_util::sync::CancellationToken;
 use crate::capture::assemble::{
     AssembleError, Assembled, Assembler, Committed, Content, Part, Scratch, SourceTable,
 };
+use crate::capture::bond::{self, BondError};
+use crate::capture::guard::{Eye, Guard};
 use crate::capture::horizon::Horizon;
 use crate::capture::large::Large;
 use crate::capture::long::LongTexts;
 use crate::capture::pgoutput;
-use crate::capture::slot::{self, SlotError};
+use crate::capture::slot::{self, Expected, Server, SlotError};
 use crate::capture::walsender::{
     Frame, Reply, StandbyStatus, WalStream, Walsender, WalsenderError,
 };
@@ -28,7 +30,7 @@ use crate::postgres::catalog::{self, CatalogError, LocalTable};
 use crate::postgres::connect::{ConnectError, PgSettings};
 use crate::postgres::lsn::Lsn;
 use crate::store::{Advance, DatabaseIdentity, Resume, Severity, Store, StoreError};
-use crate::tasks::Tasks;
+use crate::tasks::{TaskError, Tasks};
 use crate::time;
 
 /// Values one batch may hold before the socket is left unread; PostgreSQL keeps the WAL meanwhile. In
@@ -65,6 +67,12 @@ pub enum CaptureError {
     /// Slot, publication or server are not those this store was made for.
     #[error(transparent)]
     Slot(#[from] SlotError),
+    /// Store and database do not belong together.
+    #[error(transparent)]
+    Bond(#[from] BondError),
+    /// A task of ours ended before its time.
+    #[error(transparent)]
+    Task(#[from] TaskError),
     /// The stream holds what cannot be captured.
     #[error(transparent)]
     Assemble(#[from] AssembleError),
@@ -98,7 +106,10 @@ impl CaptureError {
     /// Whether waiting alone may help.
     fn is_transient(&self) -> bool {
         match self {
-            Self::Connect(_) | Self::Catalog(_) | Self::Ended | Self::Stalled => true,
+            Self::Connect(_) | Self::Catalog(_) | Self::Ended | Self::Stalled | Self::Task(_) => {
+                true
+            }
+            Self::Bond(error) => error.is_transient(),
             Self::Walsender(error) => {
                 !matches!(error.sqlstate(), Some("42704" | "55000" | "42501"))
             }
@@ -156,6 +167,8 @@ pub struct CaptureContext {
     pub tasks: Tasks,
     /// Where the status is told.
     pub status: watch::Sender<CaptureStatus>,
+    /// Becomes true when the database was looked at, or could not be.
+    pub looked: watch::Sender<bool>,
 }
 
 /// Captures until told to stop. Lost connections and what an operator can change are waited out.
@@ -171,6 +184,12 @@ pub async fn run(context: CaptureContext, stop: CancellationToken) -> Result<(),
         };
         let Err(error) = outcome;
         let error = error.explained(&context.publication);
+        if let CaptureError::Slot(slot) = &error
+            && slot.speaks_against_store()
+        {
+            context.store.suspend(Some(slot.to_string())).await?;
+        }
+        context.looked.send_replace(true);
         if let CaptureError::Store(store) = &error
             && store.severity() == Severity::Fatal
         {
@@ -200,17 +219,32 @@ async fn session(context: &CaptureContext) -> Endless {
     let start = Lsn(start);
     let application = format!("landfall {}", context.database.slot);
     let mut walsender = Walsender::connect(&context.postgres, &application).await?;
-    let identity = walsender.identify_system().await?;
+    let mut eye = Eye::open(&context.postgres, &context.tasks).await?;
+    let timeline = verify(context, &mut walsender, &eye.client, start).await?;
+    if !*context.looked.borrow() {
+        // Nobody has heard of us yet, so whatever was wrong before is as if it had not been.
+        context.store.suspend(None).await?;
+        context.looked.send_replace(true);
+    }
     let (tables, as_of) = {
         let (mut client, driver) = context.postgres.connect("landfall catalog", &[]).await?;
         let _driver = context.tasks.spawn_child("catalog connection", driver);
-        slot::verify(&client, &context.database, &context.publication, &identity, start).await?;
         read_tables(&mut client, &context.fleet).await?
     };
     let mut stream =
         walsender.start_replication(&context.database.slot, start, &context.publication).await?;
     let texts = Arc::new(LongTexts::new(context.scratch.dir.clone()));
     stream.put_aside(Arc::clone(&texts));
+    // The slot is ours now, and nothing that follows it has been taken yet.
+    bond::renew(&mut eye.client, &context.store, timeline).await?;
+    let guard = Guard {
+        eye,
+        postgres: context.postgres.clone(),
+        tasks: context.tasks.clone(),
+        store: context.store.clone(),
+        timeline,
+    };
+    let guard = context.tasks.spawn_child("capture guard", guard.watch());
     tracing::info!(%start, "capturing");
     context.status.send_modify(|status| {
         status.streaming = true;
@@ -238,7 +272,37 @@ async fn session(context: &CaptureContext) -> Endless {
         took_off: time::monotonic(),
         asked: None,
     };
-    capture.work().await
+    tokio::select! {
+        outcome = capture.work() => outcome,
+        wrong = guard => {
+            let Err(error) = wrong?;
+            Err(error.into())
+        }
+    }
+}
+
+/// Says on which timeline the server is, if everything is as the store left it.
+async fn verify(
+    context: &CaptureContext,
+    walsender: &mut Walsender,
+    client: &tokio_postgres::Client,
+    start: Lsn,
+) -> Result<u32, CaptureError> {
+    let identity = walsender.identify_system().await?;
+    let (now, known) = (identity.timeline, context.store.bond().await?.timeline);
+    let history = if known.is_some_and(|known| known != now) {
+        walsender.timeline_history(now).await?
+    } else {
+        Vec::new()
+    };
+    let expected = Expected {
+        database: &context.database,
+        publication: &context.publication,
+        start,
+        timeline: known,
+    };
+    slot::verify(client, &context.store, &expected, &Server { identity, history }).await?;
+    Ok(now)
 }
 
 /// The replicated tables, and a position: what committed before it is in them.

@@ -173,6 +173,15 @@ pub struct SystemIdentity {
     pub flushed: Lsn,
 }
 
+/// The end of a timeline that the server left by a promotion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TimelineSwitch {
+    /// The timeline left.
+    pub timeline: u32,
+    /// The position from which on the next one counts.
+    pub end: Lsn,
+}
+
 /// A row of a simple query.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Row {
@@ -275,6 +284,24 @@ impl Walsender {
         identity.ok_or_else(|| unexpected_answer(activity))
     }
 
+    /// The timelines that led to `timeline`, oldest first; none for the first timeline.
+    ///
+    /// # Errors
+    /// As [`Self::simple_query`].
+    pub async fn timeline_history(
+        &mut self,
+        timeline: u32,
+    ) -> Result<Vec<TimelineSwitch>, WalsenderError> {
+        if timeline <= 1 {
+            return Ok(Vec::new());
+        }
+        let activity = format!("read the history of timeline {timeline}");
+        let rows = self.command(&activity, &format!("TIMELINE_HISTORY {timeline}")).await?;
+        let content = rows.first().and_then(|row| row.get(1));
+        let content = content.ok_or_else(|| unexpected_answer(&activity))?;
+        Ok(content.lines().filter_map(timeline_switch).collect())
+    }
+
     /// Creates a permanent logical slot with `pgoutput` and returns the position from which it
     /// delivers. Create the publication before the slot. Waits for all transactions that are
     /// writing to end.
@@ -373,6 +400,13 @@ impl Walsender {
     }
 }
 
+/// A line of a history file: timeline, position, reason. Other lines are comments.
+fn timeline_switch(line: &str) -> Option<TimelineSwitch> {
+    let mut words = line.split_ascii_whitespace();
+    let (timeline, end) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+    Some(TimelineSwitch { timeline, end })
+}
+
 fn data_row(body: Bytes) -> Result<Row, WireError> {
     let mut fields = Fields::of("data row", body);
     let mut values = Vec::new();
@@ -454,6 +488,14 @@ mod tests {
         for name in ["", "Site", "a\"b", "a b", "a-b", "ä", &"a".repeat(64)] {
             assert!(slot_name(name).is_err(), "{name}");
         }
+    }
+
+    #[test]
+    fn a_history_file_reads() {
+        let file = "1\t0/3000148\tno recovery target specified\n\n# a comment\n2\t1/0\t\n";
+        let switch = |timeline, end| TimelineSwitch { timeline, end: Lsn(end) };
+        let read: Vec<_> = file.lines().filter_map(timeline_switch).collect();
+        assert_eq!(read, [switch(1, 0x300_0148), switch(2, 1 << 32)]);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
@@ -30,6 +31,10 @@ const CHOOSE_EVERY_MS: u64 = 20;
 /// How long a connection is given to show that it lives when the peer makes another one; four
 /// round trips where that is longer.
 const PROBE_MS: u64 = 3_000;
+
+/// How long we stay silent when nobody says that we may speak: a database that cannot be asked must
+/// not keep us from passing on.
+const SPEAK_WITHIN: Duration = Duration::from_secs(15);
 
 /// One connection with a peer.
 struct Connected {
@@ -73,12 +78,17 @@ pub(super) struct Switchboard {
     chosen_at_ms: u64,
     sealing: Sealing,
     fenced: Option<String>,
+    may_speak: watch::Receiver<bool>,
 }
 
 impl Switchboard {
-    pub(super) fn new(shared: Arc<Shared>, endpoint: Endpoint, config: &LinkConfig) -> Self {
-        let ms =
-            |duration: std::time::Duration| duration.as_millis().try_into().unwrap_or(u64::MAX);
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        endpoint: Endpoint,
+        config: &LinkConfig,
+        may_speak: watch::Receiver<bool>,
+    ) -> Self {
+        let ms = |duration: Duration| duration.as_millis().try_into().unwrap_or(u64::MAX);
         let backoff =
             Backoff { min_ms: ms(config.reconnect_min), max_ms: ms(config.reconnect_max) };
         let mut dialer = Dialer::new(backoff);
@@ -100,6 +110,7 @@ impl Switchboard {
             chosen_at_ms: 0,
             sealing: Sealing::Lazy,
             fenced: None,
+            may_speak,
             shared,
         }
     }
@@ -107,6 +118,12 @@ impl Switchboard {
     pub(super) async fn run(mut self) -> Result<(), StoreError> {
         let stop = self.shared.tasks.stop();
         self.shared.board.restore(self.shared.store.peers().await?);
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return Ok(()),
+            // A sender that is gone will not forbid it any more.
+            _ = tokio::time::timeout(SPEAK_WITHIN, self.may_speak.wait_for(|may| *may)) => {}
+        }
         self.look_at_log();
         loop {
             self.make_calls();

@@ -151,6 +151,7 @@ impl World {
             config,
             origin: origin(number),
             software: "landfall-tests".into(),
+            may_speak: watch::channel(true).1,
         };
         let guard = runtime.enter();
         let links = links.start(&tasks);

@@ -2,7 +2,7 @@
 //!
 //! [`walsender`] streams, [`pgoutput`] decodes, [`assemble`] puts transactions together, and
 //! [`stream`] brings them into the store and tells the server how far we are. Only what is durable
-//! in the store is ever confirmed. Before each start [`slot`] and [`bond`] make sure
+//! in the store is ever confirmed. Before each start [`slot`], [`bond`] and [`publication`] make sure
 //! that nothing was lost meanwhile, and while it runs a guard looks again.
 
 pub mod assemble;
@@ -12,6 +12,7 @@ pub mod horizon;
 pub mod large;
 mod long;
 pub mod pgoutput;
+pub mod publication;
 mod scratch;
 pub mod slot;
 mod spill;

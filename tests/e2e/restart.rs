@@ -2,6 +2,7 @@
 //! applied, and crashes are not taken for that.
 
 mod database;
+mod publication;
 mod slots;
 mod store;
 

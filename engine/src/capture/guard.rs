@@ -1,11 +1,16 @@
-//! Renews the token while there is work, so that a database or store that is set back later shows.
+//! Watches over what a running stream would not show: a publication changed by hand, and a
+//! database or store that is set back later.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
+use landfall_protocol::fleet::Fleet;
+use tokio::sync::Notify;
 use tokio_postgres::Client;
 
 use crate::capture::bond;
+use crate::capture::publication;
 use crate::capture::slot::SlotError;
 use crate::postgres::connect::{ConnectError, PgSettings};
 use crate::store::{Log, Store};
@@ -36,7 +41,11 @@ pub(super) struct Guard {
     pub(super) postgres: PgSettings,
     pub(super) tasks: Tasks,
     pub(super) store: Store,
+    pub(super) publication: String,
+    pub(super) fleet: Fleet,
     pub(super) timeline: u32,
+    /// Somebody saw a reason to look now.
+    pub(super) alert: Arc<Notify>,
 }
 
 impl Guard {
@@ -46,7 +55,10 @@ impl Guard {
         let mut seen = self.progress();
         let mut every = tokio::time::interval(LOOK_EVERY);
         loop {
-            every.tick().await;
+            tokio::select! {
+                _ = every.tick() => {}
+                () = self.alert.notified() => {}
+            }
             if self.eye.client.is_closed() {
                 let Ok(eye) = Eye::open(&self.postgres, &self.tasks).await else { continue };
                 self.eye = eye;
@@ -61,6 +73,7 @@ impl Guard {
     }
 
     async fn look(&mut self, seen: &mut Log) -> Result<(), SlotError> {
+        publication::verify(&self.eye.client, &self.publication, &self.fleet).await?;
         // What was folded since the last token is what a restore could take back unseen.
         let now = self.progress();
         if now != *seen {

@@ -3,9 +3,11 @@
 
 use std::str::FromStr;
 
+use landfall_protocol::fleet::Fleet;
 use tokio_postgres::Client;
 
 use crate::capture::bond::{self, BondError};
+use crate::capture::publication::{self, PublicationError};
 use crate::capture::walsender::{SystemIdentity, TimelineSwitch};
 use crate::postgres::lsn::Lsn;
 use crate::postgres::sql;
@@ -61,9 +63,9 @@ pub enum SlotError {
         /// What that process calls itself.
         application: String,
     },
-    /// The publication is gone.
-    #[error("publication \"{0}\" is missing; run landfall-node check to see what to do")]
-    NoPublication(String),
+    /// The publication is not what it was.
+    #[error(transparent)]
+    Publication(#[from] PublicationError),
     /// The publication is there, or was, but not where the stream has got to.
     #[error(
         "publication \"{0}\" was missing while replicated tables were written: these changes cannot be decoded; see docs/operations.md, \"a lost slot\""
@@ -134,6 +136,7 @@ impl SlotError {
         match self {
             Self::Busy { .. } | Self::Standby | Self::Query(_) => true,
             Self::Bond(error) => error.is_transient(),
+            Self::Publication(error) => error.is_transient(),
             _ => false,
         }
     }
@@ -155,6 +158,8 @@ pub struct Expected<'a> {
     pub database: &'a DatabaseIdentity,
     /// The publication.
     pub publication: &'a str,
+    /// What it must publish.
+    pub fleet: &'a Fleet,
     /// Where the store is.
     pub start: Lsn,
     /// The timeline on which that lies.
@@ -193,10 +198,7 @@ pub async fn verify(
     // Before the slot, which may be missing for this very reason.
     bond::verify(client, store).await?;
     verify_slot(client, expected).await?;
-    let exists = "SELECT count(*) FROM pg_publication WHERE pubname = $1";
-    if client.query_one(exists, &[&expected.publication]).await?.get::<_, i64>(0) == 0 {
-        return Err(SlotError::NoPublication(expected.publication.to_owned()));
-    }
+    publication::verify(client, expected.publication, expected.fleet).await?;
     Ok(())
 }
 

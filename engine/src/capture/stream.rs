@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use landfall_protocol::fleet::Fleet;
 use landfall_protocol::fold::{CapturedTransaction, MarkerKey};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::capture::assemble::{
@@ -237,12 +237,16 @@ async fn session(context: &CaptureContext) -> Endless {
     stream.put_aside(Arc::clone(&texts));
     // The slot is ours now, and nothing that follows it has been taken yet.
     bond::renew(&mut eye.client, &context.store, timeline).await?;
+    let alert = Arc::new(Notify::new());
     let guard = Guard {
         eye,
         postgres: context.postgres.clone(),
         tasks: context.tasks.clone(),
         store: context.store.clone(),
+        publication: context.publication.clone(),
+        fleet: context.fleet.clone(),
         timeline,
+        alert: Arc::clone(&alert),
     };
     let guard = context.tasks.spawn_child("capture guard", guard.watch());
     tracing::info!(%start, "capturing");
@@ -269,6 +273,7 @@ async fn session(context: &CaptureContext) -> Endless {
         batch: Batch { end: start, ..Batch::default() },
         received: start,
         durable: start,
+        alert,
         took_off: time::monotonic(),
         asked: None,
     };
@@ -298,6 +303,7 @@ async fn verify(
     let expected = Expected {
         database: &context.database,
         publication: &context.publication,
+        fleet: &context.fleet,
         start,
         timeline: known,
     };
@@ -350,6 +356,8 @@ struct Capture<'a> {
     received: Lsn,
     /// The newest position durable here.
     durable: Lsn,
+    /// Makes the guard look at once.
+    alert: Arc<Notify>,
     /// Since when the fold in flight is on its way.
     took_off: Instant,
     /// Since when the server wants to hear that this position is durable.
@@ -452,6 +460,10 @@ impl Capture<'_> {
                     tokio::time::sleep(Duration::from_millis(1)).await;
                 }
                 let message = pgoutput::decode(&data).map_err(AssembleError::from)?;
+                if matches!(message, pgoutput::Message::Relation(_)) {
+                    // It comes again after a change to the table or to the publication.
+                    self.alert.notify_one();
+                }
                 if self.assembler.needs_catalog(&message) {
                     self.read_catalog().await?;
                 }

@@ -252,9 +252,9 @@ impl Assembler {
         tables: impl IntoIterator<Item = SourceTable>,
         as_of: Lsn,
         scratch: Scratch,
-        texts: Arc<LongTexts>,
         resume: Option<&Resume>,
     ) -> Result<Self, AssembleError> {
+        let texts = Arc::new(LongTexts::new(scratch.dir.clone()));
         let resume = match resume {
             Some(note) => {
                 Some((Lsn(note.commit_lsn), Progress::read(note).map_err(AssembleError::Resume)?))
@@ -287,6 +287,11 @@ impl Assembler {
         self.catalog = catalog;
         self.catalog_as_of = as_of;
         differs
+    }
+
+    /// Where texts too long for memory must be put, before the messages that held them come here.
+    pub fn texts(&self) -> &Arc<LongTexts> {
+        &self.texts
     }
 
     /// Whether no transaction is half received.

@@ -19,7 +19,6 @@ use crate::capture::bond::{self, BondError};
 use crate::capture::guard::{Eye, Guard};
 use crate::capture::horizon::Horizon;
 use crate::capture::large::Large;
-use crate::capture::long::LongTexts;
 use crate::capture::pgoutput;
 use crate::capture::slot::{self, Expected, Server, SlotError};
 use crate::capture::walsender::{
@@ -226,15 +225,9 @@ async fn session(context: &CaptureContext) -> Endless {
         context.store.suspend(None).await?;
         context.looked.send_replace(true);
     }
-    let (tables, as_of) = {
-        let (mut client, driver) = context.postgres.connect("landfall catalog", &[]).await?;
-        let _driver = context.tasks.spawn_child("catalog connection", driver);
-        read_tables(&mut client, &context.fleet).await?
-    };
+    let (tables, as_of) = read_tables(context).await?;
     let mut stream =
         walsender.start_replication(&context.database.slot, start, &context.publication).await?;
-    let texts = Arc::new(LongTexts::new(context.scratch.dir.clone()));
-    stream.put_aside(Arc::clone(&texts));
     // The slot is ours now, and nothing that follows it has been taken yet.
     bond::renew(&mut eye.client, &context.store, timeline).await?;
     let alert = Arc::new(Notify::new());
@@ -257,18 +250,13 @@ async fn session(context: &CaptureContext) -> Endless {
     });
     let keyed = tables.iter().map(|table| &table.def).filter(|def| !def.key.is_empty());
     context.store.learn(keyed.cloned().collect()).await?;
+    let (key, scratch) = (context.marker_key.clone(), context.scratch.clone());
+    let assembler = Assembler::new(key, tables, as_of, scratch, resume.as_ref())?;
+    stream.put_aside(Arc::clone(assembler.texts()));
     let mut capture = Capture {
         context,
         stream,
-        assembler: Assembler::new(
-            context.marker_key.clone(),
-            tables,
-            as_of,
-            context.scratch.clone(),
-            Arc::clone(&texts),
-            resume.as_ref(),
-        )?,
-        texts,
+        assembler,
         large: None,
         batch: Batch { end: start, ..Batch::default() },
         received: start,
@@ -312,12 +300,11 @@ async fn verify(
 }
 
 /// The replicated tables, and a position: what committed before it is in them.
-async fn read_tables(
-    client: &mut tokio_postgres::Client,
-    fleet: &Fleet,
-) -> Result<(Vec<SourceTable>, Lsn), CaptureError> {
-    let as_of = slot::end_of_log(client).await?;
-    let catalog = catalog::read(client, fleet).await?;
+async fn read_tables(context: &CaptureContext) -> Result<(Vec<SourceTable>, Lsn), CaptureError> {
+    let (mut client, driver) = context.postgres.connect("landfall catalog", &[]).await?;
+    let _driver = context.tasks.spawn_child("catalog connection", driver);
+    let as_of = slot::end_of_log(&client).await?;
+    let catalog = catalog::read(&mut client, &context.fleet).await?;
     let source = |table: &LocalTable| {
         let generated = table.generated.iter().map(|column| column.name.clone()).collect();
         let partitions = table.partitions.iter().map(|part| part.name.clone()).collect();
@@ -347,8 +334,6 @@ struct Capture<'a> {
     context: &'a CaptureContext,
     stream: WalStream,
     assembler: Assembler,
-    /// Where long texts of the transaction under way are.
-    texts: Arc<LongTexts>,
     /// A large transaction on its way into the batches, with what it is when it is through.
     large: Option<(Box<Large>, Lsn, u32)>,
     batch: Batch,
@@ -403,8 +388,8 @@ impl Capture<'_> {
                     self.report();
                     // The stream may not be read for long, and the server must hear of us.
                     self.stream.flush_writes().await?;
-                    if flight.is_some() {
-                        self.check_stall()?;
+                    if flight.is_some() && self.is_stalled() {
+                        return Err(CaptureError::Stalled);
                     }
                 }
             }
@@ -419,10 +404,10 @@ impl Capture<'_> {
 
     /// Whether the fold in flight keeps the server waiting. Nothing is lost with the connection:
     /// the fold goes on, and the next session begins behind it.
-    fn check_stall(&self) -> Result<(), CaptureError> {
+    fn is_stalled(&self) -> bool {
         let waits = self.asked.is_some_and(|(_, since)| since.elapsed() >= KEEP_WAITING);
         let deaf = self.is_full() && self.took_off.elapsed() >= READ_NOTHING;
-        if waits || deaf { Err(CaptureError::Stalled) } else { Ok(()) }
+        waits || deaf
     }
 
     /// Sends the batch to the store, if there is anything in it.
@@ -522,7 +507,7 @@ impl Capture<'_> {
         self.batch.end = self.batch.end.max(end);
         self.batch.resume = None;
         self.batch.xids.push(xid);
-        Ok(self.texts.clear()?)
+        Ok(self.assembler.texts().clear()?)
     }
 
     /// Fills the batch with fragments of the large transaction under way.
@@ -544,9 +529,7 @@ impl Capture<'_> {
     }
 
     async fn read_catalog(&mut self) -> Result<(), CaptureError> {
-        let (mut client, driver) = self.context.postgres.connect("landfall catalog", &[]).await?;
-        let _driver = self.context.tasks.spawn_child("catalog connection", driver);
-        let (tables, as_of) = read_tables(&mut client, &self.context.fleet).await?;
+        let (tables, as_of) = read_tables(self.context).await?;
         if self.assembler.set_catalog(tables, as_of) {
             self.context.schema_epoch.send_modify(|epoch| *epoch += 1);
         }

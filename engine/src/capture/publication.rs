@@ -74,8 +74,8 @@ pub async fn verify(
             return Err(changed(format!("does not publish {kind}")));
         }
     }
-    if row.get(3) {
-        return Err(changed("publishes partitions under another name".to_owned()));
+    if !row.get::<_, bool>(3) {
+        return Err(changed("publishes partitions instead of their tables".to_owned()));
     }
     let tables: Vec<&TableName> = fleet.tables().map(|(table, _)| table).collect();
     let names: Vec<String> = tables.iter().map(|table| quote_table(table)).collect();

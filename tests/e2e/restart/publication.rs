@@ -10,7 +10,7 @@ use crate::support::{assert_quiet, launch, stop};
 const CHANGES: [(&str, &str); 7] = [
     ("SET (publish = 'insert')", "does not publish updates"),
     ("SET (publish = 'update, delete')", "does not publish inserts"),
-    ("SET (publish_via_partition_root = true)", "publishes partitions under another name"),
+    ("SET (publish_via_partition_root = false)", "publishes partitions instead of their tables"),
     ("DROP TABLE sofa", "does not have table public.sofa"),
     ("SET TABLE bed, sofa WHERE (id > 10)", "has only some rows of table public.sofa"),
     ("SET TABLE bed, sofa (id)", "has only some columns of table public.sofa"),

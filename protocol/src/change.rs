@@ -190,7 +190,7 @@ pub struct Transaction {
     /// Net changes, at most one per row.
     pub changes: Vec<RowChange>,
     /// Content of a long value, instead of changes.
-    pub piece: Option<Piece>,
+    pub piece: Option<Box<Piece>>,
 }
 
 impl Transaction {
@@ -201,7 +201,8 @@ impl Transaction {
 
     /// Roughly the bytes it takes, for limits.
     pub fn size_bytes(&self) -> usize {
-        16 + self.describes.len() * 200
+        size_of::<Self>()
+            + self.describes.len() * 200
             + self.piece.as_ref().map_or(0, |piece| piece.text.len())
             + self.changes.iter().map(RowChange::size_bytes).sum::<usize>()
     }

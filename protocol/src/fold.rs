@@ -169,7 +169,7 @@ pub struct Localized(Vec<LocalizedTransaction>);
 
 #[derive(Clone, Debug)]
 enum LocalizedTransaction {
-    Own { commit_ms: u64, fragment: Fragment, changes: Vec<RowChange>, piece: Option<Piece> },
+    Own { commit_ms: u64, fragment: Fragment, changes: Vec<RowChange>, piece: Option<Box<Piece>> },
     Apply { origin: Origin, transactions: Vec<ForeignChanges>, images: BTreeMap<RowId, Image> },
     Repair,
 }
@@ -269,7 +269,7 @@ impl Fold {
         for captured in batch {
             if let Some(LongPiece { relation, hash, index, text }) = captured.piece {
                 let (table, _) = self.dictionary.learn(&relation);
-                let piece = Some(Piece { table, hash, index, text });
+                let piece = Some(Box::new(Piece { table, hash, index, text }));
                 let (commit_ms, fragment) = (captured.commit_ms, captured.fragment);
                 let changes = Vec::new();
                 localized.push(LocalizedTransaction::Own { commit_ms, fragment, changes, piece });
@@ -355,7 +355,7 @@ impl Fold {
         commit_ms: u64,
         fragment: Fragment,
         changes: Vec<RowChange>,
-        piece: Option<Piece>,
+        piece: Option<Box<Piece>>,
         rows: &mut Rows,
     ) -> Option<OwnTransaction> {
         let ends = self.unfinished && fragment == Fragment::Last;

@@ -71,7 +71,7 @@ pub enum Value {
     /// Microseconds since 1970, printed in UTC with `+00`.
     TimestampTz(i64),
     /// A text of more than [`INLINE_BYTES_MAX`], whatever its type: it is not here.
-    Long(LongValue),
+    Long(Box<LongValue>),
 }
 
 /// Names a text that is too long to be carried about. Its content travels in pieces of its own,
@@ -186,7 +186,7 @@ impl Value {
             6 => Self::Bytes(from.bytes(VALUE_BYTES_MAX)?.into()),
             7 => Self::Timestamp(from.signed()?),
             8 => Self::TimestampTz(from.signed()?),
-            9 => Self::Long(LongValue { hash: from.array()?, bytes: from.varint()? }),
+            9 => Self::Long(Box::new(LongValue { hash: from.array()?, bytes: from.varint()? })),
             tag if is_signed(tag) => Self::Int(from.signed_after(tag)?),
             tag => return Err(DecodeError::UnknownTag { what: "value", tag }),
         })

@@ -538,7 +538,7 @@ fn values(
         .enumerate()
         .map(|(place, column)| match column {
             Column::Null => Ok(Value::Null),
-            Column::Long(text) => Ok(Value::Long(text.value)),
+            Column::Long(text) => Ok(Value::Long(Box::new(text.value))),
             Column::Text(bytes) => {
                 text(relation.columns.get(place).map_or(ValueKind::Text, ColumnDef::kind), bytes)
             }

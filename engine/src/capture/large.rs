@@ -167,7 +167,7 @@ impl Large {
             }
             if let Some(text) = self.places.get(long) {
                 let relation = Arc::clone(&event.relation);
-                self.known.insert(*long);
+                self.known.insert(**long);
                 self.cutting.push_back(Cutting { relation, text: *text, index: 0, read: 0 });
             }
         }

@@ -73,7 +73,7 @@ fn longs(write: &RowWrite) -> impl Iterator<Item = LongValue> + '_ {
         RowWrite::Delete => &[],
     };
     cells.iter().filter_map(|(_, value)| match value {
-        Value::Long(long) => Some(*long),
+        Value::Long(long) => Some(**long),
         _ => None,
     })
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use landfall_protocol::change::Transaction;
 use landfall_protocol::codec::Writer as Bytes;
 use landfall_protocol::dictionary::Entry;
 use landfall_protocol::fold::{
@@ -28,6 +29,16 @@ const DIRTY_REASON: &str = "row image differs from its clock";
 
 /// Own tables as they were before a fold, by name.
 type TablesBefore = BTreeMap<TableName, Option<Entry>>;
+
+/// The fold has no use for the content of long values.
+fn without_piece(transaction: &Arc<Transaction>) -> Arc<Transaction> {
+    if transaction.piece.is_none() {
+        return Arc::clone(transaction);
+    }
+    let Transaction { seq, hlc, ref describes, .. } = **transaction;
+    let describes = describes.clone();
+    Arc::new(Transaction { seq, hlc, describes, changes: Vec::new(), piece: None })
+}
 
 impl Writer<'_> {
     /// Folds a batch that ends at `end_lsn`, or in the middle of the transaction behind it.
@@ -120,7 +131,7 @@ impl Writer<'_> {
                     } else {
                         VersionVector::new()
                     };
-                    let transaction = Arc::clone(transaction);
+                    let transaction = without_piece(transaction);
                     let txn = TxnId { origin, seq: transaction.seq };
                     found.insert(txn, ForeignTransaction { transaction, vector });
                 }

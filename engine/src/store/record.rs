@@ -53,7 +53,7 @@ impl Default for Settings {
             budget_bytes: None,
             cache_bytes: 8 << 20,
             ballast_bytes: 16 << 20,
-            unit_cache_bytes: 20 << 20,
+            unit_cache_bytes: 8 << 20,
             recent_clocks_bytes: 6 << 20,
             unit_bytes_max: UNIT_PLAIN_BYTES_TARGET,
         }

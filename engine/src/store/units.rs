@@ -201,7 +201,10 @@ pub(super) fn open(
     let transactions = transactions.into_iter().map(Arc::new).collect();
     let open =
         Arc::new(OpenUnit { header: unit.header().clone(), hash: unit.hash(), transactions });
-    cache.put(&open);
+    // A piece is read once, and large.
+    if open.transactions.iter().all(|transaction| transaction.piece.is_none()) {
+        cache.put(&open);
+    }
     Ok(Some(open))
 }
 

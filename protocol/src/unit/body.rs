@@ -171,7 +171,7 @@ fn decode_piece(
 ) -> Result<(), DecodeError> {
     match transactions {
         [alone] if header.fragment == Fragment::More && header.parts.len() == 2 => {
-            alone.piece = Some(Piece::decode(from)?);
+            alone.piece = Some(Box::new(Piece::decode(from)?));
             Ok(())
         }
         _ => Err(DecodeError::NotCanonical("part")),

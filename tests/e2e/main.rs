@@ -9,6 +9,7 @@ mod harness;
 mod kill;
 mod large;
 mod links;
+mod memory;
 mod partition;
 mod race;
 mod refusals;

@@ -195,6 +195,19 @@ impl Daemon {
         }
     }
 
+    /// The most memory it has had at once, by the kernel's count (`VmHWM`).
+    ///
+    /// # Panics
+    /// When it does not run, or the kernel does not say.
+    #[track_caller]
+    pub fn peak_memory_bytes(&self) -> u64 {
+        let pid = self.pid().unwrap_or_else(|| panic!("{} does not run", self.name()));
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+        kib.unwrap_or_else(|| panic!("no peak memory of {}", self.name())) << 10
+    }
+
     /// Everything it wrote so far, over all its lives.
     pub fn log(&self) -> String {
         let bytes = fs::read(self.log_path()).unwrap_or_default();

@@ -1,9 +1,10 @@
-//! What developers run: `cargo xtask demo | test | ci | pg`.
+//! What developers run: `cargo xtask demo | test | bench | ci | pg`.
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod cargo;
 mod checks;
 mod demo;
@@ -30,6 +31,20 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "FILTER")]
         extra: Vec<String>,
     },
+    /// Measures speed, processor time, memory and bytes beside PostgreSQL's own replication.
+    Bench {
+        /// Which benchmarks; all of them unless told: capture, updates, inserts, lag, application.
+        names: Vec<String>,
+        /// How often each is repeated; medians are told.
+        #[arg(long, default_value_t = 3, value_name = "N")]
+        rounds: u32,
+        /// A twentieth of the work, to see that everything runs.
+        #[arg(long)]
+        quick: bool,
+        /// Writes docs/benchmarks.md.
+        #[arg(long)]
+        write: bool,
+    },
     /// Runs what must pass before a push: formatting, lints, documentation, tests, dependencies.
     Ci,
     /// Says which PostgreSQL the tests and the demo would use.
@@ -46,6 +61,12 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Task::Demo => demo::run(),
         Task::Test { extra } => checks::test(&extra),
+        Task::Bench { names, rounds, quick, write } => {
+            let options = [("--quick", quick), ("--write", write)];
+            let chosen = options.iter().filter(|(_, chosen)| *chosen);
+            let options: Vec<&str> = chosen.map(|(option, _)| *option).collect();
+            bench::run(&names, rounds, &options)
+        }
         Task::Ci => checks::ci(),
         Task::Pg { install } => postgres::report(install),
     };

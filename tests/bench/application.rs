@@ -1,0 +1,114 @@
+//! What replication leaves of the application's own speed, and what an absent peer costs the
+//! server in kept log.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use landfall_tests::cluster::Cluster;
+use landfall_tests::fleet::{DB, SOON};
+use landfall_tests::process::Program;
+use landfall_tests::wait;
+
+use crate::capture::{end_of_log, position};
+use crate::figure::{Aim, Better, Figure, Samples};
+use crate::native::{self, Native};
+use crate::workload;
+use crate::{Plan, Scale};
+
+/// The application: one row updated, one inserted, per transaction, by four clients.
+const SCRIPT: &str = "\
+\\set id random(1, 5000)
+BEGIN;
+UPDATE item SET quantity = quantity + 1, seen = now() WHERE id = :id;
+INSERT INTO event SELECT nextval('event_id'), :id, 'sale', 1, now(), 'over the counter';
+END;
+";
+
+/// Runs the benchmark.
+pub(crate) fn run(plan: &Plan) -> anyhow::Result<Vec<Figure>> {
+    let seconds = match plan.scale {
+        Scale::Full => 30,
+        Scale::Quick => 3,
+    };
+    let alone = native::cluster("alone", plan.scale)?;
+    let native = Native::start(plan.scale)?;
+    let near = workload::fleet(plan.scale).try_start()?;
+    let far = workload::fleet(plan.scale).later("b").try_start()?;
+    let clusters =
+        [&alone, &native.publisher, near.member("a").cluster(), far.member("a").cluster()];
+    for cluster in clusters {
+        cluster.try_sql(DB, "CREATE SEQUENCE event_id")?;
+    }
+    let mut tps = [const { Vec::new() }; 5];
+    let (mut held, mut held_native) = (Samples::default(), Samples::default());
+    for round in 1..=plan.rounds {
+        for (place, cluster) in clusters.into_iter().enumerate() {
+            tps[place].push(pgbench(cluster, seconds)?);
+        }
+        held.push(held_log(clusters[3])?);
+        native.disable()?;
+        tps[4].push(pgbench(&native.publisher, seconds)?);
+        held_native.push(held_log(&native.publisher)?);
+        native.enable()?;
+        near.converge_within(SOON * 4);
+        println!("round {round}: none, native, near, far, native with its peer away: {tps:.0?}");
+    }
+    let [none, native, near, far, native_away] = tps.map(Samples::from_iter);
+    let speed = |name: &str, samples: &Samples| {
+        Figure::new(name, "transactions/s", Better::Higher, samples.clone())
+    };
+    let least = Aim::Ratio(0.95);
+    Ok(vec![
+        speed("application, peer reachable", &near).against("native", &native).aim(least),
+        speed("application, peer away", &far).against("native, peer away", &native_away).aim(least),
+        speed("application, peer reachable", &near).against("no replication", &none),
+        speed("application, peer away", &far).against("no replication", &none),
+        speed("application, native", &native).against("no replication", &none),
+        Figure::new("log held for an absent peer", "bytes", Better::Lower, held)
+            .against("native", &held_native)
+            .aim(Aim::AtMost(0.0)),
+    ])
+}
+
+/// Transactions per second of four clients.
+fn pgbench(cluster: &Cluster, seconds: u32) -> anyhow::Result<f64> {
+    let script = cluster.dir().join("application.sql");
+    fs::write(&script, SCRIPT).context("write the script of pgbench")?;
+    let program = cluster.bin().program("pgbench");
+    anyhow::ensure!(
+        program.is_file(),
+        "pgbench is not beside the server; install PostgreSQL's contrib package"
+    );
+    let port = cluster.port().to_string();
+    let done = Program::system(&program.display().to_string())
+        .named("pgbench")
+        .args(["-n", "-c", "4", "-j", "2", "-M", "prepared", "-T", &seconds.to_string(), "-f"])
+        .arg(&script)
+        .args(["-h", &cluster.dir().display().to_string(), "-p", &port, "-U", "postgres", DB])
+        .run(Duration::from_secs(u64::from(seconds)) + SOON)?;
+    anyhow::ensure!(done.status.success(), "pgbench: {}", done.stderr);
+    let line = done.stdout.lines().find_map(|line| line.strip_prefix("tps = "));
+    let number = line.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
+    number.with_context(|| format!("pgbench tells its tps: {}", done.stdout))
+}
+
+/// How far before the end of the load the slot of a cluster keeps the log, in bytes. A slot may
+/// only move on past a checkpoint's record of running transactions, so there are some.
+fn held_log(cluster: &Cluster) -> anyhow::Result<f64> {
+    let end = position(&end_of_log(cluster)?);
+    let mut least = u64::MAX;
+    // An absent peer's slot never moves: then the last look counts.
+    let looked = wait::try_wait_until("the slot to move", Duration::from_secs(3), || {
+        let look = || {
+            cluster.try_sql(DB, "CHECKPOINT")?;
+            cluster.try_query_rows(DB, "SELECT restart_lsn FROM pg_replication_slots")
+        };
+        let rows = look().map_err(|error| format!("{error:#}"))?;
+        let slot = rows.first().and_then(|row| row.first()?.as_deref()).map_or(0, position);
+        least = least.min(end.saturating_sub(slot));
+        if least == 0 { Ok(()) } else { Err(format!("{least} bytes are held")) }
+    });
+    drop(looked);
+    Ok(least as f64)
+}

@@ -54,8 +54,11 @@ fn a_million_rows_at_once_a_huge_row_and_many_tables_take_little_memory() {
     assert_small(&fleet, "the start");
     let mut all = String::new();
     for n in 0..TABLES {
-        write!(all, "INSERT INTO t{n} SELECT i, 'row ' || i, i, now() FROM generate_series(1, 20) i;")
-            .expect("a String takes all");
+        write!(
+            all,
+            "INSERT INTO t{n} SELECT i, 'row ' || i, i, now() FROM generate_series(1, 20) i;"
+        )
+        .expect("a String takes all");
     }
     write(&fleet, "ship-a", "rows in 300 tables", &all);
     let tiny = "CREATE PROCEDURE tiny() LANGUAGE plpgsql AS $$ BEGIN \

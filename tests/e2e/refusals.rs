@@ -311,7 +311,7 @@ fn a_slot_or_publication_that_is_gone_stops_the_site_with_a_reason() {
     refused(&fleet, A, &["init"], OPERATOR, &["publication \"landfall\" is missing, but slot"]);
     fleet.sql(
         A,
-        "CREATE PUBLICATION landfall FOR TABLE bed WITH (publish = 'insert, update, delete')",
+        "CREATE PUBLICATION landfall FOR TABLE bed WITH (publish = 'insert, update, delete', publish_via_partition_root = true)",
     );
     launch(&mut fleet, A);
     fleet.sql(A, "INSERT INTO bed VALUES (2, 'a')");

@@ -318,7 +318,10 @@ impl Lane {
         let lane = Self { link: link.clone(), waiting };
         tokio::spawn(async move {
             while let Some((when, datagram)) = due.recv().await {
-                tokio::time::sleep_until(when.into()).await;
+                // The timer counts in whole milliseconds and would round up.
+                if when > Instant::now() {
+                    tokio::time::sleep_until(when.into()).await;
+                }
                 if link.let_out(datagram.len(), direction) {
                     // A datagram that cannot be sent is lost, as on any link.
                     let _ = match direction {

@@ -266,6 +266,7 @@ impl Fold {
     ) -> Result<Localized, FoldError> {
         let mut reached = self.applied.clone();
         let mut localized = Vec::with_capacity(batch.len());
+        let mut numbering = image::Numbering::default();
         for captured in batch {
             if let Some(LongPiece { relation, hash, index, text }) = captured.piece {
                 let (table, _) = self.dictionary.learn(&relation);
@@ -275,7 +276,7 @@ impl Fold {
                 localized.push(LocalizedTransaction::Own { commit_ms, fragment, changes, piece });
                 continue;
             }
-            let images = image::net(&mut self.dictionary, captured.rows);
+            let images = image::net(&mut self.dictionary, &mut numbering, captured.rows);
             match captured.marker {
                 None => {
                     localized.push(own_changes(captured.commit_ms, captured.fragment, images));

@@ -22,39 +22,54 @@ pub struct RowEvent {
     pub new: Option<Vec<Value>>,
 }
 
-/// A row's values by column, in column order.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub struct Columns(Vec<(ColumnId, Value)>);
+/// A row's values by column; its key is not among them.
+#[derive(Clone, Debug)]
+pub struct Columns {
+    /// In the order of the stream, the key included.
+    row: Vec<Value>,
+    places: Arc<Places>,
+}
+
+/// Where a relation's columns stand in its rows, in column order, those of the key left out.
+type Places = Vec<(ColumnId, usize)>;
+
+fn places(relation: &Relation, columns: &[ColumnId]) -> Places {
+    let numbered = columns.iter().copied().take(relation.columns.len()).enumerate();
+    let cells = numbered.filter(|(place, _)| !relation.is_key(ColumnId(*place as u16)));
+    let mut places: Places = cells.map(|(place, column)| (column, place)).collect();
+    places.sort_unstable();
+    places
+}
 
 impl Columns {
-    /// What of a row in the relation's order is not its key, under the numbers in `columns`.
-    fn split(relation: &Relation, columns: &[ColumnId], row: Vec<Value>) -> Self {
-        let mut values = Vec::with_capacity(row.len());
-        for (place, (value, column)) in row.into_iter().zip(columns).enumerate() {
-            if !relation.is_key(ColumnId(place as u16)) {
-                values.push((*column, value));
-            }
-        }
-        if !values.is_sorted_by_key(|(column, _)| *column) {
-            values.sort_by_key(|(column, _)| *column);
-        }
-        Self(values)
-    }
-
     /// The value of a column.
     pub fn get(&self, column: ColumnId) -> Option<&Value> {
-        let place = self.0.binary_search_by_key(&column, |(column, _)| *column).ok()?;
-        Some(&self.0[place].1)
+        let found = self.places.binary_search_by_key(&column, |(column, _)| *column).ok()?;
+        self.row.get(self.places[found].1)
     }
 
-    /// All of them.
+    /// All of them, in column order.
     pub fn iter(&self) -> impl Iterator<Item = (ColumnId, &Value)> {
-        self.0.iter().map(|(column, value)| (*column, value))
+        self.places.iter().filter_map(|(column, place)| Some((*column, self.row.get(*place)?)))
+    }
+
+    /// Those that are to be kept, as cells.
+    fn into_cells(mut self, keep: impl Fn(ColumnId, &Value) -> bool) -> Vec<Cell> {
+        let mut cells = Vec::new();
+        for (column, place) in self.places.iter() {
+            if let Some(value) = self.row.get_mut(*place)
+                && keep(*column, value)
+            {
+                let value = std::mem::replace(value, Value::Null);
+                cells.push(Cell { column: *column, value });
+            }
+        }
+        cells
     }
 }
 
 /// A row before and after a transaction, without its key columns.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Image {
     /// `None` when the row did not exist.
     pub before: Option<Columns>,
@@ -67,40 +82,55 @@ pub struct Image {
 impl Image {
     /// The net change; `None` when nothing changed.
     pub(super) fn into_change(self, row: RowId) -> Option<RowChange> {
-        let cells = |after: Columns, keep: &dyn Fn(ColumnId, &Value) -> bool| {
-            let kept = after.0.into_iter().filter(|(column, value)| keep(*column, value));
-            kept.map(|(column, value)| Cell { column, value }).collect::<Vec<_>>()
-        };
         let (op, cells) = match (self.before, self.after) {
             (None, None) => return None,
             (Some(_), None) => (RowOp::Delete, Vec::new()),
             (Some(before), Some(after)) if !self.replaced => {
-                let cells = cells(after, &|column, value| before.get(column) != Some(value));
+                let cells = after.into_cells(|column, value| before.get(column) != Some(value));
                 if cells.is_empty() {
                     return None;
                 }
                 (RowOp::Update, cells)
             }
-            (_, Some(after)) => (RowOp::Insert, cells(after, &|_, _| true)),
+            (_, Some(after)) => (RowOp::Insert, after.into_cells(|_, _| true)),
         };
         Some(RowChange { table: row.table, key: row.key, op, cells })
     }
 }
 
+/// The numbers of the relations of a batch, by their allocation: a batch has many transactions and
+/// few relations, and learning one takes longer than netting a row.
+#[derive(Default)]
+pub(super) struct Numbering(Vec<(Arc<Relation>, TableId, Arc<Places>)>);
+
+impl Numbering {
+    fn of(&mut self, dictionary: &mut Dictionary, seen: &Arc<Relation>) -> (TableId, &Arc<Places>) {
+        let known = self.0.iter().position(|(relation, ..)| Arc::ptr_eq(relation, seen));
+        let at = known.unwrap_or_else(|| {
+            let (table, columns) = dictionary.learn(seen);
+            // An older description of the table must be learned again to count again.
+            self.0.retain(|(relation, ..)| relation.name != seen.name);
+            let places = Arc::new(places(seen, &columns));
+            self.0.push((Arc::clone(seen), table, places));
+            self.0.len() - 1
+        });
+        let (_, table, places) = &self.0[at];
+        (*table, places)
+    }
+}
+
 /// Nets a transaction's events. A changed key is a delete and an insert.
-pub(super) fn net(dictionary: &mut Dictionary, events: Vec<RowEvent>) -> BTreeMap<RowId, Image> {
+pub(super) fn net(
+    dictionary: &mut Dictionary,
+    numbering: &mut Numbering,
+    events: Vec<RowEvent>,
+) -> BTreeMap<RowId, Image> {
     let mut images: BTreeMap<RowId, Image> = BTreeMap::new();
-    let mut numbering: Option<(Arc<Relation>, TableId, Vec<ColumnId>)> = None;
     for event in events {
-        let known =
-            numbering.as_ref().is_some_and(|(relation, ..)| Arc::ptr_eq(relation, &event.relation));
-        if !known {
-            let (table, columns) = dictionary.learn(&event.relation);
-            numbering = Some((Arc::clone(&event.relation), table, columns));
-        }
-        let Some((relation, table, columns)) = &numbering else { continue };
-        let row_of = |values: &[Value]| row_id(relation, *table, values);
-        let columns_of = |values| Columns::split(relation, columns, values);
+        let relation = &event.relation;
+        let (table, places) = numbering.of(dictionary, relation);
+        let row_of = |values: &[Value]| row_id(relation, table, values);
+        let columns_of = |row| Columns { row, places: Arc::clone(places) };
         let before = |values| Image { before: Some(columns_of(values)), ..Image::default() };
         match (event.old, event.new) {
             (Some(old), Some(new)) if has_same_key(relation, &old, &new) => {

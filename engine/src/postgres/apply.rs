@@ -473,26 +473,21 @@ impl ApplyConnection {
         for (row, write) in writes {
             // A statement names only the columns that are there, and so must its values.
             let table = self.table(row.table)?;
-            let here = |cells: &[(ColumnId, Value)]| -> Vec<(ColumnId, Value)> {
-                cells.iter().filter(|(column, _)| table.has(*column)).cloned().collect()
+            let cells: &[(ColumnId, Value)] = match write {
+                RowWrite::Delete => &[],
+                RowWrite::Update(cells) | RowWrite::Insert(cells) => cells,
             };
-            let (shape, cells) = match write {
-                RowWrite::Delete => (Shape::Delete, Vec::new()),
-                RowWrite::Update(cells) => {
-                    let cells = here(cells);
-                    if cells.is_empty() {
-                        continue;
-                    }
-                    (Shape::Update(written(&cells)), cells)
-                }
-                RowWrite::Insert(cells) => {
-                    let cells = here(cells);
-                    (Shape::Insert(written(&cells)), cells)
-                }
+            let here = || cells.iter().filter(|(column, _)| table.has(*column));
+            let written: Vec<Written> = here().map(written).collect();
+            let shape = match write {
+                RowWrite::Delete => Shape::Delete,
+                RowWrite::Update(_) if written.is_empty() => continue,
+                RowWrite::Update(_) => Shape::Update(written),
+                RowWrite::Insert(_) => Shape::Insert(written),
             };
             let (arrays, count) = shapes.entry((row.table, shape)).or_default();
             let key = key_values(row)?;
-            arrays.push(key.iter().chain(cells.iter().map(|(_, value)| value)));
+            arrays.push(key.iter().chain(here().map(|(_, value)| value)));
             *count += 1;
         }
         let mut statements = Vec::with_capacity(shapes.len());
@@ -712,14 +707,12 @@ enum Shape {
     Insert(Vec<Written>),
 }
 
-fn written(cells: &[(ColumnId, Value)]) -> Vec<Written> {
-    let source = |value: &Value| match value {
+fn written((column, value): &(ColumnId, Value)) -> Written {
+    let source = match value {
         Value::Long(_) => ValueSource::Pieces,
         _ => ValueSource::Parameter,
     };
-    let written =
-        |(column, value): &(ColumnId, Value)| Written { column: *column, source: source(value) };
-    cells.iter().map(written).collect()
+    Written { column: *column, source }
 }
 
 /// The name of a long value in `landfall.piece`.

@@ -178,10 +178,10 @@ impl Replica {
             hidden.extend(decided.contradicted);
             return Ok(Some(Attempt::Again("the table and the clocks disagree for a moment")));
         }
-        let Some(rest) = after_speculation(&decided.writes, &speculative) else {
+        let lines = self.conflict_lines(&decided.conflicts, &decided.writes).await?;
+        let Some(rest) = after_speculation(decided.writes, &speculative) else {
             return Ok(Some(Attempt::Again("a key became free while it was decided")));
         };
-        let lines = self.conflict_lines(&decided.conflicts, &decided.writes).await?;
         if !self.write(&rest, mode, &mut refused).await? {
             return Ok(Some(Attempt::Again("a locked row went away")));
         }
@@ -424,27 +424,25 @@ fn parent_values(work: &RowWork, columns: &[ColumnId]) -> Option<Vec<Value>> {
 /// What is left to write once the speculative inserts stand; `None` when a row must be inserted
 /// that was not speculated on.
 fn after_speculation(
-    decided: &BTreeMap<RowId, RowWrite>,
+    decided: BTreeMap<RowId, RowWrite>,
     speculative: &BTreeMap<RowId, RowWrite>,
 ) -> Option<BTreeMap<RowId, RowWrite>> {
-    let mut rest = BTreeMap::new();
+    let undone = speculative.keys().filter(|row| !decided.contains_key(*row));
+    let mut rest: BTreeMap<RowId, RowWrite> =
+        undone.map(|row| (row.clone(), RowWrite::Delete)).collect();
     for (row, write) in decided {
-        match (write, speculative.get(row)) {
+        match (write, speculative.get(&row)) {
             (RowWrite::Insert(_), None) => return None,
-            (RowWrite::Insert(cells), Some(RowWrite::Insert(stands))) => {
-                let differ: Vec<_> =
-                    cells.iter().filter(|cell| !stands.contains(cell)).cloned().collect();
-                if !differ.is_empty() {
-                    rest.insert(row.clone(), RowWrite::Update(differ));
+            (RowWrite::Insert(mut cells), Some(RowWrite::Insert(stands))) => {
+                cells.retain(|cell| !stands.contains(cell));
+                if !cells.is_empty() {
+                    rest.insert(row, RowWrite::Update(cells));
                 }
             }
             (write, _) => {
-                rest.insert(row.clone(), write.clone());
+                rest.insert(row, write);
             }
         }
-    }
-    for row in speculative.keys().filter(|row| !decided.contains_key(*row)) {
-        rest.insert(row.clone(), RowWrite::Delete);
     }
     Some(rest)
 }
@@ -468,7 +466,7 @@ mod tests {
         let speculative =
             BTreeMap::from([(row(1), insert(1)), (row(2), insert(2)), (row(3), insert(3))]);
         let decided = BTreeMap::from([(row(1), insert(1)), (row(2), insert(9))]);
-        let rest = after_speculation(&decided, &speculative).unwrap();
+        let rest = after_speculation(decided, &speculative).unwrap();
         let update = RowWrite::Update(vec![(ColumnId(1), Value::Int(9))]);
         assert_eq!(rest, BTreeMap::from([(row(2), update), (row(3), RowWrite::Delete)]));
     }
@@ -476,7 +474,7 @@ mod tests {
     #[test]
     fn an_insert_nobody_speculated_on_is_not_written_late() {
         assert_eq!(
-            after_speculation(&BTreeMap::from([(row(1), insert(1))]), &BTreeMap::new()),
+            after_speculation(BTreeMap::from([(row(1), insert(1))]), &BTreeMap::new()),
             None
         );
     }

@@ -97,6 +97,9 @@ impl Replica {
             });
         }
         for (row, work) in &group.rows {
+            if !refused.contains_key(row) && work.unknown_columns().next().is_none() {
+                continue;
+            }
             let table = self.dictionary.table(row.table);
             let table = table.map(|def| def.name.to_string()).unwrap_or_default();
             let line = |seq, op, change: String, reason: String, advice: &str| ParkedLine {

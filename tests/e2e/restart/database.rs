@@ -8,23 +8,25 @@ use super::{
     wait_for_why,
 };
 use crate::support::{
-    Edited, OPERATOR, assert_quiet, config, launch, refused, stop, wait, wait_for_status,
+    Edited, OPERATOR, assert_quiet, config, launch, refused, stop, value, wait, wait_for_status,
 };
 
 const WAIT: [&str; 5] = ["wait", "--for", "delivered", "--timeout", "30"];
 
 /// Nothing of what is written at A from now on leaves it, and nothing comes in.
-fn assert_stands_still(fleet: &Fleet, told: &str) {
+fn assert_stands_still(fleet: &Fleet, told: &str, id: u32) {
     let (own, at_a, at_b) = (own_seq(fleet, A), beds(fleet, A), beds(fleet, B));
-    insert(fleet, A, 100);
-    insert(fleet, B, 200);
+    insert(fleet, A, id);
+    insert(fleet, B, id + 1);
     // The links go on: what the store holds is true, and the others may need it.
     wait(fleet, B, "delivered");
     refused(fleet, A, &WAIT, OPERATOR, &["stands still", told]);
+    // Applying would have begun by now: it waits for no more than a look at its own token.
+    wait_for_status(fleet, A, "/apply/state", "operator");
     assert_eq!(own_seq(fleet, A), own);
-    assert_eq!(beds(fleet, A), at_a + ",100");
-    assert_eq!(beds(fleet, B), at_b + ",200");
-    fleet.sql(A, "DELETE FROM bed WHERE id = 100");
+    assert_eq!(beds(fleet, A), format!("{at_a},{id}"));
+    assert_eq!(beds(fleet, B), format!("{at_b},{}", id + 1));
+    fleet.sql(A, &format!("DELETE FROM bed WHERE id = {id}"));
 }
 
 #[test]
@@ -44,15 +46,16 @@ fn a_restored_database_stops_its_site_until_it_is_rebuilt() {
     launch(&mut fleet, A);
     let restored = "the database was restored from a backup";
     wait_for_why(&fleet, A, "operator", restored);
+    assert_stands_still(&fleet, restored, 100);
     // The log grows past what the store knows: that is no reason to go on.
     overtake(&fleet, A);
     stop(&fleet, A);
     launch(&mut fleet, A);
     wait_for_why(&fleet, A, "operator", "the database carries token");
-    assert_stands_still(&fleet, restored);
+    assert_stands_still(&fleet, restored, 200);
     rebuild(&mut fleet, A);
-    assert_eq!(fleet.converge(), 3);
-    assert_eq!(beds(&fleet, A), "1,2,200");
+    assert_eq!(fleet.converge(), 4);
+    assert_eq!(beds(&fleet, A), "1,2,101,201");
 
     // Restored while the daemon runs.
     let backup = fleet.member(A).cluster().back_up("later");
@@ -137,5 +140,25 @@ fn a_cluster_loaded_from_a_dump_is_another_database() {
     launch(&mut fleet, A);
     wait_for_why(&fleet, A, "operator", "this store was made for database");
     assert_eq!(own_seq(&fleet, A), 1);
+    assert_quiet(&fleet, &[A, B], &[]);
+}
+
+#[test]
+fn links_do_not_wait_for_a_database_that_is_down() {
+    let mut fleet = pair();
+    insert(&fleet, A, 1);
+    fleet.converge();
+    stop(&fleet, A);
+    fleet.member(A).cluster().stop_fast();
+    insert(&fleet, B, 2);
+    launch(&mut fleet, A);
+    wait_for_status(&fleet, A, "/capture/cause", "cannot reach PostgreSQL");
+    // Received and kept, to be shown later.
+    wait(&fleet, B, "delivered");
+    fleet.member(A).cluster().restart();
+    assert_eq!(fleet.converge(), 2);
+    let sessions =
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'landfall status'";
+    assert_eq!(value(&fleet, A, sessions), "1", "status keeps one session");
     assert_quiet(&fleet, &[A, B], &[]);
 }

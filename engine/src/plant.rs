@@ -6,6 +6,8 @@
 //! | `no-repair` | rows that do not show what their clocks say stay as they are |
 //! | `no-causal-order` | a transaction does not wait for what its origin had seen |
 //! | `stalled-store` | nothing; what capture sends to the store never gets done |
+//! | `unwritten-token` | nothing; it hangs when the store knows the next token and the database does not |
+//! | `unconfirmed-token` | nothing; it hangs when the database has the next token and the store does not know |
 //! | `slow-capture` | nothing; each message of the WAL stream takes a millisecond longer |
 
 /// Whether the rule of this name is switched off. Always `false` unless the `planted-bugs` feature
@@ -23,4 +25,11 @@ pub(crate) fn active(rule: &str) -> bool {
         .get_or_init(|| std::env::var("LANDFALL_PLANT").unwrap_or_default())
         .split(',')
         .any(|r| r == rule)
+}
+
+/// Never returns where the rule of this name is switched off.
+pub(crate) async fn hang(rule: &str) {
+    if active(rule) {
+        std::future::pending().await
+    }
 }

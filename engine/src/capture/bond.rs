@@ -6,6 +6,7 @@
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
+use crate::plant;
 use crate::postgres::sql;
 use crate::store::{Bond, Severity, Store, StoreError, Token};
 
@@ -123,8 +124,10 @@ pub async fn renew(client: &mut Client, store: &Store, timeline: u32) -> Result<
     let next = Token { generation: bond.newest() + 1, random };
     let timeline = Some(timeline);
     store.set_bond(Bond { timeline, confirmed: found, intended: Some(next) }).await?;
+    plant::hang("unwritten-token").await;
     transaction.execute(WRITE, &[&next.to_string()]).await?;
     transaction.commit().await?;
+    plant::hang("unconfirmed-token").await;
     store.set_bond(Bond { timeline, confirmed: Some(next), intended: None }).await?;
     Ok(())
 }

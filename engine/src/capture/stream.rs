@@ -429,9 +429,7 @@ impl Capture<'_> {
                 let advance = if batch.wanted { Advance::Now } else { Advance::WhenCheap };
                 store.advance_lsn(end.0, advance).await?
             } else {
-                if plant::active("stalled-store") {
-                    std::future::pending::<()>().await;
-                }
+                plant::hang("stalled-store").await;
                 store.fold(batch.transactions, end.0, Vec::new()).await?.fold_lsn
             };
             Ok((Lsn(durable), batch.xids))

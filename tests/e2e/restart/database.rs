@@ -144,6 +144,25 @@ fn a_cluster_loaded_from_a_dump_is_another_database() {
 }
 
 #[test]
+fn a_database_that_lost_our_schema_is_not_taken_for_a_new_one() {
+    let mut fleet = pair();
+    insert(&fleet, A, 1);
+    fleet.converge();
+    stop(&fleet, A);
+    fleet.sql(A, "DROP SCHEMA landfall CASCADE");
+    launch(&mut fleet, A);
+    wait_for_why(&fleet, A, "operator", "table landfall.meta is missing");
+    stop(&fleet, A);
+    fleet.member(A).init().expect("init makes the schema anew");
+    launch(&mut fleet, A);
+    wait_for_why(&fleet, A, "operator", "the database carries token none");
+    rebuild(&mut fleet, A);
+    insert(&fleet, A, 2);
+    assert_eq!(fleet.converge(), 2);
+    assert_quiet(&fleet, &[A, B], &[]);
+}
+
+#[test]
 fn links_do_not_wait_for_a_database_that_is_down() {
     let mut fleet = pair();
     insert(&fleet, A, 1);

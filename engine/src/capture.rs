@@ -17,4 +17,5 @@ mod scratch;
 pub mod slot;
 mod spill;
 pub mod stream;
+mod visible;
 pub mod walsender;

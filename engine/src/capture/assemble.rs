@@ -299,6 +299,11 @@ impl Assembler {
         self.open.is_none()
     }
 
+    /// The transaction that is half received, and where its commit stands in the log.
+    pub fn open_transaction(&self) -> Option<(u32, Lsn)> {
+        self.open.as_ref().map(|open| (open.xid, open.final_lsn))
+    }
+
     /// Whether the catalog must be read again before this message: it describes a table that is
     /// not as the catalog says, or may describe a change the catalog did not know, of which the
     /// message shows nothing: another primary key, or another type.

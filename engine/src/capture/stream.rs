@@ -21,6 +21,7 @@ use crate::capture::horizon::Horizon;
 use crate::capture::large::Large;
 use crate::capture::pgoutput;
 use crate::capture::slot::{self, Expected, Server, SlotError};
+use crate::capture::visible;
 use crate::capture::walsender::{
     Frame, Reply, StandbyStatus, WalStream, Walsender, WalsenderError,
 };
@@ -225,7 +226,7 @@ async fn session(context: &CaptureContext) -> Endless {
         context.store.suspend(None).await?;
         context.looked.send_replace(true);
     }
-    let (tables, as_of) = read_tables(context).await?;
+    let tables = read_tables(context, None).await?;
     let mut stream =
         walsender.start_replication(&context.database.slot, start, &context.publication).await?;
     // The slot is ours now, and nothing that follows it has been taken yet.
@@ -251,7 +252,8 @@ async fn session(context: &CaptureContext) -> Endless {
     let keyed = tables.iter().map(|table| &table.def).filter(|def| !def.key.is_empty());
     context.store.learn(keyed.cloned().collect()).await?;
     let (key, scratch) = (context.marker_key.clone(), context.scratch.clone());
-    let assembler = Assembler::new(key, tables, as_of, scratch, resume.as_ref())?;
+    // What commits from where we start is not known to be in what was read.
+    let assembler = Assembler::new(key, tables, start, scratch, resume.as_ref())?;
     stream.put_aside(Arc::clone(assembler.texts()));
     let mut capture = Capture {
         context,
@@ -299,11 +301,16 @@ async fn verify(
     Ok(now)
 }
 
-/// The replicated tables, and a position: what committed before it is in them.
-async fn read_tables(context: &CaptureContext) -> Result<(Vec<SourceTable>, Lsn), CaptureError> {
+/// The fleet's tables, as they are once the transaction `xid` is visible.
+async fn read_tables(
+    context: &CaptureContext,
+    xid: Option<u32>,
+) -> Result<Vec<SourceTable>, CaptureError> {
     let (mut client, driver) = context.postgres.connect("landfall catalog", &[]).await?;
     let _driver = context.tasks.spawn_child("catalog connection", driver);
-    let as_of = slot::end_of_log(&client).await?;
+    if let Some(xid) = xid {
+        visible::wait(&client, xid).await?;
+    }
     let catalog = catalog::read(&mut client, &context.fleet).await?;
     let source = |table: &LocalTable| {
         let generated = table.generated.iter().map(|column| column.name.clone()).collect();
@@ -311,7 +318,7 @@ async fn read_tables(context: &CaptureContext) -> Result<(Vec<SourceTable>, Lsn)
         SourceTable { def: table.def.clone(), generated, partitions }
     };
     // Those that lost their key, too: their changes must not be passed over.
-    Ok((catalog.tables.iter().map(source).collect(), as_of))
+    Ok(catalog.tables.iter().map(source).collect())
 }
 
 /// What is collected for the next fold.
@@ -527,7 +534,9 @@ impl Capture<'_> {
     }
 
     async fn read_catalog(&mut self) -> Result<(), CaptureError> {
-        let (tables, as_of) = read_tables(self.context).await?;
+        let open = self.assembler.open_transaction();
+        let tables = read_tables(self.context, open.map(|(xid, _)| xid)).await?;
+        let as_of = open.map_or(self.received, |(_, commit)| Lsn(commit.0 + 1));
         if self.assembler.set_catalog(tables, as_of) {
             self.context.schema_epoch.send_modify(|epoch| *epoch += 1);
         }

@@ -156,7 +156,7 @@ impl Scratch {
     /// Memory the rows of one fragment may take: the same rows take as much again where they are
     /// applied, and a few times as much while they are folded.
     pub fn fragment_bytes(&self) -> usize {
-        self.memory_bytes_max / 2
+        self.memory_bytes_max / 4
     }
 }
 

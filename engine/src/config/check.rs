@@ -26,7 +26,7 @@ const GROUP_CHANGES: RangeInclusive<u64> = 1..=100_000;
 /// One group must get its locks within 300 ms; this leaves room on a slow disk.
 const GROUP_CHANGES_DEFAULT: u64 = 1_000;
 const TRANSACTION_BYTES: RangeInclusive<u64> = 65_536..=1 << 30;
-const TRANSACTION_BYTES_DEFAULT: u64 = 4_194_304;
+const TRANSACTION_BYTES_DEFAULT: u64 = 2_097_152;
 const DRIFT_MS: RangeInclusive<u64> = 1_000..=86_400_000;
 const DRIFT_MS_DEFAULT: u64 = 300_000;
 const STORE_BYTES: RangeInclusive<u64> = 16_777_216..=1 << 46;

@@ -133,7 +133,7 @@ fn mistakes_in_a_node_file_are_named() {
         ("#dial = [\"shore\"]", "dial = [\"shore\", \"shore\"]", ": link.dial[1]: ".into()),
         ("#unit_bytes_max = 1048576", "unit_bytes_max = 1", ": limits.unit_bytes_max: ".into()),
         ("#group_changes_max = 1000", "group_changes_max = 0", ": limits.group_changes".into()),
-        ("#transaction_bytes_max = 4194304", "transaction_bytes_max = 1", ": limits.trans".into()),
+        ("#transaction_bytes_max = 2097152", "transaction_bytes_max = 1", ": limits.trans".into()),
         ("#drift_ms_max = 300000", "drift_ms_max = 0", ": limits.drift_ms_max: must be".into()),
         ("#store_bytes_max = 10737418240", "store_bytes_max = 1", ": limits.store_bytes".into()),
         ("#level = \"info\"", "level = \"loud\"", ": log.level: must be".into()),

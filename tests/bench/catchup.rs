@@ -68,11 +68,11 @@ fn run(plan: &Plan, load: Load, name: &str) -> anyhow::Result<Vec<Figure>> {
     let (mut reference, mut ours) = (Measured::default(), Ours::default());
     for round in 1..=plan.rounds as u64 {
         native_round(&native, &mut reference, load, plan.scale, round)?;
-        println!("round {round}: native {}", reference.last());
+        println!("up to round {round}: native {}", reference.last());
         ours.outbox_round(&mut fleet, load, plan.scale, round * 2)?;
-        println!("round {round}: from the outbox {}", ours.from_outbox.last());
+        println!("up to round {round}: from the outbox {}", ours.from_outbox.last());
         ours.log_round(&mut fleet, load, plan.scale, round * 2 + 1)?;
-        println!("round {round}: from the log {}", ours.from_log.last());
+        println!("up to round {round}: from the log {}", ours.from_log.last());
     }
     fleet.converge();
     Ok(figures(name, &reference, ours))

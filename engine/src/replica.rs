@@ -2,7 +2,7 @@
 //!
 //! One task owns two connections, one that writes and one that passes barriers. It takes the next
 //! ready run of transactions of each origin in turn and brings it through one PostgreSQL
-//! transaction ([`group`]). Nothing it decides is stored by it: the fold sees the transaction come
+//! transaction (`group`). Nothing it decides is stored by it: the fold sees the transaction come
 //! back through the WAL and moves clocks and vectors.
 
 mod barrier;

@@ -98,7 +98,7 @@ impl RowChange {
     }
 }
 
-/// Part of the content of a [`LongValue`]. It stands alone in a fragment, before the fragment whose
+/// Part of the content of a [`LongValue`](crate::value::LongValue). It stands alone in a fragment, before the fragment whose
 /// change needs it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Piece {

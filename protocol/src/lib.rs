@@ -11,8 +11,8 @@
 //!    the row clocks and says what must become durable together;
 //! 2. own transactions are sealed into [`unit::Unit`]s;
 //! 3. a [`sync::Session`] per peer decides which units travel;
-//! 4. [`queue::CausalQueue`] says which foreign transaction may be applied next, and
-//!    [`plan::plan_group`] what that means for the visible rows.
+//! 4. [`queue::readiness`] says which foreign transaction may be applied next, and
+//!    [`plan::Group`] what that means for the visible rows.
 //!
 //! When a decision needs stored facts, the shell gathers them first, calls, and then writes what
 //! comes back in one transaction. Nothing reads in the middle of deciding.

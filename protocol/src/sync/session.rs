@@ -180,7 +180,7 @@ impl Session {
         self.check_own_log();
     }
 
-    /// The origins this peer shall supply us with, as [`select::choose`] decided. Our own present
+    /// The origins this peer shall supply us with, as the choice of suppliers decided. Our own present
     /// log, members we do not know and forked logs are left out.
     pub fn handle_supply(&mut self, origins: &BTreeSet<Origin>, _now_ms: u64) {
         let wanted: BTreeSet<Origin> =

@@ -18,7 +18,7 @@ use landfall_protocol::lattice::RowClock;
 use landfall_protocol::plan::{Group, RowWork, Source, Verdict, visible};
 use landfall_protocol::queue::{Head, Readiness, TrustedTime, readiness};
 use landfall_protocol::schema::{ColumnDef, ColumnId, SetId, TableDef, TableName};
-use landfall_protocol::value::Value;
+use landfall_protocol::value::{RowKey, Value};
 use landfall_protocol::version::VersionVector;
 use proptest::prelude::*;
 
@@ -50,6 +50,7 @@ struct Trouble {
 #[derive(Default)]
 struct Log {
     transactions: BTreeMap<TxnId, ForeignTransaction>,
+    fragments: BTreeMap<TxnId, Fragment>,
     shown: BTreeMap<TxnId, VersionVector>,
 }
 
@@ -131,14 +132,47 @@ impl Site {
                 .collect(),
             _ => ForeignTransactions::new(),
         };
-        let batch = vec![CapturedTransaction {
-            commit_ms: self.now_ms,
-            rows,
-            marker,
-            fragment: Fragment::Whole,
-            piece: None,
-        }];
-        let localized = self.fold.localize(batch, &foreign).unwrap();
+        let commit_ms = self.now_ms;
+        let fragment = Fragment::Whole;
+        let captured = CapturedTransaction { commit_ms, rows, marker, fragment, piece: None };
+        self.fold(vec![captured], &foreign, log)
+    }
+
+    /// Commits rows as a transaction too large to be logged at once: a fragment for each row.
+    fn commit_in_fragments(&mut self, events: Vec<RowEvent>, log: &mut Log) {
+        let mut by_row: BTreeMap<Vec<u8>, Vec<RowEvent>> = BTreeMap::new();
+        let key = usize::from(self.relation.key[0].0);
+        for event in events {
+            let row = event.new.as_ref().or(event.old.as_ref()).unwrap();
+            let key = RowKey::new(&row[key..=key]).as_bytes().to_vec();
+            by_row.entry(key).or_default().push(event);
+        }
+        let (last, from) = (by_row.len(), self.fold.last_seq);
+        for (count, rows) in by_row.into_values().enumerate() {
+            let fragment = if count + 1 == last { Fragment::Last } else { Fragment::More };
+            let (commit_ms, marker) = (self.now_ms, None);
+            let captured = CapturedTransaction { commit_ms, rows, marker, fragment, piece: None };
+            let repaired = self.fold(vec![captured], &ForeignTransactions::new(), log);
+            assert!(repaired.is_empty(), "own changes are right by definition");
+        }
+        assert!(!self.fold.unfinished, "the last fragment ends it");
+        let own = log.transactions.range(
+            TxnId { origin: self.fold.origin, seq: from.next() }..=TxnId {
+                origin: self.fold.origin,
+                seq: Seq(u64::MAX),
+            },
+        );
+        let readings: BTreeSet<_> = own.map(|(_, own)| own.transaction.hlc).collect();
+        assert!(readings.len() <= 1, "a transaction wins or loses as a whole");
+    }
+
+    fn fold(
+        &mut self,
+        batch: Vec<CapturedTransaction>,
+        foreign: &ForeignTransactions,
+        log: &mut Log,
+    ) -> BTreeSet<RowId> {
+        let localized = self.fold.localize(batch, foreign).unwrap();
         let touched = localized.touched();
         let clocks = touched
             .into_iter()
@@ -151,6 +185,7 @@ impl Site {
             let transaction = Arc::new(own.transaction);
             let foreign = ForeignTransaction { transaction, vector: own.vector };
             log.transactions.insert(txn, foreign);
+            log.fragments.insert(txn, own.fragment);
             log.shown.insert(txn, self.fold.applied.clone());
         }
         self.repair(&output.dirty, log);
@@ -178,7 +213,7 @@ impl Site {
         }
     }
 
-    fn local(&mut self, edits: &[Edit], log: &mut Log) {
+    fn local(&mut self, edits: &[Edit], size: Size, log: &mut Log) {
         let mut events = Vec::new();
         for edit in edits {
             let new = match (edit.kind, self.rows.get(&edit.key)) {
@@ -192,8 +227,13 @@ impl Site {
             };
             events.extend(self.write(edit.key, new));
         }
-        let repaired = self.commit(events, None, log);
-        assert!(repaired.is_empty(), "own changes are right by definition");
+        match size {
+            Size::Small => {
+                let repaired = self.commit(events, None, log);
+                assert!(repaired.is_empty(), "own changes are right by definition");
+            }
+            Size::Large => self.commit_in_fragments(events, log),
+        }
     }
 
     /// Up to `most` transactions of an origin that may be applied now.
@@ -206,7 +246,10 @@ impl Site {
             let txn = TxnId { origin: from, seq };
             let Some(next) = log.transactions.get(&txn) else { break };
             let head = Head { origin: from, seq, vector: &next.vector, hlc: next.transaction.hlc };
-            if readiness(&head, &applied, self.fold.origin, time) != Readiness::Ready {
+            // A large transaction is applied by itself.
+            let large = log.fragments[&txn] != Fragment::Whole;
+            let ready = readiness(&head, &applied, self.fold.origin, time) == Readiness::Ready;
+            if !ready || large && !group.is_empty() {
                 break;
             }
             let mut known = applied.clone();
@@ -214,12 +257,35 @@ impl Site {
             assert!(known.contains(&log.shown[&txn]), "nothing shows before what it may depend on");
             applied.advance(from, seq);
             group.push(next.clone());
+            if large {
+                break;
+            }
         }
         group
     }
 
-    /// Applies up to `most` transactions of an origin; says whether any was ready.
+    /// Applies up to `most` transactions of an origin, or all of a large one; says whether any was
+    /// ready.
     fn apply(&mut self, from: Origin, most: usize, trouble: &Trouble, log: &mut Log) -> bool {
+        let next = TxnId { origin: from, seq: self.fold.applied.get(from).next() };
+        if log.fragments.get(&next).is_none_or(|fragment| *fragment == Fragment::Whole) {
+            return self.apply_group(from, most, trouble, log);
+        }
+        let mut worked = false;
+        loop {
+            let txn = TxnId { origin: from, seq: self.fold.applied.get(from).next() };
+            if !self.apply_group(from, 1, &Trouble::default(), log) {
+                assert!(!worked, "what follows the first fragment waits for nothing");
+                return false;
+            }
+            worked = true;
+            if log.fragments[&txn] == Fragment::Last {
+                return true;
+            }
+        }
+    }
+
+    fn apply_group(&mut self, from: Origin, most: usize, trouble: &Trouble, log: &mut Log) -> bool {
         let group = self.ready(from, most, log);
         if group.is_empty() {
             return false;
@@ -271,7 +337,7 @@ impl Site {
         }
         let race: Vec<Edit> =
             trouble.race.iter().filter(|edit| free.contains(&edit.key)).cloned().collect();
-        self.local(&race, log);
+        self.local(&race, Size::Small, log);
         let events = writes.into_iter().filter_map(|(key, new)| self.write(key, new)).collect();
         let marker = Marker::Apply { origin: from, first: group.first, last: group.last, parked };
         let repaired = self.commit(events, Some(marker), log);
@@ -330,9 +396,16 @@ struct Edit {
     value: i64,
 }
 
+/// Whether a transaction is logged at once or in fragments.
+#[derive(Clone, Copy, Debug)]
+enum Size {
+    Small,
+    Large,
+}
+
 #[derive(Clone, Debug)]
 enum Step {
-    Local { site: usize, edits: Vec<Edit> },
+    Local { site: usize, edits: Vec<Edit>, size: Size },
     Apply { site: usize, from: usize, most: usize, trouble: Trouble },
     Clock { site: usize, ms: u64 },
 }
@@ -341,7 +414,9 @@ fn steps(sites: usize) -> impl Strategy<Value = Vec<Step>> {
     let edit = (0u8..4, 0i64..4, 0..COLUMNS, 0i64..1000)
         .prop_map(|(kind, key, column, value)| Edit { kind, key, column, value });
     let edits = proptest::collection::vec(edit.clone(), 1..4);
-    let local = (0..sites, edits).prop_map(|(site, edits)| Step::Local { site, edits });
+    let size = prop_oneof![3 => Just(Size::Small), 1 => Just(Size::Large)];
+    let local =
+        (0..sites, edits, size).prop_map(|(site, edits, size)| Step::Local { site, edits, size });
     let race = proptest::collection::vec(edit, 0..4);
     let refuse = proptest::option::weighted(0.1, 0i64..4);
     let trouble = (refuse, race).prop_map(|(refuse, race)| Trouble { refuse, race });
@@ -356,7 +431,7 @@ fn run(steps: Vec<Step>, sites: usize) {
     let mut world: Vec<Site> = (0..sites).map(|site| Site::new(site, 5_000)).collect();
     for step in steps {
         match step {
-            Step::Local { site, edits } => world[site].local(&edits, &mut log),
+            Step::Local { site, edits, size } => world[site].local(&edits, size, &mut log),
             Step::Apply { site, from, most, trouble } if site != from => {
                 world[site].apply(origin(from), most, &trouble, &mut log);
             }

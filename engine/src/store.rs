@@ -187,6 +187,16 @@ impl Store {
         self.news.clone()
     }
 
+    /// Whether changes found no room the last time some were to be written.
+    pub fn is_full(&self) -> bool {
+        self.counters.full.load(Ordering::Relaxed)
+    }
+
+    /// What was found damaged first since the store was opened.
+    pub fn damage(&self) -> Option<StoreError> {
+        self.counters.damage.get().cloned()
+    }
+
     /// Counts since the store was opened.
     pub fn statistics(&self) -> Statistics {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -394,7 +404,8 @@ impl Store {
         let work = Work { bytes, fold_epoch, act: Act::new(reply, run) };
         let sent = self.writes.send(WriteCommand::Work(work)).await;
         sent.map_err(|_| StoreError::Closed)?;
-        answer.await.map_err(|_| StoreError::Closed)?
+        let answer = answer.await.map_err(|_| StoreError::Closed)?;
+        answer.inspect_err(|error| self.counters.note(error))
     }
 }
 
@@ -543,6 +554,7 @@ impl Store {
         let (reply, answer) = oneshot::channel();
         let sent = self.reads.send(ReadCommand::Read(Read::new(reply, run))).await;
         sent.map_err(|_| StoreError::Closed)?;
-        answer.await.map_err(|_| StoreError::Closed)?
+        let answer = answer.await.map_err(|_| StoreError::Closed)?;
+        answer.inspect_err(|error| self.counters.note(error))
     }
 }

@@ -137,7 +137,9 @@ impl StoreError {
     /// What to do about it, in one sentence.
     pub fn advice(&self) -> &'static str {
         match self {
-            Self::Full => "free space on the store's disk or raise its budget; nothing is lost",
+            Self::Full => {
+                "free space on the disk of data_dir, or raise limits.store_bytes_max and restart; nothing is lost"
+            }
             Self::Corrupt { .. } => {
                 "check the disk, then replace the damaged store from a peer under a new identity"
             }
@@ -182,15 +184,13 @@ impl StoreError {
 
 impl From<rusqlite::Error> for StoreError {
     fn from(error: rusqlite::Error) -> Self {
+        let code = error.sqlite_error().map_or(0, |error| error.extended_code);
         match error.sqlite_error_code() {
             Some(ErrorCode::DiskFull) => Self::Full,
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
                 Self::corrupt("database", error)
             }
-            _ => Self::Sqlite {
-                code: error.sqlite_error().map_or(0, |error| error.extended_code),
-                message: error.to_string(),
-            },
+            _ => Self::Sqlite { code, message: error.to_string() },
         }
     }
 }

@@ -1,8 +1,8 @@
 //! The thread that owns the database: it takes every command that is queued, runs them in one
 //! transaction, commits once, and only then answers and tells the news.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
 use rusqlite::Connection;
@@ -81,6 +81,20 @@ pub(super) struct Counters {
     pub(super) commands: AtomicU64,
     pub(super) commits: AtomicU64,
     pub(super) sealed: AtomicU64,
+    /// Set when there was no room, until changes of rows get in again.
+    pub(super) full: AtomicBool,
+    /// The first thing that was found damaged.
+    pub(super) damage: OnceLock<StoreError>,
+}
+
+impl Counters {
+    /// Keeps what somebody must act upon, whoever asked: a store with damage works on in part.
+    pub(super) fn note(&self, error: &StoreError) {
+        let damage = matches!(error, StoreError::Corrupt { .. });
+        if damage && self.damage.set(error.clone()).is_ok() {
+            tracing::error!(%error, advice = error.advice(), "the store cannot be relied on");
+        }
+    }
 }
 
 /// What the writer needs beside the database.
@@ -193,7 +207,9 @@ impl Writer<'_> {
         let seen_lsn = self.state.seen_lsn;
         let mut failure = self.broken.clone().or_else(|| self.begin().err());
         let mut answers = Vec::with_capacity(round.len());
+        let mut brings_rows = false;
         for work in round {
+            let carries_rows = work.fold_epoch.is_some() || work.bytes > 0;
             let refused = match work.fold_epoch {
                 Some(epoch) if self.fold_stopped >= Some(epoch) => Some(StoreError::FoldStopped),
                 _ => None,
@@ -203,6 +219,7 @@ impl Writer<'_> {
                 None => Ok(&mut *self),
             };
             let answer = (work.act.0)(input);
+            brings_rows |= carries_rows && answer.error.is_none();
             if let Some(error) = &answer.error {
                 self.fold_stopped = self.fold_stopped.max(work.fold_epoch);
                 // After some errors SQLite has rolled back everything by itself.
@@ -222,7 +239,13 @@ impl Writer<'_> {
                 self.fold_stopped = self.fold_stopped.max(folds);
                 self.roll_back(error, seen_lsn);
             }
-            None if wrote => self.committed(),
+            None if wrote => {
+                self.committed();
+                // Small things may fit while rows do not.
+                if brings_rows {
+                    self.has_room();
+                }
+            }
             None => {}
         }
         self.publish();
@@ -249,12 +272,26 @@ impl Writer<'_> {
         }
     }
 
+    fn has_room(&self) {
+        if self.tools.counters.full.swap(false, Ordering::Relaxed) {
+            tracing::info!("store has room again");
+        }
+    }
+
+    fn lacks_room(&mut self) {
+        if !self.tools.counters.full.swap(true, Ordering::Relaxed) {
+            let error = StoreError::Full;
+            tracing::warn!(%error, advice = error.advice(), "changes wait outside the store");
+        }
+        if let Err(error) = self.tools.ballast.release() {
+            tracing::warn!(%error, "ballast file cannot be released");
+        }
+    }
+
     /// Undoes the round on disk and in memory.
     fn roll_back(&mut self, error: &StoreError, seen_lsn: u64) {
-        if *error == StoreError::Full
-            && let Err(error) = self.tools.ballast.release()
-        {
-            tracing::warn!(%error, "ballast file cannot be released");
+        if *error == StoreError::Full {
+            self.lacks_room();
         }
         self.clocks.rolled_back();
         // SQLite may have rolled back by itself.

@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use super::status::{DaemonState, Part, PartState, PeerState, PeerStatus, Status};
+use super::status::{
+    DaemonState, Part, PartState, PeerState, PeerStatus, SlotStatus, Status, StoreStatus,
+};
 
 /// Prints a status for people.
 #[derive(Debug)]
@@ -12,6 +14,10 @@ impl fmt::Display for Explained<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let status = self.0;
         headline(status, f)?;
+        for warning in &status.warnings {
+            writeln!(f, "Warning: {warning}.")?;
+        }
+        store(&status.store, f)?;
         local(status, f)?;
         received(status, f)?;
         if status.peers.is_empty() {
@@ -47,6 +53,29 @@ fn headline(status: &Status, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     )
 }
 
+fn store(store: &StoreStatus, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let state = Part { state: store.state, cause: store.cause.clone() };
+    write!(f, "The store {}; it takes {}", part(&state), Bytes(store.bytes))?;
+    if let Some(max) = store.bytes_max {
+        write!(f, " and may take {}", Bytes(max))?;
+    }
+    match store.disk_free_bytes {
+        Some(free) => writeln!(f, "; {} are free on its disk.", Bytes(free)),
+        None => writeln!(f, "."),
+    }
+}
+
+fn slot(slot: &SlotStatus, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    write!(f, "PostgreSQL keeps {} of WAL for our slot", Bytes(slot.retained_bytes))?;
+    match (slot.retained_bytes_max, slot.left_bytes) {
+        (Some(max), Some(left)) => {
+            writeln!(f, ", {} are allowed; {} more and the slot is lost.", Bytes(max), Bytes(left))
+        }
+        (Some(max), None) => writeln!(f, ", {} are allowed.", Bytes(max)),
+        (None, _) => writeln!(f, "; there is no limit but its disk."),
+    }
+}
+
 fn local(status: &Status, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     let (Some(capture), Some(apply)) = (&status.capture, &status.apply) else {
         return writeln!(f, "It has no PostgreSQL and only relays.");
@@ -59,9 +88,12 @@ fn local(status: &Status, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             write!(f, ", {} behind PostgreSQL", Bytes(behind))?;
         }
         if let Some(lag) = status.slot_lag_bytes {
-            write!(f, "; the slot holds back {} of WAL", Bytes(lag))?;
+            write!(f, "; {} are not confirmed to the slot", Bytes(lag))?;
         }
         writeln!(f, ".")?;
+    }
+    if let Some(held) = &status.slot {
+        slot(held, f)?;
     }
     writeln!(f, "{} transactions were written here.", status.own_seq)?;
     writeln!(f, "Apply {}.", part(apply))

@@ -33,8 +33,15 @@ pub struct Status {
     /// PostgreSQL's own position (`pg_current_wal_flush_lsn`) when the status was made.
     #[serde(with = "lsn_text")]
     pub wal_lsn: Option<Lsn>,
-    /// WAL that our slot holds back, in bytes.
+    /// WAL that is not confirmed to our slot, in bytes.
     pub slot_lag_bytes: Option<u64>,
+    /// What our slot keeps PostgreSQL from throwing away; `None` without a PostgreSQL, or when it
+    /// cannot be asked.
+    pub slot: Option<SlotStatus>,
+    /// How the store does, and its disk.
+    pub store: StoreStatus,
+    /// What will stand still if nobody acts.
+    pub warnings: Vec<String>,
     /// The last transaction written here.
     pub own_seq: u64,
     /// How far everybody's transactions are known here, ourselves included.
@@ -84,6 +91,52 @@ pub enum PartState {
     Retrying,
     /// It stands still until somebody acts.
     Operator,
+}
+
+/// What our slot keeps PostgreSQL from throwing away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotStatus {
+    /// WAL on PostgreSQL's disk for our sake, in bytes.
+    pub retained_bytes: u64,
+    /// `max_slot_wal_keep_size`, in bytes; `None` = no limit.
+    pub retained_bytes_max: Option<u64>,
+    /// Bytes of WAL that may still be written before PostgreSQL gives the slot up; `None` = no limit.
+    pub left_bytes: Option<u64>,
+}
+
+/// Without a limit, WAL held back beyond this is worth a warning.
+const RETAINED_BYTES_CALM: u64 = 1 << 30;
+
+impl SlotStatus {
+    /// What to say when the slot holds back too much.
+    pub fn warning(&self) -> Option<String> {
+        let retained = self.retained_bytes;
+        let outlook = match (self.retained_bytes_max, self.left_bytes.unwrap_or(0)) {
+            (Some(max), left) if retained > max / 2 => {
+                format!("after {left} more the slot is lost and this site must be rebuilt")
+            }
+            (None, _) if retained > RETAINED_BYTES_CALM => {
+                "there is no limit, and when PostgreSQL's disk is full it stops".to_owned()
+            }
+            _ => return None,
+        };
+        Some(format!("PostgreSQL keeps {retained} bytes of WAL for our slot; {outlook}"))
+    }
+}
+
+/// The store and its disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoreStatus {
+    /// `Retrying` while it is full.
+    pub state: PartState,
+    /// Why it takes nothing, and what to do; `None` while working.
+    pub cause: Option<String>,
+    /// What it takes on the disk, in bytes, without the ballast.
+    pub bytes: u64,
+    /// How large it may grow (`limits.store_bytes_max`); `None` = as the disk allows.
+    pub bytes_max: Option<u64>,
+    /// What is free in the file system of `data_dir`; `None` when that cannot be told.
+    pub disk_free_bytes: Option<u64>,
 }
 
 /// What apply did since the daemon started.

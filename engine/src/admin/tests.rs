@@ -7,11 +7,13 @@ use tokio_util::sync::CancellationToken;
 use super::explain::Explained;
 use super::server::AdminServer;
 use super::status::{
-    ApplyCounters, DaemonState, Fates, OriginStatus, Part, PartState, PeerState, PeerStatus, Status,
+    ApplyCounters, DaemonState, Fates, OriginStatus, Part, PartState, PeerState, PeerStatus,
+    SlotStatus, Status, StoreStatus,
 };
 use super::wait::{Goal, WaitError, missing, wait};
 use super::*;
 use crate::postgres::lsn::Lsn;
+use crate::store::StoreError;
 
 fn peer(name: &str) -> PeerStatus {
     PeerStatus {
@@ -53,6 +55,15 @@ fn status() -> Status {
         fold_lsn: Some(Lsn(0x16_B374_D848)),
         wal_lsn: Some(Lsn(0x16_B374_D848)),
         slot_lag_bytes: Some(56),
+        slot: Some(SlotStatus { retained_bytes: 56, retained_bytes_max: None, left_bytes: None }),
+        store: StoreStatus {
+            state: PartState::Working,
+            cause: None,
+            bytes: 81_920,
+            bytes_max: None,
+            disk_free_bytes: Some(1_000_000_000),
+        },
+        warnings: Vec::new(),
         own_seq: 7,
         vector: vec![origin],
         inbox_pending_changes: 0,
@@ -129,7 +140,7 @@ fn sentences_explain_lag_backlog_contact_and_cause() {
     let text = Explained(&status).to_string();
     for part in [
         "ship-a (site 2) stands still until somebody acts: slot \"x\" is lost.",
-        "Changes are captured up to 16/B374D848, 2.5 MB behind PostgreSQL; the slot holds back 56 bytes of WAL.",
+        "Changes are captured up to 16/B374D848, 2.5 MB behind PostgreSQL; 56 bytes are not confirmed to the slot.",
         "Apply is interrupted and tries again: lock timeout.",
         "5 changes came from others: 3 applied, 1 merged, 1 superseded, 0 parked, 0 waiting.",
         "shore: no link: timed out; last heard from 3 days ago; next attempt in 12 s; 12.3 kB sent, 999 bytes received.",
@@ -139,8 +150,43 @@ fn sentences_explain_lag_backlog_contact_and_cause() {
         assert!(text.contains(part), "{part:?} is not in\n{text}");
     }
     assert!(!text.contains("do not add up"), "{text}");
+    for part in [
+        "The store works; it takes 81.9 kB; 1.0 GB are free on its disk.",
+        "PostgreSQL keeps 56 bytes of WAL for our slot; there is no limit but its disk.",
+    ] {
+        assert!(text.contains(part), "{part:?} is not in\n{text}");
+    }
     status.fates.received += 1;
     assert!(Explained(&status).to_string().contains("do not add up"));
+}
+
+#[test]
+fn a_full_store_and_a_slot_that_is_soon_lost_are_explained() {
+    let mut status = status();
+    let (full, advice) = (StoreError::Full, StoreError::Full.advice());
+    status.store.state = PartState::Retrying;
+    status.store.cause = Some(format!("{full}; {advice}"));
+    status.store.bytes_max = Some(100_000);
+    let slot = |retained_bytes, retained_bytes_max, left_bytes| SlotStatus {
+        retained_bytes,
+        retained_bytes_max,
+        left_bytes,
+    };
+    assert_eq!(slot(500, Some(1000), Some(500)).warning(), None);
+    assert_eq!(slot(1 << 30, None, None).warning(), None);
+    assert!(slot((1 << 30) + 1, None, None).warning().unwrap().contains("no limit"));
+    status.slot = Some(slot(600, Some(1000), Some(400)));
+    status.warnings = status.slot.iter().filter_map(SlotStatus::warning).collect();
+    let text = Explained(&status).to_string();
+    for part in [
+        "Warning: PostgreSQL keeps 600 bytes of WAL for our slot; after 400 more the slot is lost",
+        "The store is interrupted and tries again: store is full: no room on its disk or in its \
+         budget; free space on the disk of data_dir, or raise limits.store_bytes_max and restart; \
+         nothing is lost; it takes 81.9 kB and may take 100.0 kB; 1.0 GB are free on its disk.",
+        "PostgreSQL keeps 600 bytes of WAL for our slot, 1.0 kB are allowed; 400 bytes more and",
+    ] {
+        assert!(text.contains(part), "{part:?} is not in\n{text}");
+    }
 }
 
 /// Serves `answer` on a fresh socket while `work` runs.

@@ -280,6 +280,38 @@ pub async fn end_of_log(client: &Client) -> Result<Lsn, SlotError> {
     position(row.get(0))
 }
 
+/// What a slot keeps the server from throwing away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retained {
+    /// Bytes of WAL from where the slot would restart.
+    pub bytes: u64,
+    /// How many there may be before the slot is lost (`max_slot_wal_keep_size`); `None` = no limit.
+    pub bytes_max: Option<u64>,
+    /// How many more may be written before the slot is lost (`safe_wal_size`).
+    pub left_bytes: Option<u64>,
+}
+
+const RETAINED: &str = "
+SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)::int8, safe_wal_size::int8,
+       (SELECT setting::int8 FROM pg_settings WHERE name = 'max_slot_wal_keep_size')
+FROM pg_replication_slots WHERE slot_name = $1 AND restart_lsn IS NOT NULL";
+
+/// What the slot holds back now; `None` when it is gone, or lost.
+///
+/// # Errors
+/// The connection failed.
+pub async fn retained(client: &Client, slot: &str) -> Result<Option<Retained>, SlotError> {
+    let row = client.query_opt(RETAINED, &[&slot]).await?;
+    Ok(row.map(|row| {
+        let keep_mib = row.get::<_, Option<i64>>(2).and_then(|mib| u64::try_from(mib).ok());
+        Retained {
+            bytes: u64::try_from(row.get::<_, i64>(0)).unwrap_or(0),
+            bytes_max: keep_mib.map(|mib| mib << 20),
+            left_bytes: row.get::<_, Option<i64>>(1).map(|left| u64::try_from(left).unwrap_or(0)),
+        }
+    }))
+}
+
 fn position(text: String) -> Result<Lsn, SlotError> {
     Lsn::from_str(&text).map_err(|_| SlotError::Answer(text))
 }

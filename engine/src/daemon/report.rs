@@ -9,16 +9,17 @@ use landfall_protocol::version::VersionVector;
 use tokio_postgres::Client;
 
 use crate::admin::status::{
-    ApplyCounters, DaemonState, Fates, OriginStatus, Part, PartState, PeerState, PeerStatus, Status,
+    ApplyCounters, DaemonState, Fates, OriginStatus, Part, PartState, PeerState, PeerStatus,
+    SlotStatus, Status, StoreStatus,
 };
-use crate::capture::slot;
+use crate::capture::slot::{self, SlotError};
 use crate::capture::stream::CaptureStatus;
 use crate::config::DaemonConfig;
 use crate::daemon::DatabaseParts;
 use crate::links::{self, LinksHandle};
 use crate::postgres::lsn::Lsn;
 use crate::replica::{self, ReplicaStatus};
-use crate::store::{Log, Store, StoreError};
+use crate::store::{Log, Severity, Sizes, Store, StoreError};
 use crate::tasks::Child;
 
 /// How long the server may take to tell its position.
@@ -63,7 +64,7 @@ impl Reporter {
 
     async fn gather(&self) -> Result<Status, StoreError> {
         let log = self.store.watch().borrow().clone();
-        let sizes = self.store.sizes().await?;
+        let sizes = known(self.store.sizes().await)?;
         let capture = self.parts.as_ref().map(|parts| parts.capture.borrow().clone());
         let replica = self.parts.as_ref().map(|parts| parts.replica.borrow().clone());
         let pending: u64 = if self.parts.is_some() { sizes.pending.values().sum() } else { 0 };
@@ -71,8 +72,10 @@ impl Reporter {
         for peer in self.links.peers() {
             peers.push(self.peer(&log, peer).await?);
         }
-        let (state, why) = state(&log, capture.as_ref(), replica.as_ref());
-        let wal_lsn = self.wal_lsn().await;
+        let (wal_lsn, slot) = self.server().await;
+        let store = self.store_status(&sizes);
+        let (state, why) = state(&log, &store, capture.as_ref(), replica.as_ref());
+        let warnings: Vec<String> = slot.iter().filter_map(SlotStatus::warning).collect();
         Ok(Status {
             site: self.own.site.number(),
             name: self.config.name.clone(),
@@ -89,6 +92,9 @@ impl Reporter {
             slot_lag_bytes: wal_lsn
                 .zip(capture.as_ref())
                 .map(|(wal, capture)| wal.0.saturating_sub(capture.confirmed.0)),
+            slot,
+            store,
+            warnings,
             own_seq: log.own.0,
             vector: self.vector(&log),
             inbox_pending_changes: pending,
@@ -107,28 +113,60 @@ impl Reporter {
         })
     }
 
-    /// The end of the server's log as it is now; the last one it told us when it cannot be asked.
-    async fn wal_lsn(&self) -> Option<Lsn> {
-        let parts = self.parts.as_ref()?;
+    /// The end of the server's log as it is now, and what our slot holds back; the last end it told
+    /// us when it cannot be asked.
+    async fn server(&self) -> (Option<Lsn>, Option<SlotStatus>) {
+        let Some(parts) = &self.parts else { return (None, None) };
         let asked = tokio::time::timeout(ASK_WITHIN, self.ask_server(parts)).await;
-        let asked = asked.ok().flatten();
-        Some(asked.unwrap_or_else(|| parts.capture.borrow().server_lsn))
+        match asked.ok().flatten() {
+            Some((end, slot)) => (Some(end), slot),
+            None => (Some(parts.capture.borrow().server_lsn), None),
+        }
     }
 
     /// Asks over the session of the last time, or over a new one: `wait` asks ten times a second.
-    async fn ask_server(&self, parts: &DatabaseParts) -> Option<Lsn> {
+    async fn ask_server(&self, parts: &DatabaseParts) -> Option<(Lsn, Option<SlotStatus>)> {
         if let Some(session) = self.take_session()
-            && let Ok(position) = slot::end_of_log(&session.client).await
+            && let Ok(answer) = self.ask(&session.client).await
         {
             self.keep_session(session);
-            return Some(position);
+            return Some(answer);
         }
         let (client, driver) = parts.settings.connect("landfall status", &[]).await.ok()?;
         let driver = parts.tasks.spawn_child("status connection", driver);
         let session = Session { client, _driver: driver };
-        let position = slot::end_of_log(&session.client).await.ok()?;
+        let answer = self.ask(&session.client).await.ok()?;
         self.keep_session(session);
-        Some(position)
+        Some(answer)
+    }
+
+    async fn ask(&self, client: &Client) -> Result<(Lsn, Option<SlotStatus>), SlotError> {
+        let slot = self.config.postgres.as_ref().map_or("", |postgres| &postgres.slot);
+        let retained = slot::retained(client, slot).await?;
+        let status = retained.map(|retained| SlotStatus {
+            retained_bytes: retained.bytes,
+            retained_bytes_max: retained.bytes_max,
+            left_bytes: retained.left_bytes,
+        });
+        Ok((slot::end_of_log(client).await?, status))
+    }
+
+    fn store_status(&self, sizes: &Sizes) -> StoreStatus {
+        let full = self.store.is_full().then_some(StoreError::Full);
+        let wrong = self.store.damage().or(full);
+        let state = match wrong.as_ref().map(StoreError::severity) {
+            None => PartState::Working,
+            Some(Severity::Retry) => PartState::Retrying,
+            Some(_) => PartState::Operator,
+        };
+        let free = rustix::fs::statvfs(&self.config.data_dir);
+        StoreStatus {
+            state,
+            cause: wrong.map(|error| format!("{error}; {}", error.advice())),
+            bytes: sizes.database_bytes + sizes.wal_bytes,
+            bytes_max: self.config.limits.store_bytes_max,
+            disk_free_bytes: free.ok().map(|disk| disk.f_bavail.saturating_mul(disk.f_frsize)),
+        }
     }
 
     fn take_session(&self) -> Option<Session> {
@@ -153,7 +191,7 @@ impl Reporter {
     }
 
     async fn peer(&self, log: &Log, peer: links::PeerStatus) -> Result<PeerStatus, StoreError> {
-        let lacks = self.store.backlog(peer.received.clone()).await?;
+        let lacks = known(self.store.backlog(peer.received.clone()).await)?;
         let mut all_but_own = log.received.clone();
         all_but_own.join(&peer.received);
         let all_but_own: VersionVector = all_but_own
@@ -162,7 +200,7 @@ impl Reporter {
             .chain([(self.own, peer.received.get(self.own))])
             .filter(|(_, seq)| seq.0 > 0)
             .collect();
-        let unacknowledged = self.store.backlog(all_but_own).await?;
+        let unacknowledged = known(self.store.backlog(all_but_own).await)?;
         let offers = peer.received.iter().map(|(origin, seq)| {
             seq.0.saturating_sub(log.received.get(origin).max(log.applied.get(origin)).0)
         });
@@ -218,13 +256,25 @@ fn counters(counted: replica::Counters) -> ApplyCounters {
     }
 }
 
+/// A damaged store tells no numbers, but that it is damaged must be told.
+fn known<T: Default>(answer: Result<T, StoreError>) -> Result<T, StoreError> {
+    match answer {
+        Err(StoreError::Corrupt { .. }) => Ok(T::default()),
+        answer => answer,
+    }
+}
+
 fn state(
     log: &Log,
+    store: &StoreStatus,
     capture: Option<&CaptureStatus>,
     replica: Option<&ReplicaStatus>,
 ) -> (DaemonState, Option<String>) {
     if let Some(reason) = &log.fenced {
         return (DaemonState::Fenced, Some(reason.clone()));
+    }
+    if store.state == PartState::Operator {
+        return (DaemonState::Operator, store.cause.clone());
     }
     let stuck = capture
         .filter(|capture| capture.needs_operator)

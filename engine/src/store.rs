@@ -49,6 +49,7 @@ use landfall_protocol::lattice::RowClock;
 use landfall_protocol::schema::TableDef;
 use landfall_protocol::unit::{Unit, UnitHash};
 use landfall_protocol::version::VersionVector;
+use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use bond::{Bond, Token};
@@ -129,10 +130,14 @@ impl Store {
             return Err(StoreError::Missing(paths.database));
         }
         let lock = paths.lock()?;
-        let writing = paths.open_writer(settings)?;
-        let db = Database::new(&writing);
-        let (state, recent) = (State::load(&db)?, Arc::new(RecentClocks::load(&db)?));
-        drop(db);
+        let (writing, state, recent) = match open_database(&paths, settings) {
+            Err(StoreError::Full) => {
+                // SQLite needs a little room even to read.
+                layout::remove(&paths.ballast)?;
+                open_database(&paths, settings)?
+            }
+            opened => opened?,
+        };
         let clocks = ClockWriter::new(Arc::clone(&recent), settings.recent_clocks_bytes);
         let reading = paths.open_reader()?;
         let ballast = Ballast::open(paths.ballast.clone(), settings.ballast_bytes)?;
@@ -206,6 +211,18 @@ impl Store {
             sealed: read(&self.counters.sealed),
         }
     }
+}
+
+/// The writing connection, and what is kept in memory.
+fn open_database(
+    paths: &Paths,
+    settings: &Settings,
+) -> Result<(Connection, State, Arc<RecentClocks>), StoreError> {
+    let writing = paths.open_writer(settings)?;
+    let db = Database::new(&writing);
+    let (state, recent) = (State::load(&db)?, Arc::new(RecentClocks::load(&db)?));
+    drop(db);
+    Ok((writing, state, recent))
 }
 
 /// What changes the store. Every method returns when its effect is durable; when it fails, or its

@@ -6,6 +6,7 @@ use landfall_protocol::fold::FoldError;
 use landfall_protocol::id::{Origin, Seq};
 use landfall_protocol::unit::UnitError;
 use rusqlite::ErrorCode;
+use rusqlite::ffi::SQLITE_IOERR_SHMSIZE;
 
 /// What whoever meets an error should do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -186,6 +187,8 @@ impl From<rusqlite::Error> for StoreError {
     fn from(error: rusqlite::Error) -> Self {
         let code = error.sqlite_error().map_or(0, |error| error.extended_code);
         match error.sqlite_error_code() {
+            // The index of the write-ahead log lies in a file that grows with it.
+            _ if code == SQLITE_IOERR_SHMSIZE => Self::Full,
             Some(ErrorCode::DiskFull) => Self::Full,
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
                 Self::corrupt("database", error)

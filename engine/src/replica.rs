@@ -98,6 +98,22 @@ pub enum ReplicaError {
 }
 
 impl ReplicaError {
+    /// What went wrong, and what to do where the error itself does not say it.
+    fn told(&self) -> String {
+        match self.store() {
+            Some(store) => format!("{store}; {}", store.advice()),
+            None => self.to_string(),
+        }
+    }
+
+    /// The store's part in it.
+    fn store(&self) -> Option<&StoreError> {
+        match self {
+            Self::Store(error) | Self::Bond(BondError::Store(error)) => Some(error),
+            _ => None,
+        }
+    }
+
     /// Whether waiting alone may help.
     fn is_transient(&self) -> bool {
         match self {
@@ -197,16 +213,15 @@ pub async fn run(context: ReplicaContext, stop: CancellationToken) -> Result<(),
             outcome = session(&context, &mut counters) => outcome,
         };
         let Err(error) = outcome;
-        let pause = match &error {
-            ReplicaError::Store(store) if store.severity() == Severity::Fatal => return Err(error),
-            error if error.is_transient() => RECONNECT_AFTER,
-            _ => OPERATOR_RETRY,
-        };
+        if error.store().is_some_and(|store| store.severity() == Severity::Fatal) {
+            return Err(error);
+        }
+        let pause = if error.is_transient() { RECONNECT_AFTER } else { OPERATOR_RETRY };
         tracing::info!(%error, "applying pauses");
         context.status.send_modify(|status| {
             status.running = false;
             status.needs_operator = !error.is_transient();
-            status.cause = Some(error.to_string());
+            status.cause = Some(error.told());
         });
         tokio::select! {
             biased;

@@ -28,6 +28,14 @@ pub enum ScratchError {
     },
 }
 
+impl ScratchError {
+    /// Whether there was no room on the disk.
+    pub fn is_full(&self) -> bool {
+        let Self::File { source, .. } = self else { return false };
+        matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    }
+}
+
 /// The open file.
 #[derive(Debug)]
 pub(super) struct ScratchFile {

@@ -49,6 +49,8 @@ const READ_NOTHING: Duration = Duration::from_secs(30);
 const REPORT_EVERY: Duration = Duration::from_secs(5);
 /// Pause before a new connection.
 const RECONNECT_AFTER: Duration = Duration::from_millis(500);
+/// Pause before a large transaction is tried again that did not fit on the disk.
+const FULL_RETRY: Duration = Duration::from_secs(5);
 /// Pause before something an operator must change is looked at again.
 const OPERATOR_RETRY: Duration = Duration::from_secs(10);
 
@@ -103,9 +105,38 @@ impl CaptureError {
         }
     }
 
+    /// What went wrong, and what to do where the error itself does not say it.
+    fn told(&self) -> String {
+        match self.store() {
+            Some(store) => format!("{store}; {}", store.advice()),
+            None if self.lacks_scratch() => {
+                format!("{self}; free space on the disk of data_dir; nothing is lost")
+            }
+            None => self.to_string(),
+        }
+    }
+
+    /// The store's part in it.
+    fn store(&self) -> Option<&StoreError> {
+        match self {
+            Self::Store(error) | Self::Bond(BondError::Store(error)) => Some(error),
+            _ => None,
+        }
+    }
+
+    /// Whether a large transaction does not fit on the disk.
+    fn lacks_scratch(&self) -> bool {
+        match self {
+            Self::Assemble(AssembleError::Scratch(error))
+            | Self::Walsender(WalsenderError::Scratch(error)) => error.is_full(),
+            _ => false,
+        }
+    }
+
     /// Whether waiting alone may help.
     fn is_transient(&self) -> bool {
         match self {
+            error if error.lacks_scratch() => true,
             Self::Connect(_) | Self::Catalog(_) | Self::Ended | Self::Stalled | Self::Task(_) => {
                 true
             }
@@ -190,7 +221,7 @@ pub async fn run(context: CaptureContext, stop: CancellationToken) -> Result<(),
             context.store.suspend(Some(slot.to_string())).await?;
         }
         context.looked.send_replace(true);
-        if let CaptureError::Store(store) = &error
+        if let Some(store) = error.store()
             && store.severity() == Severity::Fatal
         {
             return Err(error);
@@ -200,13 +231,19 @@ pub async fn run(context: CaptureContext, stop: CancellationToken) -> Result<(),
         context.horizon.reset();
         context.status.send_modify(|status| {
             status.streaming = false;
-            status.cause = Some(error.to_string());
+            status.cause = Some(error.told());
             status.needs_operator = !transient;
         });
+        let pause = match transient {
+            // Everything the disk had room for is read and written once more with each attempt.
+            true if error.lacks_scratch() => FULL_RETRY,
+            true => RECONNECT_AFTER,
+            false => OPERATOR_RETRY,
+        };
         tokio::select! {
             biased;
             () = stop.cancelled() => return Ok(()),
-            () = tokio::time::sleep(if transient { RECONNECT_AFTER } else { OPERATOR_RETRY }) => {}
+            () = tokio::time::sleep(pause) => {}
         }
     }
 }

@@ -8,6 +8,8 @@
 //! | `stalled-store` | nothing; what capture sends to the store never gets done |
 //! | `unwritten-token` | nothing; it hangs when the store knows the next token and the database does not |
 //! | `unconfirmed-token` | nothing; it hangs when the database has the next token and the store does not know |
+//! | `failed-sync` | nothing; the disk refuses to keep the first own transactions, which are not kept |
+//! | `doubtful-sync` | nothing; the disk refuses to keep the first own transactions, which are kept |
 //! | `slow-capture` | nothing; each message of the WAL stream takes a millisecond longer |
 
 /// Whether the rule of this name is switched off. Always `false` unless the `planted-bugs` feature

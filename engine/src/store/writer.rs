@@ -17,6 +17,7 @@ use super::record::{Log, Sealing};
 use super::sql::Database;
 use super::state::State;
 use super::units::UnitCache;
+use crate::plant;
 
 /// Commands of one round.
 pub(super) const ROUND_COMMANDS_MAX: usize = 64;
@@ -154,6 +155,12 @@ pub(super) fn run(
     }
 }
 
+/// What SQLite says when the disk does not take what it was given.
+fn failed_sync() -> StoreError {
+    let failed = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR_FSYNC);
+    rusqlite::Error::SqliteFailure(failed, Some("disk I/O error".to_owned())).into()
+}
+
 /// Works until told to close or until nobody holds a handle any more.
 fn serve(
     connection: &Connection,
@@ -204,7 +211,7 @@ impl Writer<'_> {
     fn round(&mut self, round: Vec<Work>) {
         self.tools.counters.commands.fetch_add(round.len() as u64, Ordering::Relaxed);
         let changes_before = self.db.connection().total_changes();
-        let seen_lsn = self.state.seen_lsn;
+        let (seen_lsn, own_before) = (self.state.seen_lsn, self.state.fold.last_seq);
         let mut failure = self.broken.clone().or_else(|| self.begin().err());
         let mut answers = Vec::with_capacity(round.len());
         let mut brings_rows = false;
@@ -232,7 +239,8 @@ impl Writer<'_> {
         }
         let wrote = self.db.connection().total_changes() != changes_before;
         let failure = failure.or_else(|| self.clocks.sweep(&self.db).err());
-        let failure = failure.or_else(|| self.commit().err());
+        let folded = self.state.fold.last_seq > own_before;
+        let failure = failure.or_else(|| self.commit(folded).err());
         match &failure {
             Some(error) => {
                 let folds = answers.iter().filter_map(|(epoch, _)| *epoch).max();
@@ -259,8 +267,14 @@ impl Writer<'_> {
         Ok(())
     }
 
-    fn commit(&self) -> Result<(), StoreError> {
+    fn commit(&self, folded: bool) -> Result<(), StoreError> {
+        if folded && plant::active("failed-sync") {
+            return Err(failed_sync());
+        }
         self.db.execute("COMMIT", [])?;
+        if folded && plant::active("doubtful-sync") {
+            return Err(failed_sync());
+        }
         Ok(())
     }
 

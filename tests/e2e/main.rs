@@ -4,6 +4,7 @@ mod atomic;
 mod chain;
 mod commands;
 mod cuts;
+mod disk;
 mod fragments;
 mod harness;
 mod kill;

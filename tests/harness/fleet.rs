@@ -27,6 +27,7 @@ use serde_json::Value as Json;
 
 use crate::cluster::{Cluster, Disk};
 use crate::compare::{self, Comparison};
+use crate::disk::{self, SmallDisk};
 use crate::process::{Daemon, Program};
 use crate::relay::UdpRelay;
 use crate::scratch;
@@ -76,6 +77,7 @@ pub struct Builder {
     versions: BTreeMap<String, u32>,
     schemas: BTreeMap<String, String>,
     preparations: BTreeMap<String, String>,
+    disks: BTreeMap<String, disk::Kind>,
 }
 
 impl Builder {
@@ -132,6 +134,13 @@ impl Builder {
     #[must_use]
     pub fn prepare(mut self, name: &str, sql: &str) -> Self {
         self.preparations.insert(name.to_owned(), sql.to_owned());
+        self
+    }
+
+    /// A small file system of its own as data directory of one member; [`disk::may_mount`] first.
+    #[must_use]
+    pub fn small_disk(mut self, name: &str, kind: disk::Kind) -> Self {
+        self.disks.insert(name.to_owned(), kind);
         self
     }
 
@@ -260,6 +269,9 @@ impl Builder {
         config.push_str(&self.extra);
         let file = home.join("config.toml");
         std::fs::write(&file, config)?;
+        let small_disk = self.disks.get(name);
+        let small_disk =
+            small_disk.map(|kind| SmallDisk::mount(&home.join("data"), *kind)).transpose()?;
         Ok(Member {
             kind,
             name: name.to_owned(),
@@ -267,6 +279,7 @@ impl Builder {
             cluster,
             daemon: None,
             env: self.env.clone(),
+            small_disk,
         })
     }
 
@@ -301,6 +314,8 @@ pub struct Member {
     cluster: Option<Cluster>,
     daemon: Option<Daemon>,
     env: Vec<(String, String)>,
+    // Behind the daemon, which has files open in it.
+    small_disk: Option<SmallDisk>,
 }
 
 impl Member {
@@ -358,6 +373,14 @@ impl Member {
         self.file.with_file_name("data")
     }
 
+    /// The file system of the data directory.
+    ///
+    /// # Panics
+    /// When it has none of its own.
+    pub fn small_disk(&self) -> &SmallDisk {
+        self.small_disk.as_ref().unwrap_or_else(|| panic!("{} has no disk of its own", self.name))
+    }
+
     /// The database.
     ///
     /// # Panics
@@ -400,6 +423,7 @@ impl Fleet {
             versions: BTreeMap::new(),
             schemas: BTreeMap::new(),
             preparations: BTreeMap::new(),
+            disks: BTreeMap::new(),
         }
     }
 

@@ -24,6 +24,7 @@ pub mod account;
 pub mod cluster;
 pub mod compare;
 pub mod dice;
+pub mod disk;
 pub mod fleet;
 pub mod postgres_bin;
 pub mod process;

@@ -28,6 +28,9 @@ read -r _
 for file in "$0"/pids/*; do
     [ -e "$file" ] && kill -s "$(cat "$file")" "${file##*/}"
 done
+while read -r _ point _; do
+    case "$point" in "$0"/*) umount -l "$point" ;; esac
+done < /proc/mounts
 [ -n "$LANDFALL_KEEP" ] && exit
 tries=0
 while [ $tries -lt 100 ] && ! rm -rf "$0"; do

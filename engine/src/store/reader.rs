@@ -92,6 +92,7 @@ impl Reader<'_> {
             .collect()
     }
 
+    /// What is damaged ends the answer, and is told to whoever asks for what begins with it.
     pub(super) fn units_after(
         &self,
         origin: Origin,
@@ -103,9 +104,13 @@ impl Reader<'_> {
         let mut bytes = 0;
         let mut next = after.next();
         while next <= row.log.received && (found.is_empty() || bytes < bytes_max) {
-            let place = units::containing(&self.db, row.log.no, next)?
-                .ok_or_else(|| missing(&row, next))?;
-            let unit = units::load(&self.db, origin, row.log.no, &place)?;
+            let unit = units::containing(&self.db, row.log.no, next)
+                .and_then(|place| place.ok_or_else(|| missing(&row, next)))
+                .and_then(|place| units::load(&self.db, origin, row.log.no, &place));
+            if unit.is_err() && !found.is_empty() {
+                break;
+            }
+            let unit = unit?;
             bytes += unit.bytes().len();
             if !found.is_empty() && bytes > bytes_max {
                 break;
@@ -116,6 +121,7 @@ impl Reader<'_> {
         Ok(found)
     }
 
+    /// As [`Self::units_after`].
     pub(super) fn inbox(
         &self,
         origin: Origin,
@@ -127,8 +133,12 @@ impl Reader<'_> {
         let mut bytes = 0;
         let mut next = after.next();
         while next <= row.log.received && (found.is_empty() || bytes < bytes_max as u64) {
-            let unit = units::open(&self.db, &self.cache, origin, row.log.no, next)?
-                .ok_or_else(|| missing(&row, next))?;
+            let unit = units::open(&self.db, &self.cache, origin, row.log.no, next)
+                .and_then(|unit| unit.ok_or_else(|| missing(&row, next)));
+            if unit.is_err() && !found.is_empty() {
+                break;
+            }
+            let unit = unit?;
             bytes += unit.header.parts.iter().map(|part| part.plain_bytes).sum::<u64>();
             if !found.is_empty() && bytes > bytes_max as u64 {
                 break;

@@ -236,6 +236,9 @@ async fn flipped_bits_in_units_are_noticed() {
     let ask = async |store: &Store| {
         let good = store.units_after(origin(2), Seq(0), 1).await?;
         assert_eq!(good.len(), 1, "the others are fine");
+        let good = store.units_after(origin(2), Seq(0), usize::MAX).await?;
+        assert_eq!(good.len(), 1, "what is sound is not lost with what follows");
+        assert_eq!(store.inbox(origin(2), Seq(0), usize::MAX).await?.len(), 1);
         let decoded = store.inbox(origin(2), Seq(1), 1).await.map(|open| open.len());
         assert_eq!(store.units_after(origin(2), Seq(1), 1).await.map(|found| found.len()), decoded);
         decoded

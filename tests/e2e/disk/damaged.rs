@@ -6,7 +6,7 @@ use std::path::Path;
 use landfall_tests::fleet::{Fleet, SOON};
 use landfall_tests::wait::wait_until;
 
-use super::{SHIP, SHORE, TABLES, pair, rows, status, text, wait_for_text};
+use super::{SCHEMA, SHIP, SHORE, TABLES, pair, rows, status, text, wait_for_text};
 use crate::support::{OPERATOR, assert_quiet, launch, stop, value};
 
 /// Flips a bit wherever `wanted` stands in the store, `behind` bytes after it.
@@ -61,6 +61,36 @@ fn damaged_changes_are_never_sent() {
     });
     assert_eq!(value(&fleet, SHORE, "SELECT string_agg(body, ',') FROM entry"), "sent before");
     assert_quiet(&fleet, &[SHORE], &[]);
+}
+
+#[test]
+fn a_damaged_unit_is_never_passed_on() {
+    const LATE: &str = "late";
+    let mut fleet = Fleet::new(SCHEMA, &TABLES)
+        .hub_with_database(SHORE)
+        .hub(SHIP)
+        .site(LATE)
+        .link(SHORE, SHIP)
+        .link(LATE, SHIP)
+        .later(LATE)
+        .start();
+    for entry in ["(1, 'sound')", "(2, 'damaged in a unit')", "(3, 'behind it')"] {
+        fleet.sql(SHORE, &format!("INSERT INTO entry VALUES {entry}"));
+        fleet.converge();
+    }
+    stop(&fleet, SHORE);
+    stop(&fleet, SHIP);
+    flip(&fleet, b"damaged in a unit", 0);
+    launch(&mut fleet, SHIP);
+    fleet.join(LATE);
+    let told = wait_for_text(&fleet, SHIP, "/why", &["store is damaged: table unit"]);
+    assert_eq!(text(&told, "/state"), "operator");
+    wait_until("what is sound to arrive", SOON, || {
+        match value(&fleet, LATE, "SELECT string_agg(body, ',') FROM entry") {
+            found if found == "sound" => Ok(()),
+            found => Err(found),
+        }
+    });
 }
 
 #[test]

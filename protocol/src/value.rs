@@ -175,7 +175,8 @@ impl Value {
     /// Reads tag and content.
     ///
     /// # Errors
-    /// Fails when cut short, over [`VALUE_BYTES_MAX`], not UTF-8 or of an unknown tag.
+    /// Fails when cut short, over [`VALUE_BYTES_MAX`], not UTF-8, of an unknown tag, or long in name
+    /// only.
     pub fn decode(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
         Ok(match from.u8()? {
             0 => Self::Null,
@@ -186,7 +187,13 @@ impl Value {
             6 => Self::Bytes(from.bytes(VALUE_BYTES_MAX)?.into()),
             7 => Self::Timestamp(from.signed()?),
             8 => Self::TimestampTz(from.signed()?),
-            9 => Self::Long(Box::new(LongValue { hash: from.array()?, bytes: from.varint()? })),
+            9 => {
+                let long = LongValue { hash: from.array()?, bytes: from.varint()? };
+                if long.bytes <= INLINE_BYTES_MAX as u64 {
+                    return Err(DecodeError::NotCanonical("long value"));
+                }
+                Self::Long(Box::new(long))
+            }
             tag if is_signed(tag) => Self::Int(from.signed_after(tag)?),
             tag => return Err(DecodeError::UnknownTag { what: "value", tag }),
         })
@@ -491,6 +498,18 @@ mod tests {
         check(ValueKind::Timestamp, "10000-01-01 00:00:00", false);
         check(ValueKind::TimestampTz, "2024-01-01 00:00:00+02", false);
         check(ValueKind::Timestamp, "2024-01-01 24:00:00", false);
+    }
+
+    #[test]
+    fn a_long_value_is_long() {
+        let decoded = |bytes| {
+            let mut out = Writer::new();
+            Value::Long(Box::new(LongValue { hash: [7; 32], bytes })).encode(&mut out);
+            Value::decode(&mut Reader::new(&out.into_bytes()))
+        };
+        let most = INLINE_BYTES_MAX as u64;
+        assert_eq!(decoded(most), Err(DecodeError::NotCanonical("long value")));
+        assert!(matches!(decoded(most + 1), Ok(Value::Long(_))));
     }
 
     proptest! {

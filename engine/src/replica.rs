@@ -2,7 +2,8 @@
 //!
 //! One task owns two connections, one that writes and one that passes barriers. It takes the next
 //! ready run of transactions of each origin in turn and brings it through one PostgreSQL
-//! transaction (`group`). Nothing it decides is stored by it: the fold sees the transaction come
+//! transaction (`group`). A large transaction has a task and two connections of its own (`large`), so
+//! that the other origins do not wait for it. Nothing it decides is stored by it: the fold sees the transaction come
 //! back through the WAL and moves clocks and vectors.
 
 mod barrier;
@@ -17,10 +18,13 @@ mod stage;
 pub use barrier::{BARRIER_SETTINGS, BarrierError};
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
+
 use landfall_protocol::dictionary::Dictionary;
-use landfall_protocol::fold::MarkerKey;
+use landfall_protocol::fold::{Fold, MarkerKey};
 use landfall_protocol::id::{Origin, Seq};
 use landfall_protocol::plan::Group;
 use landfall_protocol::queue::TrustedTime;
@@ -37,9 +41,10 @@ use crate::postgres::catalog::{self, CatalogError};
 use crate::postgres::connect::{ConnectError, PgSettings};
 use crate::replica::barrier::Barrier;
 use crate::replica::group::{Attempt, Mode};
+use crate::replica::large::Lane;
 use crate::replica::pending::{Next, Pending};
 use crate::store::{Log, Severity, Store, StoreError};
-use crate::tasks::Tasks;
+use crate::tasks::{Child, TaskError, Tasks};
 use crate::time;
 use landfall_protocol::fleet::Fleet;
 
@@ -82,6 +87,9 @@ pub enum ReplicaError {
     /// Store and database do not belong together.
     #[error(transparent)]
     Bond(#[from] BondError),
+    /// The task of a large transaction ended before its work did.
+    #[error(transparent)]
+    Task(#[from] TaskError),
     /// The database is older than the store.
     #[error(
         "the database shows transactions of origin {origin} up to {database}, this store up to {store}: \
@@ -119,6 +127,7 @@ impl ReplicaError {
         match self {
             Self::Connect(_)
             | Self::Catalog(_)
+            | Self::Task(_)
             | Self::Barrier(BarrierError::Late | BarrierError::Connection(_)) => true,
             Self::Apply(error) => {
                 matches!(error, ApplyError::Connection(_) | ApplyError::Busy | ApplyError::Late)
@@ -173,6 +182,19 @@ pub struct Counters {
     pub repaired: u64,
 }
 
+impl Counters {
+    fn add(&mut self, other: Self) {
+        self.groups += other.groups;
+        self.transactions += other.transactions;
+        self.changes += other.changes;
+        self.barriers += other.barriers;
+        self.retries += other.retries;
+        self.conflicts += other.conflicts;
+        self.parked += other.parked;
+        self.repaired += other.repaired;
+    }
+}
+
 /// Everything apply needs from the daemon.
 #[derive(Debug)]
 pub struct ReplicaContext {
@@ -206,6 +228,7 @@ pub struct ReplicaContext {
 /// Only what can never get better by waiting: a closed or corrupt store.
 pub async fn run(context: ReplicaContext, stop: CancellationToken) -> Result<(), ReplicaError> {
     let mut counters = Counters::default();
+    let context = Arc::new(context);
     loop {
         let outcome = tokio::select! {
             biased;
@@ -234,31 +257,10 @@ pub async fn run(context: ReplicaContext, stop: CancellationToken) -> Result<(),
 /// The error of a loop that only ends by one.
 type Endless = Result<std::convert::Infallible, ReplicaError>;
 
-async fn session(context: &ReplicaContext, counters: &mut Counters) -> Endless {
-    let (client, driver) = context.postgres.connect("landfall apply", &session_settings()).await?;
-    let _apply_driver = context.tasks.spawn_child("apply connection", driver);
-    // Positions prove nothing in a database that was set back.
-    bond::verify(&client, &context.store).await?;
-    let (barrier, driver) = context.postgres.connect("landfall barrier", BARRIER_SETTINGS).await?;
-    let _barrier_driver = context.tasks.spawn_child("barrier connection", driver);
-    let log = context.store.watch();
-    let mut replica = Replica {
-        own: context.own,
-        marker_key: context.marker_key.clone(),
-        store: context.store.clone(),
-        apply: ApplyConnection::new(client),
-        barrier: Barrier::new(barrier, context.horizon.clone(), log.clone()),
-        horizon: context.horizon.clone(),
-        horizon_at: None,
-        dictionary: Dictionary::default(),
-        pending: BTreeMap::new(),
-        applied: VersionVector::new(),
-        counters: *counters,
-        patient: false,
-        attempts: BTreeMap::new(),
-        refreshed: None,
-    };
-    let outcome = replica.work(context, log).await;
+async fn session(context: &Arc<ReplicaContext>, counters: &mut Counters) -> Endless {
+    let mut replica = Replica::connect(context).await?;
+    replica.counters = *counters;
+    let outcome = replica.work(context, context.store.watch()).await;
     *counters = replica.counters;
     outcome
 }
@@ -284,10 +286,50 @@ pub(crate) struct Replica {
     attempts: BTreeMap<Origin, u32>,
     /// When the catalog was last read because of a change that did not fit.
     refreshed: Option<std::time::Instant>,
+    /// The large transaction that is applied beside us.
+    lane: Option<Lane>,
+    /// What it waited for when it last gave up.
+    lane_waits: Option<String>,
+    /// What drives the connections.
+    _drivers: [Child<Result<(), tokio_postgres::Error>>; 2],
 }
 
 impl Replica {
-    async fn work(&mut self, context: &ReplicaContext, mut log: watch::Receiver<Log>) -> Endless {
+    async fn connect(context: &ReplicaContext) -> Result<Self, ReplicaError> {
+        let (client, driver) =
+            context.postgres.connect("landfall apply", &session_settings()).await?;
+        let apply_driver = context.tasks.spawn_child("apply connection", driver);
+        // Positions prove nothing in a database that was set back.
+        bond::verify(&client, &context.store).await?;
+        let (barrier, driver) =
+            context.postgres.connect("landfall barrier", BARRIER_SETTINGS).await?;
+        let barrier_driver = context.tasks.spawn_child("barrier connection", driver);
+        Ok(Self {
+            own: context.own,
+            marker_key: context.marker_key.clone(),
+            store: context.store.clone(),
+            apply: ApplyConnection::new(client),
+            barrier: Barrier::new(barrier, context.horizon.clone(), context.store.watch()),
+            horizon: context.horizon.clone(),
+            horizon_at: None,
+            dictionary: Dictionary::default(),
+            pending: BTreeMap::new(),
+            applied: VersionVector::new(),
+            counters: Counters::default(),
+            patient: false,
+            attempts: BTreeMap::new(),
+            refreshed: None,
+            lane: None,
+            lane_waits: None,
+            _drivers: [apply_driver, barrier_driver],
+        })
+    }
+
+    async fn work(
+        &mut self,
+        context: &Arc<ReplicaContext>,
+        mut log: watch::Receiver<Log>,
+    ) -> Endless {
         let mut schema_epoch = context.schema_epoch.clone();
         self.catch_up(context).await?;
         loop {
@@ -304,9 +346,13 @@ impl Replica {
             let due = known.dirty > 0 && !plant::active("no-repair");
             let repair_waits = due && !self.repair().await?;
             let repair_waits = repair_waits.then(|| "rows to be repaired are locked".to_owned());
+            // Rounds may follow on each other for long.
+            if let Some(ended) = large::end_of(&mut self.lane).now_or_never() {
+                self.leave_lane(ended??);
+            }
             let round = self.round(context, &known).await?;
             let held = round.held;
-            let waits = round.waits.or(repair_waits);
+            let waits = round.waits.or(repair_waits).or_else(|| self.lane_waits.clone());
             context.status.send_modify(|status| {
                 status.held.clone_from(&held);
                 status.cause.clone_from(&waits);
@@ -325,6 +371,7 @@ impl Replica {
                 _ = schema_epoch.changed() => {}
                 () = sleep_until_wall(held.values().min().copied()) => {}
                 () = next_turn => {}
+                ended = large::end_of(&mut self.lane) => self.leave_lane(ended??),
             }
         }
     }
@@ -350,13 +397,18 @@ impl Replica {
                 return Err(ReplicaError::ProgressDiffers { origin, database, store });
             }
         }
+        self.take_over(&fold);
+        self.learn_schema(context).await
+    }
+
+    /// Begins where the fold is.
+    fn take_over(&mut self, fold: &Fold) {
         self.applied = fold.applied.clone();
         for (origin, applied) in fold.applied.iter() {
             let tables = fold.foreign_tables.get(&origin).cloned().unwrap_or_default();
             let seen = fold.origin_vectors.get(&origin).cloned().unwrap_or_default();
             self.pending.insert(origin, Pending::new(origin, applied, tables, seen));
         }
-        self.learn_schema(context).await
     }
 
     /// Reads the catalog and makes its tables known to the fold and to the apply connection.
@@ -376,11 +428,18 @@ impl Replica {
     }
 
     /// Gives every origin one group.
-    async fn round(&mut self, context: &ReplicaContext, log: &Log) -> Result<Wake, ReplicaError> {
+    async fn round(
+        &mut self,
+        context: &Arc<ReplicaContext>,
+        log: &Log,
+    ) -> Result<Wake, ReplicaError> {
         let time = TrustedTime { now_ms: time::wall_ms(), drift_ms_max: context.drift_ms_max };
         let mut wake = Wake::default();
         let own = self.own;
         for (origin, received) in log.received.iter().filter(|(origin, _)| *origin != own) {
+            if self.lane.as_ref().is_some_and(|lane| lane.origin() == origin) {
+                continue;
+            }
             self.meet(origin).await?;
             let Some(pending) = self.pending.get_mut(&origin) else { continue };
             pending.fill(&self.store, received).await?;
@@ -388,13 +447,8 @@ impl Replica {
                 Next::Ready(count) => match self.apply_front(context, origin, count).await? {
                     Turn::Worked => wake.now = true,
                     Turn::Waits(cause) => wake.waits = Some(cause),
-                    Turn::Nothing => {}
                 },
-                Next::Large(first) => match self.apply_large(context, origin, first).await? {
-                    Turn::Worked => wake.now = true,
-                    Turn::Waits(cause) => wake.waits = Some(cause),
-                    Turn::Nothing => {}
-                },
+                Next::Large(first) => self.enter_lane(context, origin, first).await?,
                 Next::HeldUntil(at) => drop(wake.held.insert(origin, at)),
                 Next::Nothing => {}
             }
@@ -543,8 +597,6 @@ enum Turn {
     Worked,
     /// Somebody is in the way; what `status` says.
     Waits(String),
-    /// There is nothing to do until more arrives.
-    Nothing,
 }
 
 fn waits(group: &Group, cause: &str) -> String {

@@ -179,3 +179,46 @@ fn a_long_value_travels_in_pieces() {
     assert_eq!(fleet.repaired_rows(), 0);
     fleet.assert_quiet(&[]);
 }
+
+/// A large transaction that waits for a row, or only takes its time, holds up its own origin alone.
+#[test]
+fn others_do_not_wait_for_a_large_transaction() {
+    let fleet = Fleet::new(SCHEMA, &TABLES)
+        .unsynced()
+        .config("[limits]\ntransaction_bytes_max = 65536\n")
+        .hub("shore")
+        .site("ship-a")
+        .site("ship-b")
+        .site("ship-c")
+        .link("ship-a", "shore")
+        .link("ship-b", "shore")
+        .link("ship-c", "shore")
+        .start();
+    fleet.sql("ship-a", &fill());
+    fleet.converge();
+    let keeper = fleet.member("ship-b").cluster().session(DB).expect("a session");
+    keeper.batch("BEGIN; SELECT FROM item WHERE id = 3000 FOR UPDATE").expect("a lock");
+    // What the other ship writes must not come after the large transaction.
+    fleet.link("ship-c", "shore").cut();
+    fleet.sql("ship-a", "UPDATE item SET qty = qty + 1");
+    wait_until("ship-b to hold the large transaction", SOON, || {
+        let status = fleet.member("ship-b").status().expect("status");
+        let waits = status["apply"]["cause"].as_str().unwrap_or_default().to_owned();
+        if waits.contains("waits") { Ok(()) } else { Err(format!("{status}")) }
+    });
+    fleet.sql(
+        "ship-c",
+        "INSERT INTO item SELECT n, 'late ' || n, 9 FROM generate_series(900000, 900009) n",
+    );
+    fleet.link("ship-c", "shore").heal();
+    wait_until("the other ship's rows to arrive", SOON, || {
+        let rows = number(&fleet, "ship-b", "SELECT count(*) FROM item WHERE qty = 9");
+        if rows == 10 { Ok(()) } else { Err(format!("{rows} rows")) }
+    });
+    assert_eq!(number(&fleet, "ship-b", "SELECT count(*) FROM item WHERE qty = 1"), 0);
+    keeper.batch("ROLLBACK").expect("an end");
+    fleet.converge();
+    assert_eq!(number(&fleet, "ship-b", "SELECT count(*) FROM item WHERE qty = 1"), ROWS);
+    assert_eq!(fleet.repaired_rows(), 0);
+    fleet.assert_quiet(&[]);
+}

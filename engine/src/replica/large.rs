@@ -1,10 +1,14 @@
-//! A large transaction: one PostgreSQL transaction that shows fragment after fragment.
+//! A large transaction: one PostgreSQL transaction that shows fragment after fragment, beside the
+//! groups of the other origins.
 //!
 //! No two fragments change the same row, so each is decided by itself. Each has its marker, under
 //! which its rows come back through the WAL, so that neither side ever holds more than one of them
 //! in memory. Rows stay locked from their fragment on until the commit.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use landfall_protocol::dictionary::RowId;
 use landfall_protocol::fold::{FoldError, ForeignTransaction};
@@ -15,10 +19,12 @@ use landfall_protocol::version::VersionVector;
 
 use crate::postgres::apply::{ApplyError, LockPhase};
 use crate::replica::group::{Attempt, LOCKED, Mode, unshowable};
+use crate::replica::pending::Pending;
 use crate::replica::{
-    CAPTURE_BEHIND, Replica, ReplicaContext, ReplicaError, Tried, Turn, pause_before,
+    CAPTURE_BEHIND, Counters, Replica, ReplicaContext, ReplicaError, Tried, Turn, pause_before,
 };
 use crate::store::StoreError;
+use crate::tasks::{Child, TaskError};
 
 /// Attempts of one fragment before everything is given up and its rows are unlocked.
 const FRAGMENT_ATTEMPTS: u32 = 24;
@@ -33,6 +39,27 @@ struct Large {
     last: Seq,
 }
 
+impl ReplicaContext {
+    /// Applies a large transaction, whose origin has these tables and this vector before it.
+    async fn apply_beside(
+        self: Arc<Self>,
+        large: Large,
+        tables: BTreeMap<TableId, TableDef>,
+        seen: VersionVector,
+    ) -> Result<Ended, ReplicaError> {
+        let mut replica = Replica::connect(&self).await?;
+        replica.take_over(&self.store.fold_state().await?);
+        replica.learn_schema(&self).await?;
+        let before = Seq(large.first.0 - 1);
+        let pending = Pending::new(large.origin, before, tables, seen);
+        replica.pending.insert(large.origin, pending);
+        let turn = replica.apply_large(&self, large).await?;
+        let counters = replica.counters;
+        let Walk { tables, seen, .. } = replica.walk(large.origin);
+        Ok(Ended { large, turn, tables, seen, counters })
+    }
+}
+
 /// How far the origin's tables and vector are, and what was done.
 struct Walk {
     tables: BTreeMap<TableId, TableDef>,
@@ -40,21 +67,97 @@ struct Walk {
     changes: usize,
 }
 
+/// The task that applies a large transaction on connections of its own. To the other origins' groups
+/// it is like any local writer: they meet at row locks and barriers.
+pub(super) struct Lane {
+    large: Large,
+    task: Child<Result<Ended, ReplicaError>>,
+}
+
+/// What a lane came to.
+pub(super) struct Ended {
+    large: Large,
+    turn: Turn,
+    /// The origin's tables and vector after it.
+    tables: BTreeMap<TableId, TableDef>,
+    seen: VersionVector,
+    counters: Counters,
+}
+
+impl Lane {
+    pub(super) fn origin(&self) -> Origin {
+        self.large.origin
+    }
+}
+
+impl Future for Lane {
+    type Output = Result<Result<Ended, ReplicaError>, TaskError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.task).poll(cx)
+    }
+}
+
+/// The end of the lane, if there is one.
+pub(super) async fn end_of(
+    lane: &mut Option<Lane>,
+) -> Result<Result<Ended, ReplicaError>, TaskError> {
+    match lane {
+        Some(lane) => lane.await,
+        None => std::future::pending().await,
+    }
+}
+
 impl Replica {
-    /// Brings the large transaction that begins with `first` into PostgreSQL, if all of it is here.
-    pub(super) async fn apply_large(
+    /// Starts to apply the large transaction that begins with `first`, once all of it is here and no
+    /// other one is under way.
+    pub(super) async fn enter_lane(
         &mut self,
-        context: &ReplicaContext,
+        context: &Arc<ReplicaContext>,
         origin: Origin,
         first: Seq,
+    ) -> Result<(), ReplicaError> {
+        if self.lane.is_some() {
+            return Ok(());
+        }
+        let Some(last) = self.store.fragments_end(origin, first).await? else { return Ok(()) };
+        let Some(pending) = self.pending.get(&origin) else { return Ok(()) };
+        let (tables, seen) = (pending.tables.clone(), pending.seen.clone());
+        let large = Large { origin, first, last };
+        let work = Arc::clone(context).apply_beside(large, tables, seen);
+        self.lane =
+            Some(Lane { large, task: context.tasks.spawn_child("large transaction", work) });
+        Ok(())
+    }
+
+    /// Takes over what a lane did. One that somebody was in the way of is entered again in the next
+    /// round.
+    pub(super) fn leave_lane(&mut self, ended: Ended) {
+        self.lane = None;
+        self.lane_waits = None;
+        let Ended { large: Large { origin, last, .. }, turn, tables, seen, counters } = ended;
+        self.counters.add(counters);
+        if let Turn::Waits(cause) = turn {
+            self.lane_waits = Some(cause);
+            return;
+        }
+        self.applied.advance(origin, last);
+        if let Some(pending) = self.pending.get_mut(&origin) {
+            pending.large_done(last);
+            (pending.tables, pending.seen) = (tables, seen);
+        }
+    }
+
+    /// Brings a large transaction into PostgreSQL.
+    async fn apply_large(
+        &mut self,
+        context: &ReplicaContext,
+        large: Large,
     ) -> Result<Turn, ReplicaError> {
-        let Some(last) = self.store.fragments_end(origin, first).await? else {
-            return Ok(Turn::Nothing);
-        };
+        let Large { origin, first, last } = large;
         if !self.keep_horizon_fresh().await? {
             return Ok(Turn::Waits(CAPTURE_BEHIND.to_owned()));
         }
-        let large = Large { origin, first, last };
         let fragments = last.0 - first.0 + 1;
         tracing::info!(%origin, seq = %first, fragments, "applying a large transaction");
         let walk = match self.try_large(large, Mode::SetBased).await? {
@@ -72,12 +175,10 @@ impl Replica {
             }
         };
         tracing::info!(%origin, seq = %first, changes = walk.changes, "applied a large transaction");
-        self.applied.advance(origin, last);
         self.counters.groups += 1;
         self.counters.transactions += 1;
         self.counters.changes += walk.changes as u64;
         if let Some(pending) = self.pending.get_mut(&origin) {
-            pending.large_done(last);
             (pending.tables, pending.seen) = (walk.tables, walk.seen);
         }
         Ok(Turn::Worked)

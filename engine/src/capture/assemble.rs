@@ -405,16 +405,14 @@ impl Assembler {
     fn commit(&mut self, commit: &pgoutput::Commit) -> Result<Committed, AssembleError> {
         let mut open =
             self.open.take().ok_or(AssembleError::OutOfOrder("a commit without a begin"))?;
-        if !open.texts.is_empty() && open.marker.is_none() {
-            // Its long values go ahead of it, in fragments.
+        // Its long values go ahead of it, in fragments; and one that was begun in fragments goes on
+        // so, whatever may be kept in memory by now.
+        let begun = matches!(open.folded, Some(Progress::Rows(_)));
+        if begun || !open.texts.is_empty() && open.marker.is_none() {
             let spill = open.spill.get_or_insert_default();
             open.rows.drain(..).for_each(|event| spill.push(event));
         }
         let content = match (open.spill.take(), open.folded.take()) {
-            (None, Some(Progress::Rows(_))) => {
-                let what = "the transaction that is folded in part is smaller than it was";
-                return Err(AssembleError::OutOfOrder(what));
-            }
             (Some(spill), folded) => {
                 let after = match folded {
                     Some(Progress::Rows(place)) => Some(place),
@@ -507,22 +505,27 @@ impl Assembler {
             }
             Some(Described::Told) => return Ok(()),
         };
-        let aside =
-            new.iter().flat_map(|tuple| tuple.columns()).filter_map(|column| match column {
-                Column::Long(text) => Some((text.value, text)),
-                _ => None,
-            });
-        let aside: Vec<_> = aside.collect();
         let old = old.map(|tuple| values(&source, tuple, None)).transpose()?;
+        let tuple = new;
         let new = new.map(|tuple| values(&source, tuple, old.as_deref())).transpose()?;
         let open = self
             .open
             .as_mut()
             .ok_or(AssembleError::OutOfOrder("a change outside a transaction"))?;
-        open.texts.extend(aside);
+        if new.iter().flatten().any(|value| matches!(value, Value::Long(_))) {
+            open.texts.extend(tuple.iter().flat_map(texts_of));
+        }
         let relation = Arc::clone(&source.relation);
         open.add(RowEvent { relation, old, new }, &self.scratch)
     }
+}
+
+/// What of a tuple was put aside.
+fn texts_of<'a>(tuple: &Tuple<'a>) -> impl Iterator<Item = (LongValue, LongText)> + use<'a> {
+    tuple.columns().filter_map(|column| match column {
+        Column::Long(text) => Some((text.value, text)),
+        _ => None,
+    })
 }
 
 /// The tuple's values; an unchanged TOAST value is taken from the old row, which has it.

@@ -64,6 +64,19 @@ impl From<StoreError> for PumpError {
 
 impl Pump {
     pub(super) async fn run(mut self) -> Result<Pumped, PumpError> {
+        let sent = self.send().await;
+        // What was sent must still arrive when what follows it cannot be read: a stream that is
+        // only dropped takes back whatever is on its way.
+        if (self.stop.is_cancelled() || matches!(sent, Err(PumpError::Store(_))))
+            && let Some(mut stream) = self.stream.take()
+        {
+            stream.finish().await?;
+        }
+        sent?;
+        Ok(Pumped { sent: self.sent, stream: self.stream })
+    }
+
+    async fn send(&mut self) -> Result<(), PumpError> {
         while !self.stop.is_cancelled() && self.known() > self.sent {
             // Before anything is read: streams are few, and what waits for one should be small.
             self.open_stream().await?;
@@ -72,12 +85,7 @@ impl Pump {
             }
             self.send_portion().await?;
         }
-        if self.stop.is_cancelled()
-            && let Some(mut stream) = self.stream.take()
-        {
-            stream.finish().await?;
-        }
-        Ok(Pumped { sent: self.sent, stream: self.stream })
+        Ok(())
     }
 
     fn known(&self) -> Seq {

@@ -104,14 +104,8 @@ fn transfer(session: &Session, dice: &mut Dice, number: u64) {
 #[test]
 fn every_snapshot_at_another_site_shows_whole_transactions() {
     let mut dice = Dice::from_env();
-    let fleet = Fleet::new(BANK, &BANK_TABLES)
-        .unsynced()
-        .hub("shore")
-        .site("bank")
-        .site("branch")
-        .link("bank", "shore")
-        .link("branch", "shore")
-        .start();
+    let fleet =
+        Fleet::new(BANK, &BANK_TABLES).unsynced().star("shore", &["bank", "branch"]).start();
     let (writer, watcher) = (session(&fleet, "bank"), session(&fleet, "branch"));
     let stop = Flag::new();
     let states = thread::scope(|scope| {

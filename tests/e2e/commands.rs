@@ -22,8 +22,7 @@ fn a_role_that_owns_nothing_runs_after_an_administrator_ran_the_printed_sql() {
         .site(A)
         .site(B)
         .link(A, B)
-        .later(A)
-        .later(B)
+        .all_later()
         .unsynced()
         .start();
     for site in [A, B] {

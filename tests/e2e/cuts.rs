@@ -27,11 +27,7 @@ const SEED: u64 = 0x1a2b_3c4d_5e6f_7081;
 #[test]
 fn links_cut_at_random_bytes_lose_and_repeat_nothing() {
     let mut fleet = Fleet::new(SCHEMA, &["public.entry", "public.hot"])
-        .hub("shore")
-        .site("ship-a")
-        .site("ship-b")
-        .link("ship-a", "shore")
-        .link("ship-b", "shore")
+        .star("shore", &["ship-a", "ship-b"])
         .unsynced()
         .start();
     fleet.sql("ship-a", "INSERT INTO hot SELECT n FROM generate_series(1, 8) n");

@@ -18,11 +18,7 @@ fn start() -> Fleet {
     Fleet::new(SCHEMA, &TABLES)
         .unsynced()
         .config("[limits]\ntransaction_bytes_max = 65536\n")
-        .hub("shore")
-        .site("ship-a")
-        .site("ship-b")
-        .link("ship-a", "shore")
-        .link("ship-b", "shore")
+        .star("shore", &["ship-a", "ship-b"])
         .start()
 }
 
@@ -143,14 +139,8 @@ fn a_large_transaction_survives_kills_in_its_middle() {
 /// together again by PostgreSQL.
 #[test]
 fn a_long_value_travels_in_pieces() {
-    let fleet = Fleet::new(LONG, &["public.image"])
-        .unsynced()
-        .hub("shore")
-        .site("ship-a")
-        .site("ship-b")
-        .link("ship-a", "shore")
-        .link("ship-b", "shore")
-        .start();
+    let fleet =
+        Fleet::new(LONG, &["public.image"]).unsynced().star("shore", &["ship-a", "ship-b"]).start();
     let check = |site: &str, length: u64| {
         let sql = "SELECT sum(length(bits)) + sum(length(data)) FROM image";
         assert_eq!(number(&fleet, site, sql), length);
@@ -194,13 +184,7 @@ fn others_do_not_wait_for_a_large_transaction() {
     let fleet = Fleet::new(SCHEMA, &TABLES)
         .unsynced()
         .config("[limits]\ntransaction_bytes_max = 65536\n")
-        .hub("shore")
-        .site("ship-a")
-        .site("ship-b")
-        .site("ship-c")
-        .link("ship-a", "shore")
-        .link("ship-b", "shore")
-        .link("ship-c", "shore")
+        .star("shore", &["ship-a", "ship-b", "ship-c"])
         .start();
     fleet.sql("ship-a", &fill());
     fleet.converge();

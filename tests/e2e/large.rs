@@ -9,14 +9,7 @@ ALTER TABLE image ALTER data SET STORAGE EXTERNAL;";
 const TABLES: [&str; 2] = ["public.item", "public.image"];
 
 fn start() -> Fleet {
-    Fleet::new(SCHEMA, &TABLES)
-        .unsynced()
-        .hub("shore")
-        .site("ship-a")
-        .site("ship-b")
-        .link("ship-a", "shore")
-        .link("ship-b", "shore")
-        .start()
+    Fleet::new(SCHEMA, &TABLES).unsynced().star("shore", &["ship-a", "ship-b"]).start()
 }
 
 fn value(fleet: &Fleet, sql: &str) -> String {

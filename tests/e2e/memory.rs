@@ -24,14 +24,7 @@ fn start() -> Fleet {
         tables.push(format!("public.t{n}"));
     }
     let tables: Vec<&str> = tables.iter().map(String::as_str).collect();
-    Fleet::new(&schema, &tables)
-        .unsynced()
-        .hub("shore")
-        .site("ship-a")
-        .site("ship-b")
-        .link("ship-a", "shore")
-        .link("ship-b", "shore")
-        .start()
+    Fleet::new(&schema, &tables).unsynced().star("shore", &["ship-a", "ship-b"]).start()
 }
 
 fn assert_small(fleet: &Fleet, after: &str) {

@@ -80,8 +80,7 @@ fn a_database_that_cannot_be_used_is_refused_with_the_reason() {
         .site(A)
         .site(B)
         .link(A, B)
-        .later(A)
-        .later(B)
+        .all_later()
         .unsynced()
         .start();
     let own = config(&fleet, A);

@@ -4,11 +4,7 @@
 //! ```no_run
 //! use landfall_tests::fleet::Fleet;
 //! let fleet = Fleet::new("CREATE TABLE bed (id int PRIMARY KEY, patient text)", &["public.bed"])
-//!     .hub("shore")
-//!     .site("ship-a")
-//!     .site("ship-b")
-//!     .link("ship-a", "shore")
-//!     .link("ship-b", "shore")
+//!     .star("shore", &["ship-a", "ship-b"])
 //!     .start();
 //! fleet.sql("ship-a", "INSERT INTO bed VALUES (1, 'Ada')");
 //! fleet.converge();
@@ -102,6 +98,13 @@ impl Builder {
         self
     }
 
+    /// A hub that only relays, and sites that dial it.
+    #[must_use]
+    pub fn star(self, hub: &str, sites: &[&str]) -> Self {
+        let fleet = self.hub(hub);
+        sites.iter().fold(fleet, |fleet, site| fleet.site(site).link(site, hub))
+    }
+
     /// The first member dials the second, through a relay.
     #[must_use]
     pub fn link(mut self, from: &str, to: &str) -> Self {
@@ -113,6 +116,13 @@ impl Builder {
     #[must_use]
     pub fn later(mut self, name: &str) -> Self {
         self.absent.push(name.to_owned());
+        self
+    }
+
+    /// Nobody is started but by [`Fleet::join`].
+    #[must_use]
+    pub fn all_later(mut self) -> Self {
+        self.absent = self.members.iter().map(|(name, _)| name.clone()).collect();
         self
     }
 

@@ -54,8 +54,7 @@ impl Matrix {
             tables.push(format!("public.k{place}"));
         }
         let tables: Vec<&str> = tables.iter().map(String::as_str).collect();
-        let fleet = Fleet::new(&schema, &tables).hub("shore").site("a").site("b");
-        let fleet = fleet.link("a", "shore").link("b", "shore").unsynced();
+        let fleet = Fleet::new(&schema, &tables).star("shore", &["a", "b"]).unsynced();
         Self { fleet: sites(fleet).start(), columns, keys }
     }
 

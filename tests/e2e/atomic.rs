@@ -7,6 +7,7 @@ use std::thread;
 
 use landfall_tests::dice::Dice;
 use landfall_tests::fleet::{CONVERGE, DB, Fleet, SOON};
+use landfall_tests::relay::Profile;
 use landfall_tests::session::Session;
 use landfall_tests::wait::{wait_for, wait_until};
 
@@ -175,7 +176,7 @@ fn talk(plant: &str) -> u64 {
         .link("reader", "replier")
         .link("reader", "asker")
         .start();
-    fleet.link("reader", "asker").set_delay(150);
+    fleet.link("reader", "asker").set_profile(&Profile::default().with_delay(150.0));
     let (asker, replier) = (session(&fleet, "asker"), session(&fleet, "replier"));
     let stop = Flag::new();
     thread::scope(|scope| {

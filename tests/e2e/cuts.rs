@@ -4,6 +4,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 
 use landfall_tests::fleet::{DB, Fleet, SOON};
+use landfall_tests::relay::Profile;
 use landfall_tests::session::Session;
 use landfall_tests::wait::wait_for;
 
@@ -59,8 +60,7 @@ fn links_cut_at_random_bytes_lose_and_repeat_nothing() {
         }
     }
     for link in fleet.links() {
-        link.set_loss(0.1);
-        link.set_delay(20);
+        link.set_profile(&Profile::default().with_loss(0.1).with_delay(20.0));
     }
     writers.turns(50);
     let written = writers.stop();

@@ -1,5 +1,6 @@
 //! A UDP relay in user space: the bad link between two members. It stands in front of one address
-//! and can be cut, healed, made lossy or slow, all at run time and without privileges.
+//! and can be cut, healed, or made like any link of `profiles.toml`, all at run time and without
+//! privileges.
 //!
 //! "Up" is from whoever calls towards the target, "down" is back.
 
@@ -14,8 +15,12 @@ use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+mod line;
 #[cfg(test)]
 mod tests;
+
+pub use line::Profile;
+use line::{Line, Passage, lines};
 
 /// Callers remembered; each has a socket of its own towards the target. Further ones are ignored.
 const FLOWS_MAX: usize = 256;
@@ -96,15 +101,10 @@ impl UdpRelay {
         self.link.set_cut(false);
     }
 
-    /// Drops each datagram with probability `p`, in both directions. The sequence of luck is the
-    /// same in every run.
-    pub fn set_loss(&self, p: f64) {
-        self.link.lock().loss = p;
-    }
-
-    /// Delays each datagram from now on by `ms` milliseconds one way, keeping the order.
-    pub fn set_delay(&self, ms: u64) {
-        self.link.lock().delay = Duration::from_millis(ms);
+    /// Makes it this kind of link from now on; its outages are counted from now. What is under way
+    /// arrives as it would have.
+    pub fn set_profile(&self, profile: &Profile) {
+        self.link.lock().lines = lines(profile, Instant::now());
     }
 
     /// Cuts the link when `bytes` more have gone through, both directions together. The datagram
@@ -149,8 +149,8 @@ impl Drop for UdpRelay {
 
 #[derive(Debug, Clone, Copy)]
 enum Direction {
-    Up,
-    Down,
+    Up = 0,
+    Down = 1,
 }
 
 /// The state of the link, shared by the owner and the thread.
@@ -162,16 +162,14 @@ struct Link {
 
 #[derive(Debug)]
 struct Weather {
-    loss: f64,
-    delay: Duration,
+    lines: [Line; 2],
     bytes_left: Option<u64>,
-    luck: u64,
 }
 
 impl Default for Link {
     fn default() -> Self {
-        let luck = 0x9e37_79b9_7f4a_7c15;
-        let weather = Weather { loss: 0.0, delay: Duration::ZERO, bytes_left: None, luck };
+        let lines = lines(&Profile::default(), Instant::now());
+        let weather = Weather { lines, bytes_left: None };
         Self { weather: Mutex::new(weather), relayed: watch::Sender::default() }
     }
 }
@@ -185,16 +183,16 @@ impl Link {
         self.relayed.send_modify(|relayed| relayed.is_cut = is_cut);
     }
 
-    /// When a datagram that comes in now is to go out; `None` if it is lost.
-    fn take_in(&self) -> Option<Instant> {
+    /// How a datagram that comes in now is to go out; `None` if it is lost.
+    fn take_in(&self, bytes: usize, direction: Direction) -> Option<Passage> {
         let mut weather = self.lock();
-        let lost = weather.draw() < weather.loss || self.relayed.borrow().is_cut;
-        let delay = weather.delay;
+        let passage = weather.lines[direction as usize].take_in(bytes, Instant::now());
+        let passage = passage.filter(|_| !self.relayed.borrow().is_cut);
         drop(weather);
-        if lost {
+        if passage.is_none() {
             self.drop_one();
         }
-        (!lost).then(|| Instant::now() + delay)
+        passage
     }
 
     fn drop_one(&self) {
@@ -235,17 +233,6 @@ impl Relayed {
         *bytes_sum += bytes;
         *datagrams += 1;
         self.last = Some(Instant::now());
-    }
-}
-
-impl Weather {
-    /// The next number of a fixed sequence (xorshift64), in [0, 1).
-    fn draw(&mut self) -> f64 {
-        self.luck ^= self.luck << 13;
-        self.luck ^= self.luck >> 7;
-        self.luck ^= self.luck << 17;
-        let bits = u32::try_from(self.luck >> 32).expect("32 bits");
-        f64::from(bits) / (f64::from(u32::MAX) + 1.0)
     }
 }
 
@@ -308,37 +295,59 @@ async fn open_flow(
 /// One direction of one flow: datagrams waiting for their time, in order.
 #[derive(Debug)]
 struct Lane {
-    link: Arc<Link>,
+    exit: Arc<Exit>,
     waiting: mpsc::Sender<(Instant, Vec<u8>)>,
+}
+
+/// Where a lane ends.
+#[derive(Debug)]
+struct Exit {
+    socket: Arc<UdpSocket>,
+    to: SocketAddr,
+    link: Arc<Link>,
+    direction: Direction,
+}
+
+impl Exit {
+    async fn let_out(&self, at: Instant, datagram: &[u8]) {
+        // The timer counts in whole milliseconds and would round up.
+        if at > Instant::now() {
+            tokio::time::sleep_until(at.into()).await;
+        }
+        if self.link.let_out(datagram.len(), self.direction) {
+            // A datagram that cannot be sent is lost, as on any link.
+            let _ = match self.direction {
+                Direction::Up => self.socket.send(datagram).await,
+                Direction::Down => self.socket.send_to(datagram, self.to).await,
+            };
+        }
+    }
 }
 
 impl Lane {
     fn open(socket: Arc<UdpSocket>, to: SocketAddr, link: Arc<Link>, direction: Direction) -> Self {
         let (waiting, mut due) = mpsc::channel::<(Instant, Vec<u8>)>(IN_FLIGHT_MAX);
-        let lane = Self { link: link.clone(), waiting };
+        let exit = Arc::new(Exit { socket, to, link, direction });
+        let end = Arc::clone(&exit);
         tokio::spawn(async move {
-            while let Some((when, datagram)) = due.recv().await {
-                // The timer counts in whole milliseconds and would round up.
-                if when > Instant::now() {
-                    tokio::time::sleep_until(when.into()).await;
-                }
-                if link.let_out(datagram.len(), direction) {
-                    // A datagram that cannot be sent is lost, as on any link.
-                    let _ = match direction {
-                        Direction::Up => socket.send(&datagram).await,
-                        Direction::Down => socket.send_to(&datagram, to).await,
-                    };
-                }
+            while let Some((at, datagram)) = due.recv().await {
+                end.let_out(at, &datagram).await;
             }
         });
-        lane
+        Self { exit, waiting }
     }
 
     fn push(&self, datagram: &[u8]) {
-        if let Some(when) = self.link.take_in() {
-            // Full: dropped, as a router does.
-            if self.waiting.try_send((when, datagram.to_vec())).is_err() {
-                self.link.drop_one();
+        let Exit { link, direction, .. } = &*self.exit;
+        let Some(passage) = link.take_in(datagram.len(), *direction) else { return };
+        for _ in 0..=u8::from(passage.twice) {
+            let (at, datagram) = (passage.at, datagram.to_vec());
+            if passage.held_back {
+                let exit = Arc::clone(&self.exit);
+                tokio::spawn(async move { exit.let_out(at, &datagram).await });
+            } else if self.waiting.try_send((at, datagram)).is_err() {
+                // Full: dropped, as a router does.
+                link.drop_one();
             }
         }
     }

@@ -82,15 +82,14 @@ async fn loss_is_about_as_wanted_and_delay_keeps_the_order() {
     let target = socket();
     let relay = UdpRelay::start(target.local_addr().unwrap());
     let caller = socket();
-    relay.set_loss(0.5);
+    relay.set_profile(&Profile::default().with_loss(0.5));
     for _ in 0..200 {
         caller.send_to(b"x", relay.addr()).unwrap();
     }
     let lossy =
         relay.wait_for(LIMIT, |relayed| relayed.datagrams_up + relayed.dropped == 200).await;
     assert!((70..=130).contains(&lossy.dropped), "{} of 200 at 50 % loss", lossy.dropped);
-    relay.set_loss(0.0);
-    relay.set_delay(20);
+    relay.set_profile(&Profile::default().with_delay(20.0));
     let sent = Instant::now();
     for n in 0u8..10 {
         caller.send_to(&[n, n], relay.addr()).unwrap();
@@ -249,8 +248,7 @@ async fn link_cut_in_the_middle_is_lost_and_can_be_dialled_again() {
 #[tokio::test]
 async fn lossy_slow_link_still_delivers() {
     let world = World::new(&TransportSettings::default());
-    world.relay.set_loss(0.1);
-    world.relay.set_delay(10);
+    world.relay.set_profile(&Profile::default().with_loss(0.1).with_delay(10.0));
     let (dialled, accepted) = world.connect().await;
     exchange(&dialled, &accepted).await;
     assert!(dialled.rtt() >= Duration::from_millis(20), "{:?}", dialled.rtt());

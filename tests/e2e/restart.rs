@@ -6,12 +6,9 @@ mod publication;
 mod slots;
 mod store;
 
-use std::fs;
+use landfall_tests::fleet::Fleet;
 
-use landfall_tests::cluster::Cluster;
-use landfall_tests::fleet::{DB, Fleet};
-
-use crate::support::{stop, value, wait_for_status};
+use crate::support::{value, wait_for_status};
 
 const A: &str = "ship-a";
 const B: &str = "ship-b";
@@ -44,41 +41,6 @@ fn own_seq(fleet: &Fleet, site: &str) -> u64 {
 /// Writes more log than any test takes back, so that positions alone show nothing.
 fn overtake(fleet: &Fleet, site: &str) {
     fleet.sql(site, "INSERT INTO private SELECT repeat('x', 1000) FROM generate_series(1, 3000)");
-}
-
-/// What docs/operations.md says under "Rebuilding a site", step by step.
-fn rebuild(fleet: &mut Fleet, site: &str) {
-    rebuild_with(fleet, site, |fleet| uninstall(fleet.member(site).cluster(), site));
-}
-
-fn rebuild_with(fleet: &mut Fleet, site: &str, uninstall: impl Fn(&Fleet)) {
-    stop(fleet, site);
-    let data = fleet.member(site).data_dir();
-    let old = data.with_file_name("data.old");
-    fs::rename(&data, &old).expect("move the store away");
-    uninstall(fleet);
-    fleet.join(site);
-    fs::remove_dir_all(old).expect("remove the old store");
-}
-
-fn uninstall(cluster: &Cluster, site: &str) {
-    let slot = format!("landfall_{}", site.replace('-', "_"));
-    let drop_slot = format!(
-        "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots \
-         WHERE slot_name = '{slot}'"
-    );
-    cluster.sql(DB, &drop_slot);
-    cluster.sql(DB, "DROP PUBLICATION IF EXISTS landfall");
-    for table in TABLES {
-        cluster.sql(
-            DB,
-            &format!(
-                "ALTER TABLE {table} REPLICA IDENTITY DEFAULT; \
-                 DROP TRIGGER landfall_refuse_truncate ON {table}; TRUNCATE {table}"
-            ),
-        );
-    }
-    cluster.sql(DB, "DROP SCHEMA landfall CASCADE");
 }
 
 /// Waits until the member stands still for this reason.

@@ -30,6 +30,8 @@ use crate::scratch;
 use crate::session::Row;
 use crate::wait;
 
+mod rebuild;
+
 /// The database every site has.
 pub const DB: &str = "ward";
 /// How long anything but converging may take.
@@ -513,9 +515,19 @@ impl Fleet {
 
     /// As [`Fleet::converge`], with a limit.
     pub fn converge_within(&self, limit: Duration) -> usize {
-        self.settle_within(limit, Dirt::Repaired);
+        self.try_converge(limit).unwrap_or_else(|error| panic!("{error:#}"))
+    }
+
+    /// As [`Fleet::converge_within`], with an error instead of a panic.
+    ///
+    /// # Errors
+    /// Who waits for what when time is over; the rows that differ.
+    pub fn try_converge(&self, limit: Duration) -> anyhow::Result<usize> {
+        self.settle_within(limit, Dirt::Repaired)?;
         let (sites, tables) = self.shown();
-        compare::assert_equal(&sites, &tables)
+        let Comparison { differences, rows, .. } = compare::compare(&sites, &tables)?;
+        anyhow::ensure!(differences.is_empty(), "the sites differ\n{differences}");
+        Ok(rows)
     }
 
     /// As [`Fleet::converge`], for daemons with planted bugs: rows may differ, and how many do is
@@ -524,7 +536,7 @@ impl Fleet {
     /// # Panics
     /// When not everybody knows the same in time, or a site cannot be read.
     pub fn converge_planted(&self) -> Comparison {
-        self.settle_within(CONVERGE, Dirt::Stays);
+        self.settle_within(CONVERGE, Dirt::Stays).unwrap_or_else(|error| panic!("{error:#}"));
         let (sites, tables) = self.shown();
         compare::compare(&sites, &tables).unwrap_or_else(|error| panic!("{error:#}"))
     }
@@ -569,18 +581,18 @@ impl Fleet {
         (sites, self.tables.iter().map(String::as_str).collect())
     }
 
-    fn settle_within(&self, limit: Duration, dirt: Dirt) {
+    fn settle_within(&self, limit: Duration, dirt: Dirt) -> anyhow::Result<()> {
         let running = self.running();
         let statuses =
-            wait::wait_until("the fleet to converge", limit, || converged(&running, dirt));
+            wait::try_wait_until("the fleet to converge", limit, || converged(&running, dirt))?;
         for status in statuses {
             let fates = &status["fates"];
             let count = |name: &str| fates[name].as_u64().unwrap_or(0);
             let fate = count("applied") + count("merged") + count("superseded") + count("parked");
-            if !status["apply"].is_null() {
-                assert_eq!(count("received"), fate, "every change has one fate: {fates}");
-            }
+            let told = status["apply"].is_null() || count("received") == fate;
+            anyhow::ensure!(told, "a change has no fate, or two: {fates}");
         }
+        Ok(())
     }
 }
 

@@ -3,10 +3,7 @@
 use landfall_tests::cluster::Cluster;
 use landfall_tests::fleet::{DB, Fleet};
 
-use super::{
-    A, B, beds, insert, overtake, own_seq, pair, rebuild, rebuild_with, token, uninstall,
-    wait_for_why,
-};
+use super::{A, B, beds, insert, overtake, own_seq, pair, token, wait_for_why};
 use crate::support::{
     Edited, OPERATOR, assert_quiet, config, launch, refused, stop, value, wait, wait_for_status,
 };
@@ -53,7 +50,7 @@ fn a_restored_database_stops_its_site_until_it_is_rebuilt() {
     launch(&mut fleet, A);
     wait_for_why(&fleet, A, "operator", "the database carries token");
     assert_stands_still(&fleet, restored, 200);
-    rebuild(&mut fleet, A);
+    fleet.rebuild(A);
     assert_eq!(fleet.converge(), 4);
     assert_eq!(beds(&fleet, A), "1,2,101,201");
 
@@ -114,7 +111,8 @@ fn a_standby_that_had_everything_lacks_only_the_slot() {
     wait_for_status(&fleet, A, "/capture/state", "retrying");
     standby.promote();
     wait_for_why(&fleet, A, "operator", "replication slot \"landfall_ship_a\" is missing");
-    rebuild_with(&mut fleet, A, |_| uninstall(&standby, A));
+    fleet.take_apart(A, &standby);
+    fleet.join(A);
     standby.sql(DB, "INSERT INTO bed VALUES (3, 'at the new primary')");
     wait(&fleet, A, "converged");
     wait(&fleet, B, "converged");
@@ -156,7 +154,7 @@ fn a_database_that_lost_our_schema_is_not_taken_for_a_new_one() {
     fleet.member(A).init().expect("init makes the schema anew");
     launch(&mut fleet, A);
     wait_for_why(&fleet, A, "operator", "the database carries token none");
-    rebuild(&mut fleet, A);
+    fleet.rebuild(A);
     insert(&fleet, A, 2);
     assert_eq!(fleet.converge(), 2);
     assert_quiet(&fleet, &[A, B], &[]);

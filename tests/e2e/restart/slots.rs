@@ -6,7 +6,7 @@ use landfall_tests::fleet::{DB, Fleet, SOON};
 use landfall_tests::processes::{self, Signal};
 use landfall_tests::wait::wait_until;
 
-use super::{A, B, SCHEMA, TABLES, insert, own_seq, pair, rebuild, wait_for_why};
+use super::{A, B, SCHEMA, TABLES, insert, own_seq, pair, wait_for_why};
 use crate::support::{UNMET, assert_quiet, launch, refused, stop, value, wait_for_status};
 
 const DROP: &str = "SELECT pg_drop_replication_slot('landfall_ship_a')";
@@ -113,7 +113,7 @@ fn a_slot_given_up_by_the_server_is_told_from_a_lost_connection() {
     stop(&fleet, A);
     launch(&mut fleet, A);
     wait_for_why(&fleet, A, "operator", told);
-    rebuild(&mut fleet, A);
+    fleet.rebuild(A);
     insert(&fleet, A, 3);
     assert_eq!(fleet.converge(), 2);
     assert_quiet(&fleet, &[A, B], &[]);

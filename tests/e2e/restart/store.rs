@@ -6,7 +6,7 @@ use std::path::Path;
 use landfall_tests::fleet::{Fleet, SOON};
 use landfall_tests::wait::{wait_for, wait_until};
 
-use super::{A, B, SCHEMA, TABLES, beds, insert, own_seq, pair, rebuild, token, wait_for_why};
+use super::{A, B, SCHEMA, TABLES, beds, insert, own_seq, pair, token, wait_for_why};
 use crate::support::{
     Edited, OPERATOR, assert_quiet, config, launch, refused, stop, value, wait_for_status,
 };
@@ -61,7 +61,7 @@ fn a_restored_store_is_fenced_and_the_right_one_goes_on() {
     fs::rename(&copy, &data).expect("rename");
     launch(&mut fleet, A);
     wait_for_why(&fleet, A, "fenced", restored);
-    rebuild(&mut fleet, A);
+    fleet.rebuild(A);
     assert_eq!(fleet.converge(), 4);
     assert_quiet(&fleet, &[A, B], &["this node is fenced", "refused", "FENCED", "fenced"]);
 }

@@ -38,6 +38,17 @@ pub(crate) fn build_daemons() -> anyhow::Result<()> {
     run("build the daemons", cargo(packages.into_iter().chain(TEST_FEATURES)))
 }
 
+/// Builds the daemons, and a program of the tests, as they are released; gives the command that runs
+/// the program.
+pub(crate) fn released(program: &str) -> anyhow::Result<Command> {
+    let release = ["--locked", "--release", "-p", "landfall-tests"];
+    let daemons = ["--bins", "-p", "landfall-node", "-p", "landfall-hub"];
+    run("build for release", cargo(["build"].into_iter().chain(release).chain(daemons)))?;
+    let mut command = cargo(["run", "--quiet"].into_iter().chain(release));
+    command.args(["--bin", program, "--"]);
+    Ok(command)
+}
+
 /// Runs one step with its output visible.
 pub(crate) fn run(what: &str, mut command: Command) -> anyhow::Result<()> {
     eprintln!("\n=== {what}");

@@ -1,4 +1,4 @@
-//! What developers run: `cargo xtask demo | test | bench | ci | pg`.
+//! What developers run: `cargo xtask demo | test | bench | soak | ci | pg`.
 
 use std::process::ExitCode;
 
@@ -9,6 +9,7 @@ mod cargo;
 mod checks;
 mod demo;
 mod postgres;
+mod soak;
 
 /// Developer commands of Landfall.
 #[derive(Debug, Parser)]
@@ -45,6 +46,20 @@ enum Task {
         #[arg(long)]
         write: bool,
     },
+    /// Lets five sites and a hub write for a while, over links as people have them, while daemons and
+    /// servers are killed or frozen, links are cut, and databases are restored; compares all sites
+    /// again and again, and tells what it saw.
+    Soak {
+        /// How long, at least one epoch of about a minute and a half.
+        #[arg(long, default_value_t = 10.0, value_name = "N")]
+        minutes: f64,
+        /// Draws the same mishaps again, though not with the same timing.
+        #[arg(long, value_name = "SEED")]
+        seed: Option<u64>,
+        /// Only these links; all of tests/harness/relay/profiles.toml unless told.
+        #[arg(long = "profile", value_name = "NAME")]
+        profiles: Vec<String>,
+    },
     /// Runs what must pass before a push: formatting, lints, documentation, tests, dependencies.
     Ci,
     /// Says which PostgreSQL the tests and the demo would use.
@@ -67,6 +82,7 @@ fn main() -> ExitCode {
             let options: Vec<&str> = chosen.map(|(option, _)| *option).collect();
             bench::run(&names, rounds, &options)
         }
+        Task::Soak { minutes, seed, profiles } => soak::run(minutes, seed, &profiles),
         Task::Ci => checks::ci(),
         Task::Pg { install } => postgres::report(install),
     };

@@ -10,7 +10,7 @@
 mod image;
 mod marker;
 
-pub use image::{Columns, Image, Relation, RowEvent};
+pub use image::{Columns, Image, Relation, Row, RowEvent};
 pub use marker::{MARKER_PREFIX, Marker, MarkerKey, ParkedChange};
 
 use std::collections::BTreeSet;

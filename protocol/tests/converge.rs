@@ -11,7 +11,7 @@ use landfall_protocol::clock::Stamp;
 use landfall_protocol::dictionary::RowId;
 use landfall_protocol::fold::{
     CapturedTransaction, Fates, Fold, ForeignTransaction, ForeignTransactions, Marker, Relation,
-    RowEvent,
+    Row as RowValues, RowEvent,
 };
 use landfall_protocol::id::{Incarnation, Origin, Seq, SiteId, TxnId};
 use landfall_protocol::lattice::RowClock;
@@ -44,6 +44,24 @@ struct Trouble {
     refuse: Option<i64>,
     /// A local transaction on rows that no lock protects commits after the group was decided.
     race: Vec<Edit>,
+}
+
+/// The event without what capture leaves out of the application's own.
+fn sparse(event: RowEvent) -> RowEvent {
+    let is_key = |place: ColumnId| event.relation.is_key(place);
+    let only = |row: &RowValues, keep: &dyn Fn(ColumnId) -> bool| {
+        let kept = row.iter().filter(|(place, _)| keep(*place));
+        RowValues::of(kept.map(|(place, value)| (place, value.clone())).collect())
+    };
+    let (old, new) = match (&event.old, &event.new) {
+        (Some(old), Some(new)) => {
+            let keep = |place| is_key(place) || old.get(place) != new.get(place);
+            (Some(only(old, &keep)), Some(only(new, &keep)))
+        }
+        (Some(old), None) => (Some(only(old, &is_key)), None),
+        (old, new) => (old.clone(), new.clone()),
+    };
+    RowEvent { relation: Arc::clone(&event.relation), old, new }
 }
 
 /// Every own transaction ever written, and what its site showed at that moment.
@@ -92,13 +110,14 @@ impl Site {
         }
     }
 
-    fn row_values(&self, key: i64, cells: &Row) -> Vec<Value> {
+    fn row_values(&self, key: i64, cells: &Row) -> RowValues {
         let mut cells_by_name: BTreeMap<&str, Value> = BTreeMap::new();
         cells_by_name.insert("id", Value::Int(key));
         for (name, value) in ["a", "b", "c"].iter().zip(cells) {
             cells_by_name.insert(name, value.clone());
         }
-        self.relation.columns.iter().map(|c| cells_by_name[c.name.as_str()].clone()).collect()
+        let columns = self.relation.columns.iter();
+        RowValues::whole(columns.map(|c| cells_by_name[c.name.as_str()].clone()))
     }
 
     fn cell_index(&self, column: ColumnId) -> usize {
@@ -134,6 +153,10 @@ impl Site {
         };
         let commit_ms = self.now_ms;
         let fragment = Fragment::Whole;
+        let rows = match marker {
+            None => rows.into_iter().map(sparse).collect(),
+            Some(_) => rows,
+        };
         let captured = CapturedTransaction { commit_ms, rows, marker, fragment, piece: None };
         self.fold(vec![captured], &foreign, log)
     }
@@ -141,10 +164,9 @@ impl Site {
     /// Commits rows as a transaction too large to be logged at once: a fragment for each row.
     fn commit_in_fragments(&mut self, events: Vec<RowEvent>, log: &mut Log) {
         let mut by_row: BTreeMap<Vec<u8>, Vec<RowEvent>> = BTreeMap::new();
-        let key = usize::from(self.relation.key[0].0);
         for event in events {
             let row = event.new.as_ref().or(event.old.as_ref()).unwrap();
-            let key = RowKey::new(&row[key..=key]).as_bytes().to_vec();
+            let key = RowKey::of(row.get(self.relation.key[0]).into_iter()).as_bytes().to_vec();
             by_row.entry(key).or_default().push(event);
         }
         let (last, from) = (by_row.len(), self.fold.last_seq);

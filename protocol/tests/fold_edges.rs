@@ -10,7 +10,7 @@ use landfall_protocol::change::{Cell, Describe, Fragment, RowChange, RowOp, Tran
 use landfall_protocol::clock::{Hlc, Stamp};
 use landfall_protocol::dictionary::Dictionary;
 use landfall_protocol::fold::{
-    CapturedTransaction, Fold, FoldOutput, ForeignTransaction, ForeignTransactions, Marker,
+    CapturedTransaction, Fold, FoldOutput, ForeignTransaction, ForeignTransactions, Marker, Row,
     RowEvent,
 };
 use landfall_protocol::id::{Incarnation, Origin, Seq, SiteId, TxnId};
@@ -54,7 +54,7 @@ fn foreign(seq: u64, hlc: u64, changes: Vec<RowChange>) -> (TxnId, ForeignTransa
 }
 
 fn insert_event(key: i64, value: i64) -> RowEvent {
-    let new = Some(vec![Value::Int(key), Value::Int(value)]);
+    let new = Some(Row::whole([Value::Int(key), Value::Int(value)]));
     RowEvent { relation: Arc::new(table()), old: None, new }
 }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use landfall_protocol::change::Fragment;
 use landfall_protocol::fold::{
-    CapturedTransaction, MARKER_PREFIX, Marker, MarkerKey, Relation, RowEvent,
+    CapturedTransaction, MARKER_PREFIX, Marker, MarkerKey, Relation, Row, RowEvent,
 };
 use landfall_protocol::schema::{ColumnDef, ColumnId, TableDef, TableName};
 use landfall_protocol::value::{LongValue, Value, ValueKind};
@@ -94,6 +94,8 @@ pub struct SourceTable {
 struct Source {
     /// Without its generated columns.
     relation: Arc<Relation>,
+    /// The typed forms of its columns.
+    kinds: Vec<ValueKind>,
     /// The places of generated columns in the stream's rows.
     generated: BTreeSet<usize>,
 }
@@ -102,7 +104,7 @@ struct Source {
 #[derive(Debug)]
 enum Described {
     /// A table of ours.
-    Source(Arc<Source>),
+    Source(Source),
     /// A partition, whose rows come under the name of its table; or a table that was published and
     /// is not in the fleet file, which has rows.
     Other(TableName),
@@ -464,10 +466,12 @@ impl Assembler {
             })
             .collect();
         let key = key.filter(|key| !key.is_empty()).ok_or(AssembleError::NoKey(name.clone()))?;
+        let kinds = columns.iter().map(ColumnDef::kind).collect();
         let relation = Arc::new(Relation { name, set: def.set, columns, key });
         let places = seen.columns().enumerate().filter(|(_, column)| is_generated(column.name));
-        let source = Source { relation, generated: places.map(|(place, _)| place).collect() };
-        self.relations.insert(seen.id, Described::Source(Arc::new(source)));
+        let generated = places.map(|(place, _)| place).collect();
+        let source = Source { relation, kinds, generated };
+        self.relations.insert(seen.id, Described::Source(source));
         Ok(())
     }
 
@@ -493,7 +497,7 @@ impl Assembler {
     ) -> Result<(), AssembleError> {
         let source = match self.relations.get(&relation) {
             None => return Err(AssembleError::OutOfOrder("a row of a table not described")),
-            Some(Described::Source(source)) => Arc::clone(source),
+            Some(Described::Source(source)) => source,
             Some(Described::Other(name)) => {
                 tracing::error!(
                     table = %name,
@@ -505,20 +509,34 @@ impl Assembler {
             }
             Some(Described::Told) => return Ok(()),
         };
-        let old = old.map(|tuple| values(&source, tuple, None)).transpose()?;
-        let tuple = new;
-        let new = new.map(|tuple| values(&source, tuple, old.as_deref())).transpose()?;
         let open = self
             .open
             .as_mut()
             .ok_or(AssembleError::OutOfOrder("a change outside a transaction"))?;
-        if new.iter().flatten().any(|value| matches!(value, Value::Long(_))) {
-            open.texts.extend(tuple.iter().flat_map(texts_of));
+        let sparse = match (old, new) {
+            // Compared with clocks is what the row shows, not only what became of it.
+            _ if open.marker.is_some() => None,
+            (Some(old), Some(new)) => changed(source, old, new)?,
+            (Some(old), None) => Some((Some(key(source, old)?), None)),
+            (None, _) => None,
+        };
+        let (before, after) = match sparse {
+            Some(rows) => rows,
+            None => {
+                let before = old.map(|old| whole(source, old, None)).transpose()?;
+                (before, new.map(|new| whole(source, new, old)).transpose()?)
+            }
+        };
+        if after.iter().flat_map(Row::iter).any(|(_, value)| matches!(value, Value::Long(_))) {
+            open.texts.extend(new.iter().flat_map(texts_of));
         }
         let relation = Arc::clone(&source.relation);
-        open.add(RowEvent { relation, old, new }, &self.scratch)
+        open.add(RowEvent { relation, old: before, new: after }, &self.scratch)
     }
 }
+
+/// A row before and after.
+type Rows = (Option<Row>, Option<Row>);
 
 /// What of a tuple was put aside.
 fn texts_of<'a>(tuple: &Tuple<'a>) -> impl Iterator<Item = (LongValue, LongText)> + use<'a> {
@@ -528,35 +546,76 @@ fn texts_of<'a>(tuple: &Tuple<'a>) -> impl Iterator<Item = (LongValue, LongText)
     })
 }
 
-/// The tuple's values; an unchanged TOAST value is taken from the old row, which has it.
-fn values(
-    source: &Source,
-    tuple: Tuple<'_>,
-    old: Option<&[Value]>,
-) -> Result<Vec<Value>, AssembleError> {
-    let relation = &source.relation;
-    let text = |kind: ValueKind, bytes: &[u8]| {
-        let text = std::str::from_utf8(bytes)
-            .map_err(|_| AssembleError::NotUtf8(relation.name.clone()))?;
-        Ok(Value::from_text(kind, text))
-    };
-    let travels = |(place, _): &(usize, Column<'_>)| !source.generated.contains(place);
-    let columns = tuple.columns().enumerate().filter(travels).map(|(_, column)| column);
-    columns
-        .enumerate()
-        .map(|(place, column)| match column {
-            Column::Null => Ok(Value::Null),
-            Column::Long(text) => Ok(Value::Long(Box::new(text.value))),
-            Column::Text(bytes) => {
-                text(relation.columns.get(place).map_or(ValueKind::Text, ColumnDef::kind), bytes)
+/// An update's rows without what it did not change; `None` when it changed the key. Most of an
+/// updated row is as it was, and bytes are compared faster than values are made.
+fn changed(source: &Source, old: Tuple<'_>, new: Tuple<'_>) -> Result<Option<Rows>, AssembleError> {
+    let (mut before, mut after) = (Vec::new(), Vec::new());
+    for ((place, was), (_, is)) in source.columns(old).zip(source.columns(new)) {
+        let is_same = is == Column::Unchanged || is == was;
+        match (is_same, source.relation.is_key(place)) {
+            (true, false) => {}
+            (true, true) => {
+                let value = source.value(place, was, None)?;
+                before.push((place, value.clone()));
+                after.push((place, value));
             }
-            Column::Unchanged => old
-                .and_then(|old| old.get(place))
-                .cloned()
-                .ok_or_else(|| AssembleError::NotFull(relation.name.clone())),
-            Column::Binary(_) => {
+            (false, false) => {
+                before.push((place, source.value(place, was, None)?));
+                after.push((place, source.value(place, is, None)?));
+            }
+            (false, true) => return Ok(None),
+        }
+    }
+    Ok(Some((Some(Row::of(before)), Some(Row::of(after)))))
+}
+
+/// A deleted row's key.
+fn key(source: &Source, old: Tuple<'_>) -> Result<Row, AssembleError> {
+    let key = source.columns(old).filter(|(place, _)| source.relation.is_key(*place));
+    let values = key.map(|(place, column)| Ok((place, source.value(place, column, None)?)));
+    values.collect::<Result<_, AssembleError>>().map(Row::of)
+}
+
+/// All of a row; what `old` was before the update is needed for values that were not sent again.
+fn whole(source: &Source, tuple: Tuple<'_>, old: Option<Tuple<'_>>) -> Result<Row, AssembleError> {
+    let mut before = old.map(|old| source.columns(old));
+    let mut values = Vec::with_capacity(usize::from(tuple.column_count()));
+    for (place, column) in source.columns(tuple) {
+        let was = before.as_mut().and_then(Iterator::next).map(|(_, was)| was);
+        values.push((place, source.value(place, column, was)?));
+    }
+    Ok(Row::of(values))
+}
+
+impl Source {
+    /// A tuple's columns by their place in the relation.
+    fn columns<'a>(&self, tuple: Tuple<'a>) -> impl Iterator<Item = (ColumnId, Column<'a>)> {
+        let travels = |(place, _): &(usize, Column<'_>)| !self.generated.contains(place);
+        let columns = tuple.columns().enumerate().filter(travels).map(|(_, column)| column);
+        (0..=u16::MAX).map(ColumnId).zip(columns)
+    }
+
+    /// A column's value; an unchanged TOAST value is taken from the old row, which has it.
+    fn value(
+        &self,
+        place: ColumnId,
+        column: Column<'_>,
+        was: Option<Column<'_>>,
+    ) -> Result<Value, AssembleError> {
+        match (column, was) {
+            (Column::Null, _) => Ok(Value::Null),
+            (Column::Long(text), _) => Ok(Value::Long(Box::new(text.value))),
+            (Column::Text(bytes), _) => {
+                let text = std::str::from_utf8(bytes)
+                    .map_err(|_| AssembleError::NotUtf8(self.relation.name.clone()))?;
+                let kind = self.kinds.get(usize::from(place.0)).copied();
+                Ok(Value::from_text(kind.unwrap_or(ValueKind::Text), text))
+            }
+            (Column::Unchanged, Some(was)) => self.value(place, was, None),
+            (Column::Unchanged, None) => Err(AssembleError::NotFull(self.relation.name.clone())),
+            (Column::Binary(_), _) => {
                 Err(AssembleError::OutOfOrder("a binary value that was not asked for"))
             }
-        })
-        .collect()
+        }
+    }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use landfall_protocol::change::Fragment;
 use landfall_protocol::codec::{DecodeError, Reader, Writer};
-use landfall_protocol::fold::{CapturedTransaction, LongPiece, Relation, RowEvent};
+use landfall_protocol::fold::{CapturedTransaction, LongPiece, Relation, Row, RowEvent};
 use landfall_protocol::value::{LongValue, Value};
 
 use crate::capture::long::{LongText, LongTexts};
@@ -159,7 +159,7 @@ impl Large {
 
     /// What of a row's long values is new must be on its way before the row is.
     fn note_new_texts(&mut self, event: &RowEvent) {
-        for (column, value) in event.new.iter().flatten().enumerate() {
+        for (column, value) in event.new.iter().flat_map(Row::iter) {
             let Value::Long(long) = value else { continue };
             let before = event.old.as_ref().and_then(|old| old.get(column));
             if before == Some(value) || self.known.contains(long) {

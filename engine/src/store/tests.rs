@@ -16,7 +16,7 @@ use landfall_protocol::change::Fragment;
 use landfall_protocol::dictionary::RowId;
 use landfall_protocol::fold::{
     CapturedTransaction, Fold, ForeignTransaction, ForeignTransactions, Marker, OwnTransaction,
-    RowEvent,
+    Row, RowEvent,
 };
 use landfall_protocol::id::{Incarnation, Origin, PublicKey, Seq, SiteId, TxnId};
 use landfall_protocol::lattice::RowClock;
@@ -79,11 +79,12 @@ fn row(id: i64, note: &str, n: i64) -> Vec<Value> {
 }
 
 fn insert(table: &Arc<TableDef>, new: Vec<Value>) -> RowEvent {
-    RowEvent { relation: Arc::clone(table), old: None, new: Some(new) }
+    RowEvent { relation: Arc::clone(table), old: None, new: Some(Row::whole(new)) }
 }
 
 fn update(table: &Arc<TableDef>, old: Vec<Value>, new: Vec<Value>) -> RowEvent {
-    RowEvent { relation: Arc::clone(table), old: Some(old), new: Some(new) }
+    let (old, new) = (Some(Row::whole(old)), Some(Row::whole(new)));
+    RowEvent { relation: Arc::clone(table), old, new }
 }
 
 fn own(commit_ms: u64, rows: Vec<RowEvent>) -> CapturedTransaction {

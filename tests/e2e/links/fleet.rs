@@ -17,7 +17,7 @@ use landfall_engine::transport::{Endpoint, TransportSettings};
 use landfall_protocol::change::{Fragment, Transaction};
 use landfall_protocol::clock::Hlc;
 use landfall_protocol::fleet::{Fleet, Member, Role, Set};
-use landfall_protocol::fold::{CapturedTransaction, RowEvent};
+use landfall_protocol::fold::{CapturedTransaction, Row, RowEvent};
 use landfall_protocol::id::{Incarnation, Origin, Seq, SiteId};
 use landfall_protocol::schema::{ColumnDef, ColumnId, SetId, TableDef, TableName};
 use landfall_protocol::unit::{SealContext, Unit, UnitHash};
@@ -270,7 +270,7 @@ impl Node {
         let lsn = self.block_on(self.store.position()).unwrap().0;
         for n in 1..=transactions {
             let key = i64::try_from(lsn + n).unwrap();
-            let new = Some(vec![Value::Int(key), Value::Text(noise(bytes).into())]);
+            let new = Some(Row::whole([Value::Int(key), Value::Text(noise(bytes).into())]));
             let row = RowEvent { relation: table.clone(), old: None, new };
             let batch = vec![CapturedTransaction {
                 commit_ms: n,

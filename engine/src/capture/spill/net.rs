@@ -1,6 +1,6 @@
 //! The net effect of a transaction on one row, as row events.
 
-use landfall_protocol::fold::RowEvent;
+use landfall_protocol::fold::{Row, RowEvent};
 use landfall_protocol::schema::ColumnId;
 use landfall_protocol::value::{RowKey, Value};
 use std::sync::Arc;
@@ -21,7 +21,13 @@ impl Net {
             self.0.push(next);
             return;
         }
-        last.new = next.new;
+        if let (Some(before), Some(old)) = (&mut last.old, next.old) {
+            before.recall(old);
+        }
+        match (&mut last.new, next.new) {
+            (Some(after), Some(new)) => after.update(new),
+            (after, new) => *after = new,
+        }
         if last.old.is_none() && last.new.is_none() {
             self.0.pop();
         }
@@ -46,10 +52,13 @@ impl Net {
     }
 }
 
+/// What a value takes in its row, beside what it has on the heap.
+const VALUE_BYTES: usize = size_of::<(ColumnId, Value)>();
+
 /// Roughly the memory a row event takes.
 pub(crate) fn event_bytes(event: &RowEvent) -> usize {
     let rows = event.old.iter().chain(&event.new);
-    let values = rows.flatten().map(|value| size_of::<Value>() + value.heap_bytes());
+    let values = rows.flat_map(Row::iter).map(|(_, value)| VALUE_BYTES + value.heap_bytes());
     size_of::<RowEvent>() + values.sum::<usize>()
 }
 
@@ -73,10 +82,9 @@ pub(super) fn split(event: RowEvent) -> impl Iterator<Item = RowEvent> {
 pub(super) fn key_of(event: &RowEvent) -> RowKey {
     let row = event.new.as_ref().or(event.old.as_ref());
     let key = event.relation.key.iter();
-    let key = key.map(|column| row.map_or(&Value::Null, |row| value(row, *column)).clone());
-    RowKey::new(&key.collect::<Vec<_>>())
+    RowKey::of(key.map(|column| row.map_or(&Value::Null, |row| value(row, *column))))
 }
 
-fn value(row: &[Value], column: ColumnId) -> &Value {
-    row.get(usize::from(column.0)).unwrap_or(&Value::Null)
+fn value(row: &Row, column: ColumnId) -> &Value {
+    row.get(column).unwrap_or(&Value::Null)
 }

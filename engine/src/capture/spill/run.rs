@@ -5,8 +5,8 @@ use std::collections::BinaryHeap;
 use std::sync::Arc;
 
 use landfall_protocol::codec::{DecodeError, Reader, Writer};
-use landfall_protocol::fold::RowEvent;
-use landfall_protocol::schema::TableName;
+use landfall_protocol::fold::{Row, RowEvent};
+use landfall_protocol::schema::{ColumnId, TableName};
 use landfall_protocol::value::{RowKey, VALUE_BYTES_MAX, Value};
 
 use super::Relations;
@@ -55,8 +55,11 @@ impl<'a> RunWriter<'a> {
             for row in [&event.old, &event.new] {
                 out.u8(u8::from(row.is_some()));
                 if let Some(row) = row {
-                    out.varint(row.len() as u64);
-                    row.iter().for_each(|value| value.encode(&mut out));
+                    out.varint(row.iter().len() as u64);
+                    for (place, value) in row.iter() {
+                        out.varint(u64::from(place.0));
+                        value.encode(&mut out);
+                    }
                 }
             }
         }
@@ -141,12 +144,13 @@ fn decode(record: &[u8], relations: &Relations) -> Result<(RowKey, Net), DecodeE
     Ok((key, net))
 }
 
-fn decode_row(from: &mut Reader<'_>) -> Result<Option<Vec<Value>>, DecodeError> {
+fn decode_row(from: &mut Reader<'_>) -> Result<Option<Row>, DecodeError> {
     if from.u8()? == 0 {
         return Ok(None);
     }
-    let values = (0..from.count(usize::MAX)?).map(|_| Value::decode(from));
-    values.collect::<Result<_, _>>().map(Some)
+    let values =
+        (0..from.count(usize::MAX)?).map(|_| Ok((ColumnId(from.u16()?), Value::decode(from)?)));
+    Ok(Some(Row::of(values.collect::<Result<_, _>>()?)))
 }
 
 /// The next row of every run, the smallest first; of one row, the oldest run first.

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use landfall_protocol::fold::{Relation, RowEvent};
+use landfall_protocol::fold::{Relation, Row, RowEvent};
 use landfall_protocol::schema::{ColumnDef, ColumnId, SetId, TableName};
 use landfall_protocol::value::Value;
 use proptest::collection::vec;
@@ -24,8 +24,8 @@ fn relations() -> [Arc<Relation>; 2] {
     })
 }
 
-fn row(key: i64, value: i64) -> Vec<Value> {
-    vec![Value::Int(key), Value::Int(value)]
+fn row(key: i64, value: i64) -> Row {
+    Row::whole([Value::Int(key), Value::Int(value)])
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -71,15 +71,15 @@ fn event(step: Step, shown: &mut Shown, relations: &[Arc<Relation>; 2]) -> Optio
     }
 }
 
-fn number(value: &Value) -> i64 {
-    match value {
-        Value::Int(number) => *number,
+fn number(row: Option<&Row>, place: u16) -> i64 {
+    match row.and_then(|row| row.get(ColumnId(place))) {
+        Some(Value::Int(number)) => *number,
         other => panic!("{other:?} is no number"),
     }
 }
 
 fn key(event: &RowEvent) -> i64 {
-    number(&event.new.as_ref().or(event.old.as_ref()).unwrap()[0])
+    number(event.new.as_ref().or(event.old.as_ref()), 0)
 }
 
 proptest! {
@@ -116,10 +116,10 @@ proptest! {
                 let table = relations.iter().position(|r| r.name == event.relation.name).unwrap();
                 let place = (table, key(event));
                 here.insert(place);
-                let old = event.old.as_ref().map(|old| number(&old[1]));
+                let old = event.old.as_ref().map(|old| number(Some(old), 1));
                 prop_assert_eq!(old, rebuilt.get(&place).copied());
                 match &event.new {
-                    Some(new) => rebuilt.insert(place, number(&new[1])),
+                    Some(new) => rebuilt.insert(place, number(Some(new), 1)),
                     None => rebuilt.remove(&place),
                 };
                 let next = share.rows.get(index + 1);

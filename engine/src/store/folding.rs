@@ -220,7 +220,8 @@ impl Writer<'_> {
             .filter_map(|table| Some((table, dictionary.table(table)?.set)))
             .collect();
         let fleet_version = self.tools.fleet_version;
-        self.take_flush(Flush { fleet_version, sets, own: output.own })
+        let (flush, data) = Flush::encode(fleet_version, sets, output.own);
+        self.take_flush(flush, &data)
     }
 
     /// Sets rows right again in the books.

@@ -56,18 +56,17 @@ impl Run {
 }
 
 impl Writer<'_> {
-    /// Makes a flush durable: sealed at once, or in the tail.
-    pub(super) fn take_flush(&mut self, flush: Flush) -> Result<(), StoreError> {
+    /// Makes a flush durable: sealed at once, or in the tail in the form of `data`.
+    pub(super) fn take_flush(&mut self, flush: Flush, data: &[u8]) -> Result<(), StoreError> {
         let mut bytes = 0;
-        for own in &flush.own {
-            let length = tail::encoded_bytes(own);
-            if length > UNIT_PLAIN_BYTES_MAX - FRAME_BYTES_MAX {
-                return Err(too_large(own.transaction.seq, length));
+        for (own, length) in &flush.own {
+            if *length > UNIT_PLAIN_BYTES_MAX - FRAME_BYTES_MAX {
+                return Err(too_large(own.transaction.seq, *length));
             }
             bytes += length;
         }
         let target = self.tools.unit_bytes_max as u64;
-        let in_fragments = flush.own.iter().any(|own| own.fragment != Fragment::Whole);
+        let in_fragments = flush.own.iter().any(|(own, _)| own.fragment != Fragment::Whole);
         let eager = self.tools.sealing == Sealing::Eager || in_fragments;
         if eager || self.state.tail.bytes + bytes as u64 > target {
             self.seal_tail()?;
@@ -75,7 +74,7 @@ impl Writer<'_> {
         if eager || bytes as u64 >= target {
             return self.seal(vec![flush]);
         }
-        let (changes, bytes) = tail::insert(&self.db, &flush)?;
+        let (changes, bytes) = tail::insert(&self.db, &flush, data)?;
         self.state.tail.changes += changes;
         self.state.tail.bytes += bytes;
         Ok(())
@@ -105,8 +104,7 @@ impl Writer<'_> {
     fn seal(&mut self, flushes: Vec<Flush>) -> Result<(), StoreError> {
         let mut run = Run::default();
         for mut flush in flushes {
-            for own in std::mem::take(&mut flush.own) {
-                let bytes = tail::encoded_bytes(&own);
+            for (own, bytes) in std::mem::take(&mut flush.own) {
                 if run.ends_before(&flush, &own, bytes, self.tools.unit_bytes_max) {
                     self.seal_run(std::mem::take(&mut run))?;
                 }

@@ -21,27 +21,36 @@ use super::sql::{Database, blob, number, stored};
 pub(super) struct Flush {
     pub(super) fleet_version: u64,
     pub(super) sets: BTreeMap<TableId, SetId>,
-    pub(super) own: Vec<OwnTransaction>,
+    /// Each with the bytes it takes here, and within a few bytes in a unit.
+    pub(super) own: Vec<(OwnTransaction, usize)>,
 }
 
 impl Flush {
-    fn changes(&self) -> u64 {
-        self.own.iter().map(|own| own.transaction.changes.len() as u64).sum()
-    }
-
-    fn encode(&self, first: Seq) -> Vec<u8> {
+    /// A flush and the form the tail keeps it in, which also tells how long everything is.
+    pub(super) fn encode(
+        fleet_version: u64,
+        sets: BTreeMap<TableId, SetId>,
+        own: Vec<OwnTransaction>,
+    ) -> (Self, Vec<u8>) {
         let mut out = Writer::new();
-        out.varint(self.sets.len() as u64);
-        for (table, set) in &self.sets {
+        out.varint(sets.len() as u64);
+        for (table, set) in &sets {
             out.varint(u64::from(table.0));
             out.varint(u64::from(set.0));
         }
-        out.varint(first.0);
-        out.varint(self.own.len() as u64);
-        for own in &self.own {
-            encode_transaction(own, &mut out);
-        }
-        out.into_bytes()
+        out.varint(own.first().map_or(0, |own| own.transaction.seq.0));
+        out.varint(own.len() as u64);
+        let measured = own.into_iter().map(|own| {
+            let before = out.len();
+            encode_transaction(&own, &mut out);
+            (own, out.len() - before)
+        });
+        let own = measured.collect();
+        (Self { fleet_version, sets, own }, out.into_bytes())
+    }
+
+    fn changes(&self) -> u64 {
+        self.own.iter().map(|(own, _)| own.transaction.changes.len() as u64).sum()
     }
 
     fn decode(fleet_version: u64, bytes: &[u8]) -> Result<Self, DecodeError> {
@@ -51,18 +60,15 @@ impl Flush {
             .collect::<Result<_, DecodeError>>()?;
         let first = from.varint()?;
         let own = (0..from.count(usize::MAX)? as u64)
-            .map(|index| decode_transaction(Seq(first + index), &mut from))
-            .collect::<Result<_, _>>()?;
+            .map(|index| {
+                let before = from.rest().len();
+                let own = decode_transaction(Seq(first + index), &mut from)?;
+                Ok((own, before - from.rest().len()))
+            })
+            .collect::<Result<_, DecodeError>>()?;
         from.finish()?;
         Ok(Self { fleet_version, sets, own })
     }
-}
-
-/// Bytes a transaction takes here, and within a few bytes in a unit.
-pub(super) fn encoded_bytes(own: &OwnTransaction) -> usize {
-    let mut out = Writer::new();
-    encode_transaction(own, &mut out);
-    out.len()
 }
 
 fn encode_transaction(own: &OwnTransaction, out: &mut Writer) {
@@ -92,15 +98,19 @@ fn decode_transaction(seq: Seq, from: &mut Reader<'_>) -> Result<OwnTransaction,
     Ok(OwnTransaction { transaction, fragment: Fragment::Whole, vector })
 }
 
-/// Writes a flush of at least one transaction; says how many changes and bytes it added.
-pub(super) fn insert(db: &Database<'_>, flush: &Flush) -> Result<(u64, u64), StoreError> {
-    let (Some(first), Some(last)) = (flush.own.first(), flush.own.last()) else {
+/// Writes a flush of at least one transaction, in its encoded form; says how many changes and bytes
+/// it added.
+pub(super) fn insert(
+    db: &Database<'_>,
+    flush: &Flush,
+    data: &[u8],
+) -> Result<(u64, u64), StoreError> {
+    let (Some((first, _)), Some((last, _))) = (flush.own.first(), flush.own.last()) else {
         return Ok((0, 0));
     };
     let (first, last) = (first.transaction.seq, last.transaction.seq);
-    let data = flush.encode(first);
     let numbers = [first.0, last.0, flush.fleet_version, flush.changes()];
-    let crc = checksum(&numbers, &data);
+    let crc = checksum(&numbers, data);
     let [first, last, fleet_version, changes] = numbers.map(stored);
     db.execute(
         "INSERT INTO tail(first_seq, last_seq, fleet_version, changes, crc, data)
@@ -139,7 +149,7 @@ pub(super) fn find(db: &Database<'_>, seq: Seq) -> Result<Option<Transaction>, S
     )?;
     Ok(found.and_then(|(first, flush)| {
         let index = usize::try_from(seq.0 - first.0).ok()?;
-        flush.own.into_iter().nth(index).map(|own| own.transaction)
+        flush.own.into_iter().nth(index).map(|(own, _)| own.transaction)
     }))
 }
 

@@ -8,7 +8,8 @@
 //!
 //! For every row with a clock, the newest one is in memory and in the log, or else in the table.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::collections::btree_map::{BTreeMap, Entry};
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -24,12 +25,33 @@ use super::error::StoreError;
 use super::sql::{Database, blob, number, stored};
 use super::state;
 
-/// Memory a clock of a few cells takes beside its key, maps' slack included.
-const CLOCK_BYTES: usize = 400;
+/// Memory a clock takes beside its key and its stored form, maps' slack included.
+const CLOCK_BYTES: usize = 100;
 /// Rows a sweep moves with a round that folded next to nothing.
 const SWEEP_ROWS_MIN: usize = 64;
 
 type Clocks = BTreeMap<RowId, RowClock>;
+
+/// A clock in its stored form, which takes a third of the memory and is what is written.
+#[derive(Debug)]
+struct Packed(Box<[u8]>);
+
+type PackedClocks = BTreeMap<RowId, Packed>;
+
+impl Packed {
+    /// Reads a clock to know that it is one.
+    fn read(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let bytes = from.rest();
+        RowClock::decode(from)?;
+        let (clock, _) = bytes.split_at(bytes.len() - from.rest().len());
+        Ok(Self(clock.into()))
+    }
+
+    fn clock(&self) -> RowClock {
+        let clock = RowClock::decode(&mut Reader::new(&self.0));
+        clock.expect("only what a clock was encoded to, or was read as one, gets in here")
+    }
+}
 
 /// Clocks of the log that are not swept into the table yet, as committed.
 #[derive(Debug, Default)]
@@ -37,25 +59,31 @@ pub(super) struct RecentClocks(Mutex<Recent>);
 
 #[derive(Debug, Default)]
 struct Recent {
-    clocks: Clocks,
+    clocks: PackedClocks,
     bytes: usize,
 }
 
-fn memory(row: &RowId) -> usize {
-    row.key.as_bytes().len() + CLOCK_BYTES
+fn memory(row: &RowId, clock: &Packed) -> usize {
+    row.key.as_bytes().len() + clock.0.len() + CLOCK_BYTES
 }
 
 impl Recent {
-    fn put(&mut self, row: RowId, clock: RowClock) {
-        let bytes = memory(&row);
-        if self.clocks.insert(row, clock).is_none() {
-            self.bytes += bytes;
+    fn put(&mut self, row: RowId, clock: Packed) {
+        match self.clocks.entry(row) {
+            Entry::Vacant(place) => {
+                self.bytes += memory(place.key(), &clock);
+                place.insert(clock);
+            }
+            Entry::Occupied(mut place) => {
+                self.bytes += clock.0.len();
+                self.bytes -= place.insert(clock).0.len();
+            }
         }
     }
 
     fn remove(&mut self, row: &RowId) {
-        if self.clocks.remove(row).is_some() {
-            self.bytes -= memory(row);
+        if let Some(clock) = self.clocks.remove(row) {
+            self.bytes -= memory(row, &clock);
         }
     }
 }
@@ -79,7 +107,7 @@ impl RecentClocks {
     /// it.
     pub(super) fn find(&self, rows: &[RowId]) -> Vec<Option<RowClock>> {
         let recent = self.lock();
-        rows.iter().map(|row| recent.clocks.get(row).cloned()).collect()
+        rows.iter().map(|row| recent.clocks.get(row).map(Packed::clock)).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Recent> {
@@ -94,7 +122,7 @@ pub(super) struct ClockWriter {
     /// Memory that recent clocks may take before a sweep begins.
     bytes_max: usize,
     /// What the commands of the round put, in order.
-    round: Vec<Clocks>,
+    round: Vec<PackedClocks>,
     /// What the round moved into the table.
     moved: Vec<RowId>,
     sweep: Option<Sweep>,
@@ -128,7 +156,7 @@ impl ClockWriter {
         for row in rows {
             let newest = self.round.iter().rev().find_map(|clocks| clocks.get(&row));
             let clock = match newest.or_else(|| recent.clocks.get(&row)) {
-                Some(clock) => Some(clock.clone()),
+                Some(clock) => Some(clock.clock()),
                 None => load(db, &row)?,
             };
             found.extend(clock.map(|clock| (row, clock)));
@@ -142,7 +170,8 @@ impl ClockWriter {
             return Ok(());
         }
         let id = log_end(db)? + 1;
-        let data = state::encode("clock_log", &id.to_string(), encode(&clocks));
+        let (data, clocks) = pack(clocks);
+        let data = state::encode("clock_log", &id.to_string(), data);
         db.execute("INSERT INTO clock_log(id, data) VALUES (?1, ?2)", params![stored(id), data])?;
         self.round.push(clocks);
         Ok(())
@@ -165,9 +194,10 @@ impl ClockWriter {
             return Ok(());
         }
         let recent = self.recent.lock();
-        let put: usize = self.round.iter().map(Clocks::len).sum();
+        let put: usize = self.round.iter().map(PackedClocks::len).sum();
         if self.next_sweep.is_none() {
-            let bytes: usize = self.round.iter().flat_map(|clocks| clocks.keys()).map(memory).sum();
+            let put = self.round.iter().flatten();
+            let bytes: usize = put.map(|(row, clock)| memory(row, clock)).sum();
             if recent.bytes + bytes <= self.bytes_max {
                 return Ok(());
             }
@@ -212,14 +242,14 @@ impl ClockWriter {
 
 /// The next rows in key order with their newest clocks.
 fn next_chunk<'c>(
-    recent: &'c Clocks,
-    round: &'c [Clocks],
+    recent: &'c PackedClocks,
+    round: &'c [PackedClocks],
     after: Option<&RowId>,
     limit: usize,
-) -> Vec<(&'c RowId, &'c RowClock)> {
+) -> Vec<(&'c RowId, &'c Packed)> {
     let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-    let range = |clocks: &'c Clocks| clocks.range((from, Bound::Unbounded)).take(limit);
-    let mut chunk: BTreeMap<&RowId, &RowClock> = range(recent).collect();
+    let range = |clocks: &'c PackedClocks| clocks.range((from, Bound::Unbounded)).take(limit);
+    let mut chunk: BTreeMap<&RowId, &Packed> = range(recent).collect();
     for clocks in round {
         chunk.extend(range(clocks));
     }
@@ -231,22 +261,29 @@ fn log_end(db: &Database<'_>) -> Result<u64, StoreError> {
     Ok(db.row(sql, [], |row| number(row, 0))?.unwrap_or_default())
 }
 
-fn encode(clocks: &Clocks) -> Vec<u8> {
+/// What the log keeps of clocks, and each of them.
+fn pack(clocks: Clocks) -> (Vec<u8>, PackedClocks) {
     let mut out = Writer::new();
     out.varint(clocks.len() as u64);
-    for (row, clock) in clocks {
+    let written = clocks.into_iter().map(|(row, clock)| {
         out.varint(u64::from(row.table.0));
         out.bytes(row.key.as_bytes());
+        let begin = out.len();
         clock.encode(&mut out);
-    }
-    out.into_bytes()
+        (row, begin..out.len())
+    });
+    let written: Vec<_> = written.collect();
+    let data = out.into_bytes();
+    let packed = written.into_iter().map(|(row, place)| (row, Packed(data[place].into())));
+    let packed = packed.collect();
+    (data, packed)
 }
 
-fn decode(from: &mut Reader<'_>) -> Result<Vec<(RowId, RowClock)>, DecodeError> {
+fn decode(from: &mut Reader<'_>) -> Result<Vec<(RowId, Packed)>, DecodeError> {
     let clocks = (0..from.count(usize::MAX)?).map(|_| {
         let table = TableId(from.u32()?);
         let key = RowKey::from_bytes(from.bytes(VALUE_BYTES_MAX)?);
-        Ok((RowId { table, key }, RowClock::decode(from)?))
+        Ok((RowId { table, key }, Packed::read(from)?))
     });
     clocks.collect()
 }
@@ -269,12 +306,10 @@ pub(super) fn load(db: &Database<'_>, row: &RowId) -> Result<Option<RowClock>, S
     )
 }
 
-fn put_in_table(db: &Database<'_>, row: &RowId, clock: &RowClock) -> Result<(), StoreError> {
-    let mut out = Writer::new();
-    clock.encode(&mut out);
+fn put_in_table(db: &Database<'_>, row: &RowId, clock: &Packed) -> Result<(), StoreError> {
     db.execute(
         "INSERT OR REPLACE INTO clock(table_no, key, state) VALUES (?1, ?2, ?3)",
-        params![row.table.0, row.key.as_bytes(), guard(&guard_key(row), out.into_bytes())],
+        params![row.table.0, row.key.as_bytes(), guard(&guard_key(row), clock.0.to_vec())],
     )?;
     Ok(())
 }

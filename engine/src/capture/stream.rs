@@ -36,7 +36,7 @@ use crate::time;
 /// Values one batch may hold before the socket is left unread; PostgreSQL keeps the WAL meanwhile. In
 /// memory they take some four times as much, and twice that while one batch is folded and the next
 /// collected.
-const BATCH_BYTES_MAX: usize = 1 << 20;
+const BATCH_BYTES_MAX: usize = 2 << 20;
 /// Transactions one batch may hold.
 const BATCH_TRANSACTIONS_MAX: usize = 20_000;
 /// How long a fold may take while the server waits for us: it would do so for ever, and when it

@@ -8,4 +8,5 @@ pub mod connect;
 pub mod lsn;
 pub mod setup;
 pub mod sql;
+mod text_array;
 pub mod tls;

@@ -92,8 +92,13 @@ impl RowClock {
 
     /// The newest stamp anywhere in the row.
     pub fn newest(&self) -> Option<Stamp> {
+        self.stamps().max()
+    }
+
+    /// Every stamp in the row, in no particular order.
+    pub fn stamps(&self) -> impl Iterator<Item = Stamp> + '_ {
         let existence = self.existence.map(|existence| existence.stamp);
-        self.cells.iter().map(|(_, stamp)| *stamp).chain(self.base).chain(existence).max()
+        self.cells.iter().map(|(_, stamp)| *stamp).chain(self.base).chain(existence)
     }
 
     /// Joins one change. `columns` are the cells it names; `whole` says that an insert names every

@@ -4,9 +4,9 @@
 //! [`RowWork::decide`] for each row. Deciding joins the changes into a copy of the clock; the
 //! clock itself is only moved by the fold, when the apply transaction comes back through the WAL.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use crate::change::{Cell, RowOp};
+use crate::change::RowOp;
 use crate::clock::Stamp;
 use crate::dictionary::{Dictionary, LocalChange, RowId, Unshowable};
 use crate::fold::{ForeignTransaction, ParkedChange};
@@ -60,23 +60,23 @@ pub struct ToldChange {
 }
 
 /// Where an inserted cell's value comes from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Source {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source<'w> {
     /// From the group.
-    Value(Value),
+    Value(&'w Value),
     /// From the log: the cell was written by this earlier transaction while the row was hidden.
     Logged(TxnId),
 }
 
-/// What must become of a row.
+/// What must become of a row. Values stay with the group.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Verdict<'w> {
     /// It already shows what it should.
     Keep,
     /// It must appear. Columns that are not named take their default.
-    Insert(Vec<(ColumnId, Source)>),
+    Insert(Vec<(ColumnId, Source<'w>)>),
     /// These cells change.
-    Update(Vec<Cell>),
+    Update(Vec<(ColumnId, &'w Value)>),
     /// It must go.
     Delete,
     /// The clock and the table disagree about the row's existence: capture and visibility are
@@ -199,10 +199,9 @@ impl RowWork {
         self.steps.iter().any(|step| step.change.op == RowOp::Delete)
     }
 
-    /// The columns it may write.
-    pub fn columns(&self) -> BTreeSet<ColumnId> {
-        let cells = self.steps.iter().flat_map(|step| &step.change.cells);
-        cells.map(|cell| cell.column).collect()
+    /// The columns it may write, each as often as it is named.
+    pub fn columns(&self) -> impl Iterator<Item = ColumnId> + '_ {
+        self.steps.iter().flat_map(|step| &step.change.cells).map(|cell| cell.column)
     }
 
     /// The changes it is made of.
@@ -239,29 +238,31 @@ impl RowWork {
     pub fn decide(
         &self,
         def: &TableDef,
-        clock: &RowClock,
+        clock: RowClock,
         present: bool,
         hidden: bool,
-    ) -> (Verdict, Vec<Conflict>) {
+    ) -> (Verdict<'_>, Vec<Conflict>) {
         if clock.existence().is_some_and(|existence| existence.live != present) && !hidden {
             return (Verdict::Retry, Vec::new());
         }
-        let mut joined = clock.clone();
-        let mut values: BTreeMap<ColumnId, (Stamp, &Value)> = BTreeMap::new();
+        let mut joined = clock;
+        let mut values = Values::default();
         let mut conflicts = Vec::new();
         for step in &self.steps {
-            let before = joined.clone();
             let columns: Vec<ColumnId> = step.change.cells.iter().map(|cell| cell.column).collect();
+            let before = step.may_conflict(&joined).then(|| joined.clone());
             let outcome = joined.join(step.change.op, step.stamp, &columns, step.change.whole);
-            step.conflicts(def, &before, &outcome, present, &mut conflicts);
+            if let Some(before) = before {
+                step.conflicts(def, &before, &outcome, present, &mut conflicts);
+            }
             for cell in &step.change.cells {
                 if outcome.won.contains(&cell.column) {
-                    values.insert(cell.column, (step.stamp, &cell.value));
+                    values.put(cell.column, step.stamp, &cell.value);
                 }
             }
         }
         // A value counts only while nothing later in the group, a delete included, overwrote it.
-        values.retain(|column, (stamp, _)| joined.cell(*column) == Some(*stamp));
+        values.0.retain(|(column, stamp, _)| joined.cell(*column) == Some(*stamp));
         // What gave way to a delete stands again when the group also brings the row back.
         let stands = |conflict: &Conflict| {
             let cell = conflict.column.and_then(|column| joined.cell(column));
@@ -272,26 +273,44 @@ impl RowWork {
     }
 }
 
-fn verdict(
+/// The newest values of a row's cells, in column order; mostly a handful.
+#[derive(Default)]
+struct Values<'w>(Vec<(ColumnId, Stamp, &'w Value)>);
+
+impl<'w> Values<'w> {
+    fn place(&self, column: ColumnId) -> Result<usize, usize> {
+        self.0.binary_search_by_key(&column, |(column, ..)| *column)
+    }
+
+    fn put(&mut self, column: ColumnId, stamp: Stamp, value: &'w Value) {
+        match self.place(column) {
+            Ok(place) => self.0[place] = (column, stamp, value),
+            Err(place) => self.0.insert(place, (column, stamp, value)),
+        }
+    }
+
+    fn get(&self, column: ColumnId) -> Option<&'w Value> {
+        self.place(column).ok().map(|place| self.0[place].2)
+    }
+}
+
+fn verdict<'w>(
     def: &TableDef,
     joined: &RowClock,
     present: bool,
-    values: &BTreeMap<ColumnId, (Stamp, &Value)>,
-) -> Verdict {
+    values: &Values<'w>,
+) -> Verdict<'w> {
     match (present, joined.is_live(present)) {
         (false, false) => Verdict::Keep,
         (true, false) => Verdict::Delete,
+        (true, true) if values.0.is_empty() => Verdict::Keep,
         (true, true) => {
-            let cells: Vec<Cell> = values
-                .iter()
-                .map(|(column, (_, value))| Cell { column: *column, value: (*value).clone() })
-                .collect();
-            if cells.is_empty() { Verdict::Keep } else { Verdict::Update(cells) }
+            Verdict::Update(values.0.iter().map(|(column, _, value)| (*column, *value)).collect())
         }
         (false, true) => {
             let cells = def.cell_columns().filter_map(|column| {
-                let source = match values.get(&column) {
-                    Some((_, value)) => Source::Value((*value).clone()),
+                let source = match values.get(column) {
+                    Some(value) => Source::Value(value),
                     None => Source::Logged(joined.cell(column)?.txn),
                 };
                 Some((column, source))
@@ -305,6 +324,13 @@ impl Step {
     /// The origin of this change had seen that write, or made it itself.
     fn knew(&self, other: Stamp) -> bool {
         other.txn.origin == self.stamp.txn.origin || self.seen.covers(other.txn)
+    }
+
+    /// Whether joining this to a row can make a conflict. It cannot where the row's origin knew all
+    /// that is in the clock, which is how most changes are, and need not be looked at closely.
+    fn may_conflict(&self, clock: &RowClock) -> bool {
+        let deleted = clock.existence().is_some_and(|existence| !existence.live);
+        deleted || clock.stamps().any(|stamp| stamp > self.stamp || !self.knew(stamp))
     }
 
     fn conflicts(

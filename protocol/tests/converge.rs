@@ -324,7 +324,7 @@ impl Site {
             let def = self.fold.dictionary.table(row.table).unwrap();
             let clock = self.clocks.get(row).cloned().unwrap_or_default();
             let present = self.rows.contains_key(&key);
-            let new = match work.decide(def, &clock, present, self.refused.contains(&key)).0 {
+            let new = match work.decide(def, clock, present, self.refused.contains(&key)).0 {
                 Verdict::Keep => {
                     // Nothing to lock: a local insert may come.
                     free.extend((!present).then_some(key));
@@ -334,8 +334,8 @@ impl Site {
                 Verdict::Delete => None,
                 Verdict::Update(cells) => {
                     let mut new = self.rows[&key].clone();
-                    for cell in cells {
-                        new[self.cell_index(cell.column)] = cell.value;
+                    for (column, value) in cells {
+                        new[self.cell_index(column)] = value.clone();
                     }
                     Some(new)
                 }
@@ -343,7 +343,7 @@ impl Site {
                     let mut new = vec![Value::Null; COLUMNS];
                     for (column, source) in cells {
                         new[self.cell_index(column)] = match source {
-                            Source::Value(value) => value,
+                            Source::Value(value) => value.clone(),
                             Source::Logged(txn) => self.logged(txn, row, column, log),
                         };
                     }

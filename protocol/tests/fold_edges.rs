@@ -104,7 +104,7 @@ fn an_update_older_than_the_delete_lost_to_the_delete() {
     let mut clock = RowClock::default();
     clock.join(RowOp::Delete, deleted, &[], false);
     let work = group.rows.values().next().unwrap();
-    let (_, conflicts) = work.decide(&table(), &clock, false, false);
+    let (_, conflicts) = work.decide(&table(), clock, false, false);
     let told: Vec<_> = conflicts.iter().map(|c| (c.rule, c.winner, c.column)).collect();
     assert_eq!(told, vec![(Rule::DeleteWins, deleted, Some(ColumnId(1)))]);
 }

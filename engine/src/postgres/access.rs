@@ -108,8 +108,12 @@ impl TableAccess {
     }
 
     /// The lock that writing these columns takes.
-    pub fn strength(&self, columns: &BTreeSet<ColumnId>, may_delete: bool) -> LockStrength {
-        if may_delete || !self.unique.is_disjoint(columns) {
+    pub fn strength(
+        &self,
+        mut columns: impl Iterator<Item = ColumnId>,
+        may_delete: bool,
+    ) -> LockStrength {
+        if may_delete || columns.any(|column| self.unique.contains(&column)) {
             LockStrength::Update
         } else {
             LockStrength::NoKeyUpdate

@@ -17,6 +17,7 @@ use tokio_postgres::{Client, Statement};
 use crate::postgres::access::{LockStrength, TableAccess, ValueSource, Written};
 use crate::postgres::catalog::Catalog;
 use crate::postgres::sql::{self, TEXT_SETTINGS};
+use crate::postgres::text_array::TextArray;
 use crate::time;
 
 /// Session settings of the apply connection, besides [`TEXT_SETTINGS`].
@@ -128,17 +129,17 @@ impl ApplyError {
 
 /// Rows of one shape for one statement: key arrays, then one array per column.
 #[derive(Debug, Default)]
-struct Arrays(Vec<Vec<Option<String>>>);
+struct Arrays(Vec<TextArray>);
 
 impl Arrays {
     fn push<'v>(&mut self, values: impl Iterator<Item = &'v Value>) {
         for (place, value) in values.enumerate() {
             if self.0.len() <= place {
-                self.0.push(Vec::new());
+                self.0.push(TextArray::default());
             }
             self.0[place].push(match value {
-                Value::Long(long) => Some(hash_text(long)),
-                value => value.text().map(Cow::into_owned),
+                Value::Long(long) => Some(Cow::Owned(hash_text(long))),
+                value => value.text(),
             });
         }
     }
@@ -148,15 +149,26 @@ impl Arrays {
     }
 }
 
-/// A row's write, ready to be sent.
+/// A row's write, ready to be sent. Its values mostly stand in the group.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum RowWrite {
+pub enum RowWrite<'w> {
     /// Insert a row of these cells.
-    Insert(Vec<(ColumnId, Value)>),
+    Insert(Vec<(ColumnId, Cow<'w, Value>)>),
     /// Overwrite these cells.
-    Update(Vec<(ColumnId, Value)>),
+    Update(Vec<(ColumnId, Cow<'w, Value>)>),
     /// Delete the row.
     Delete,
+}
+
+impl<'w> RowWrite<'w> {
+    /// The cells it writes.
+    #[must_use]
+    pub fn cells(&self) -> &[(ColumnId, Cow<'w, Value>)] {
+        match self {
+            Self::Insert(cells) | Self::Update(cells) => cells,
+            Self::Delete => &[],
+        }
+    }
 }
 
 /// How long a transaction may take for its locks. What PostgreSQL waits for while it holds locks
@@ -406,7 +418,7 @@ impl ApplyConnection {
         match self.lock(&[row], parents).await {
             Ok(found) => {
                 self.keep().await?;
-                Ok(Ok(found.into_values().next()))
+                Ok(Ok(found.into_iter().next().flatten()))
             }
             Err(ApplyError::Data { message, .. }) => {
                 self.undo().await?;
@@ -416,8 +428,8 @@ impl ApplyConnection {
         }
     }
 
-    /// Locks the rows that exist, in the given order, and the parents they point to. Returns the
-    /// transaction that last wrote each row (`xmin`).
+    /// Locks the rows that exist, in the given order, and the parents they point to. Returns for
+    /// each row the transaction that last wrote it (`xmin`), `None` where there is no such row.
     ///
     /// # Errors
     /// [`ApplyError::Busy`] when somebody holds one of them for too long, [`ApplyError::Late`] when
@@ -426,8 +438,9 @@ impl ApplyConnection {
         &mut self,
         rows: &[LockRequest<'_>],
         parents: &[ParentRequest],
-    ) -> Result<BTreeMap<RowId, u32>, ApplyError> {
+    ) -> Result<Vec<Option<u32>>, ApplyError> {
         let mut batches = Vec::new();
+        let mut begins = 0;
         for run in runs(rows, |request| (request.row.table, request.strength)) {
             let (table, strength) = (run[0].row.table, run[0].strength);
             let sql = self.table(table)?.lock_sql(strength);
@@ -435,16 +448,17 @@ impl ApplyConnection {
             for request in run {
                 arrays.push(key_values(request.row)?.iter());
             }
-            batches.push((self.prepare(&sql).await?, arrays, run));
+            batches.push((self.prepare(&sql).await?, arrays, begins));
+            begins += run.len();
         }
         // One after the other: each may wait, and all of them together only for so long.
-        let mut locked = BTreeMap::new();
-        for (statement, arrays, run) in &batches {
+        let mut locked = vec![None; rows.len()];
+        for (statement, arrays, begins) in &batches {
             self.in_time()?;
             let rows = self.client.query(statement, &arrays.params()).await;
             for row in rows.map_err(ApplyError::classify)? {
                 let (place, xmin) = (row.get::<_, i64>(0), row.get::<_, i64>(1));
-                locked.insert(run[place as usize - 1].row.clone(), xmin as u32);
+                locked[begins + place as usize - 1] = Some(xmin as u32);
             }
         }
         self.lock_parents(parents).await?;
@@ -470,16 +484,12 @@ impl ApplyConnection {
     ///
     /// # Errors
     /// [`ApplyError::Data`] when PostgreSQL refuses a value.
-    pub async fn write(&mut self, writes: &[(&RowId, &RowWrite)]) -> Result<bool, ApplyError> {
+    pub async fn write(&mut self, writes: &[(&RowId, RowWrite<'_>)]) -> Result<bool, ApplyError> {
         let mut shapes: BTreeMap<(TableId, Shape), (Arrays, usize)> = BTreeMap::new();
         for (row, write) in writes {
             // A statement names only the columns that are there, and so must its values.
             let table = self.table(row.table)?;
-            let cells: &[(ColumnId, Value)] = match write {
-                RowWrite::Delete => &[],
-                RowWrite::Update(cells) | RowWrite::Insert(cells) => cells,
-            };
-            let here = || cells.iter().filter(|(column, _)| table.has(*column));
+            let here = || write.cells().iter().filter(|(column, _)| table.has(*column));
             let written: Vec<Written> = here().map(written).collect();
             let shape = match write {
                 RowWrite::Delete => Shape::Delete,
@@ -489,7 +499,7 @@ impl ApplyConnection {
             };
             let (arrays, count) = shapes.entry((row.table, shape)).or_default();
             let key = key_values(row)?;
-            arrays.push(key.iter().chain(here().map(|(_, value)| value)));
+            arrays.push(key.iter().chain(here().map(|(_, value)| value.as_ref())));
             *count += 1;
         }
         let mut statements = Vec::with_capacity(shapes.len());
@@ -709,8 +719,8 @@ enum Shape {
     Insert(Vec<Written>),
 }
 
-fn written((column, value): &(ColumnId, Value)) -> Written {
-    let source = match value {
+fn written((column, value): &(ColumnId, Cow<'_, Value>)) -> Written {
+    let source = match value.as_ref() {
         Value::Long(_) => ValueSource::Pieces,
         _ => ValueSource::Parameter,
     };

@@ -3,12 +3,12 @@
 //! P1 takes every lock it will ever need, quickly; P2 proves that the fold knows all earlier
 //! writers of the locked rows, waiting on no lock; P3 decides, writes the differences, commits.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use landfall_protocol::dictionary::RowId;
 use landfall_protocol::fold::{Marker, ParkedChange};
-use landfall_protocol::id::TxnId;
 use landfall_protocol::lattice::RowClock;
 use landfall_protocol::plan::{Conflict, Group, RowWork, Source, Verdict};
 use landfall_protocol::schema::{ColumnId, TableId};
@@ -19,6 +19,7 @@ use crate::postgres::access::LockStrength;
 use crate::postgres::apply::{ApplyError, LockPhase, LockRequest, ParentRequest, RowWrite};
 use crate::replica::barrier::BarrierError;
 use crate::replica::{Replica, ReplicaError};
+use crate::store::StoreError;
 
 /// All of P1 must be over within this, or apply might hold locks longer than PostgreSQL waits
 /// before it looks for deadlocks (1 s) while itself waiting for up to 300 ms.
@@ -49,12 +50,12 @@ pub(super) enum Attempt {
     Refused(String),
 }
 
-/// The tables of one attempt.
+/// The rows of one attempt, in the order in which they are locked. What is found out about each
+/// stands in vectors of the same order.
 struct Working<'a> {
-    group: &'a Group,
-    rows: Vec<RowId>,
-    /// Rows PostgreSQL showed when they were locked.
-    present: BTreeSet<RowId>,
+    rows: Vec<(&'a RowId, &'a RowWork)>,
+    /// Which of them PostgreSQL showed when they were locked.
+    present: Vec<bool>,
     /// Rows whose absence, or presence, is known to contradict their clock.
     hidden: &'a BTreeSet<RowId>,
 }
@@ -62,16 +63,29 @@ struct Working<'a> {
 impl Working<'_> {
     /// Whether a row is absent though no delete of it is folded. It may never have been here, or
     /// a local delete is on its way to the fold, and must be heard for the conflict lines.
-    fn has_unheard(&self, clocks: &BTreeMap<RowId, RowClock>) -> bool {
-        let absent = self.rows.iter().filter(|row| !self.present.contains(*row));
-        absent.map(|row| clocks.get(row)).any(|clock| clock.is_none_or(|c| c.existence().is_none()))
+    fn has_unheard(&self, clocks: &[Option<RowClock>]) -> bool {
+        let heard = |clock: &RowClock| clock.existence().is_some();
+        let mut rows = self.present.iter().zip(clocks);
+        rows.any(|(present, clock)| !present && !clock.as_ref().is_some_and(heard))
     }
 }
 
-struct Decided {
-    writes: BTreeMap<RowId, RowWrite>,
-    conflicts: Vec<(RowId, Conflict)>,
-    contradicted: BTreeSet<RowId>,
+/// What is to be written into a row.
+type Write<'w> = (&'w RowId, RowWrite<'w>);
+
+/// A row that is locked, or whose absence is known.
+struct LockedRow<'w> {
+    id: &'w RowId,
+    work: &'w RowWork,
+    /// Who wrote the row last, if there is one.
+    xmin: Option<u32>,
+}
+
+struct Decided<'w> {
+    /// In the order of the rows.
+    writes: Vec<Write<'w>>,
+    conflicts: Vec<(&'w RowId, Conflict)>,
+    contradicted: Vec<RowId>,
 }
 
 impl Replica {
@@ -138,25 +152,21 @@ impl Replica {
         hidden: &mut BTreeSet<RowId>,
     ) -> Result<Option<Attempt>, ReplicaError> {
         let mut refused = BTreeMap::new();
-        let xmins = self.lock_rows(group, mode, &mut refused).await?;
+        let locked = self.lock_rows(group, mode, &mut refused).await?;
         // Asked before the clocks are read: a writer folded in between would be taken for known
         // while its clock is not in what was read.
-        let unknown = xmins.values().any(|xmin| !self.horizon.covers(*xmin));
+        let mut xmins = locked.iter().filter_map(|row| row.xmin);
+        let unknown = xmins.any(|xmin| !self.horizon.covers(xmin));
         let working = Working {
-            group,
-            rows: group.rows.keys().filter(|row| !refused.contains_key(*row)).cloned().collect(),
-            present: xmins.keys().cloned().collect(),
+            present: locked.iter().map(|row| row.xmin.is_some()).collect(),
+            rows: locked.into_iter().map(|row| (row.id, row.work)).collect(),
             hidden,
         };
-        let clocks = self.clocks(&working.rows).await?;
+        let clocks = self.clocks(&working).await?;
         let unheard = working.has_unheard(&clocks);
-        let first = self.decide(&working, &clocks).await?;
-        let speculative: BTreeMap<RowId, RowWrite> = first
-            .writes
-            .iter()
-            .filter(|(_, w)| matches!(w, RowWrite::Insert(_)))
-            .map(owned)
-            .collect();
+        let first = self.decide(&working, clocks).await?;
+        let inserts = first.writes.iter().filter(|(_, w)| matches!(w, RowWrite::Insert(_)));
+        let speculative: Vec<Write<'_>> = inserts.cloned().collect();
         if !self.write(&speculative, mode, &mut refused).await? {
             return Ok(Some(Attempt::Again("a key appeared while it was being inserted")));
         }
@@ -169,8 +179,8 @@ impl Replica {
                 Err(BarrierError::Late) => return Ok(Some(Attempt::Again("capture is behind"))),
                 passed => passed?,
             }
-            let clocks = self.clocks(&working.rows).await?;
-            self.decide(&working, &clocks).await?
+            let clocks = self.clocks(&working).await?;
+            self.decide(&working, clocks).await?
         } else {
             first
         };
@@ -204,39 +214,37 @@ impl Replica {
         }
     }
 
-    async fn lock_rows(
+    /// Locks what is there of a group's rows, and leaves out those that cannot be looked for.
+    async fn lock_rows<'w>(
         &mut self,
-        group: &Group,
+        group: &'w Group,
         mode: Mode,
         refused: &mut BTreeMap<RowId, String>,
-    ) -> Result<BTreeMap<RowId, u32>, ReplicaError> {
+    ) -> Result<Vec<LockedRow<'w>>, ReplicaError> {
         // One strength per table keeps it at one statement per table, in key order.
         let mut strengths: BTreeMap<TableId, LockStrength> = BTreeMap::new();
         for (row, work) in &group.rows {
-            let strength =
-                self.apply.table(row.table)?.strength(&work.columns(), work.may_delete());
+            let strength = self.apply.table(row.table)?.strength(work.columns(), work.may_delete());
             let strongest = strengths.entry(row.table).or_insert(strength);
             *strongest = strength.max(*strongest);
         }
         let request = |row| LockRequest { row, strength: strengths[&row.table] };
-        let mut found = BTreeMap::new();
-        match mode {
-            Mode::SetBased => {
-                let locks: Vec<LockRequest<'_>> = group.rows.keys().map(request).collect();
-                let parents = self.parents(group.rows.iter())?;
-                found = self.apply.lock(&locks, &parents).await?;
-            }
-            Mode::RowByRow => {
-                for (row, work) in &group.rows {
-                    let parents = self.parents(std::iter::once((row, work)))?;
-                    match self.apply.lock_alone(request(row), &parents).await? {
-                        Ok(xmin) => found.extend(xmin.map(|xmin| (row.clone(), xmin))),
-                        Err(reason) => drop(refused.insert(row.clone(), reason)),
-                    }
-                }
+        if mode == Mode::SetBased {
+            let locks: Vec<LockRequest<'_>> = group.rows.keys().map(request).collect();
+            let parents = self.parents(group.rows.iter())?;
+            let xmins = self.apply.lock(&locks, &parents).await?;
+            let locked = group.rows.iter().zip(xmins);
+            return Ok(locked.map(|((id, work), xmin)| LockedRow { id, work, xmin }).collect());
+        }
+        let mut locked = Vec::new();
+        for (id, work) in &group.rows {
+            let parents = self.parents(std::iter::once((id, work)))?;
+            match self.apply.lock_alone(request(id), &parents).await? {
+                Ok(xmin) => locked.push(LockedRow { id, work, xmin }),
+                Err(reason) => drop(refused.insert(id.clone(), reason)),
             }
         }
-        Ok(found)
+        Ok(locked)
     }
 
     fn parents<'w>(
@@ -277,110 +285,91 @@ impl Replica {
         self.park(group, &refused).await
     }
 
-    async fn clocks(&self, rows: &[RowId]) -> Result<BTreeMap<RowId, RowClock>, ReplicaError> {
-        let clocks = self.store.clocks(rows.to_vec()).await?;
-        Ok(rows.iter().cloned().zip(clocks).filter_map(|(row, c)| Some((row, c?))).collect())
+    async fn clocks(&self, working: &Working<'_>) -> Result<Vec<Option<RowClock>>, StoreError> {
+        self.store.clocks(working.rows.iter().map(|(row, _)| (*row).clone()).collect()).await
     }
 
-    async fn decide(
+    async fn decide<'w>(
         &self,
-        working: &Working<'_>,
-        clocks: &BTreeMap<RowId, RowClock>,
-    ) -> Result<Decided, ReplicaError> {
-        let mut decided = Decided {
-            writes: BTreeMap::new(),
-            conflicts: Vec::new(),
-            contradicted: BTreeSet::new(),
-        };
-        let mut logged: BTreeMap<RowId, Vec<(ColumnId, Source)>> = BTreeMap::new();
-        for row in &working.rows {
-            let work = &working.group.rows[row];
+        working: &Working<'w>,
+        clocks: Vec<Option<RowClock>>,
+    ) -> Result<Decided<'w>, ReplicaError> {
+        let mut verdicts = Vec::with_capacity(working.rows.len());
+        let (mut conflicts, mut contradicted) = (Vec::new(), Vec::new());
+        let found = working.present.iter().zip(clocks);
+        for ((row, work), (present, clock)) in working.rows.iter().copied().zip(found) {
             let def = self.dictionary.table(row.table).ok_or(ApplyError::TableGone(row.table))?;
-            let clock = clocks.get(row).cloned().unwrap_or_default();
-            let present = working.present.contains(row);
-            let (verdict, conflicts) =
-                work.decide(def, &clock, present, working.hidden.contains(row));
-            decided.conflicts.extend(conflicts.into_iter().map(|conflict| (row.clone(), conflict)));
+            let hidden = working.hidden.contains(row);
+            let (verdict, lost) = work.decide(def, clock.unwrap_or_default(), *present, hidden);
+            conflicts.extend(lost.into_iter().map(|conflict| (row, conflict)));
             match verdict {
                 Verdict::Keep => {}
-                Verdict::Retry => {
-                    decided.contradicted.insert(row.clone());
-                }
-                Verdict::Delete => {
-                    decided.writes.insert(row.clone(), RowWrite::Delete);
-                }
-                Verdict::Update(cells) => {
-                    let cells = cells.into_iter().map(|cell| (cell.column, cell.value)).collect();
-                    decided.writes.insert(row.clone(), RowWrite::Update(cells));
-                }
-                Verdict::Insert(cells) => {
-                    logged.insert(row.clone(), cells);
-                }
+                Verdict::Retry => contradicted.push(row.clone()),
+                verdict => verdicts.push((row, verdict)),
             }
         }
-        decided.writes.extend(self.resolve(logged).await?);
-        Ok(decided)
+        Ok(Decided { writes: self.writes(verdicts).await?, conflicts, contradicted })
     }
 
-    /// Finds the values that only the log has.
-    async fn resolve(
+    /// What the verdicts write, with the values that only the log has.
+    async fn writes<'w>(
         &self,
-        rows: BTreeMap<RowId, Vec<(ColumnId, Source)>>,
-    ) -> Result<BTreeMap<RowId, RowWrite>, ReplicaError> {
-        let txns: BTreeSet<TxnId> = rows
-            .values()
-            .flatten()
-            .filter_map(|(_, source)| match source {
-                Source::Logged(txn) => Some(*txn),
-                Source::Value(_) => None,
-            })
-            .collect();
-        let log = self.logged(txns).await?;
-        let mut writes = BTreeMap::new();
-        for (row, cells) in rows {
-            let cells = cells.into_iter().filter_map(|(column, source)| {
-                let value = match source {
-                    Source::Value(value) => value,
-                    Source::Logged(txn) => log.value(txn, &row, column)?,
-                };
-                Some((column, value))
-            });
-            let cells: Vec<(ColumnId, Value)> = cells.collect();
-            writes.insert(row, RowWrite::Insert(cells));
-        }
-        Ok(writes)
+        verdicts: Vec<(&'w RowId, Verdict<'w>)>,
+    ) -> Result<Vec<Write<'w>>, ReplicaError> {
+        let inserted = verdicts.iter().filter_map(|(_, verdict)| match verdict {
+            Verdict::Insert(cells) => Some(cells),
+            _ => None,
+        });
+        let logged = inserted.flatten().filter_map(|(_, source)| match source {
+            Source::Logged(txn) => Some(*txn),
+            Source::Value(_) => None,
+        });
+        let log = self.logged(logged.collect()).await?;
+        let writes = verdicts.into_iter().filter_map(|(row, verdict)| {
+            let write = match verdict {
+                Verdict::Keep | Verdict::Retry => return None,
+                Verdict::Delete => RowWrite::Delete,
+                Verdict::Update(cells) => {
+                    let borrowed = |(column, value)| (column, Cow::Borrowed(value));
+                    RowWrite::Update(cells.into_iter().map(borrowed).collect())
+                }
+                Verdict::Insert(cells) => {
+                    let found = |(column, source)| match source {
+                        Source::Value(value) => Some((column, Cow::Borrowed(value))),
+                        Source::Logged(txn) => {
+                            Some((column, Cow::Owned(log.value(txn, row, column)?)))
+                        }
+                    };
+                    RowWrite::Insert(cells.into_iter().filter_map(found).collect())
+                }
+            };
+            Some((row, write))
+        });
+        Ok(writes.collect())
     }
 
     /// Writes rows; says whether all of them were met. Row by row, refused ones are collected.
     async fn write(
         &mut self,
-        writes: &BTreeMap<RowId, RowWrite>,
+        writes: &[Write<'_>],
         mode: Mode,
         refused: &mut BTreeMap<RowId, String>,
     ) -> Result<bool, ReplicaError> {
-        match mode {
-            Mode::SetBased => {
-                let writes: Vec<(&RowId, &RowWrite)> = writes.iter().collect();
-                self.write_rows(&writes).await
+        if mode == Mode::SetBased {
+            return self.write_rows(writes).await;
+        }
+        for write in writes {
+            let row = write.0;
+            if refused.contains_key(row) {
+                continue;
             }
-            Mode::RowByRow => {
-                for (row, write) in writes
-                    .iter()
-                    .filter(|(row, _)| !refused.contains_key(*row))
-                    .map(owned)
-                    .collect::<Vec<_>>()
-                {
-                    match self.write_alone(&row, &write).await? {
-                        Ok(true) => {}
-                        Ok(false) => return Ok(false),
-                        Err(reason) => {
-                            refused.insert(row, reason);
-                        }
-                    }
-                }
-                Ok(true)
+            match self.write_alone(write).await? {
+                Ok(true) => {}
+                Ok(false) => return Ok(false),
+                Err(reason) => drop(refused.insert(row.clone(), reason)),
             }
         }
+        Ok(true)
     }
 
     /// Sets aside what could not be shown, and says so in the marker.
@@ -411,10 +400,6 @@ pub(super) fn unshowable(group: &Group) -> Vec<ParkedChange> {
     group.parked.iter().map(|(place, _)| *place).collect()
 }
 
-fn owned((row, write): (&RowId, &RowWrite)) -> (RowId, RowWrite) {
-    (row.clone(), write.clone())
-}
-
 /// The referencing values of a foreign key, when the group writes all of them and none is NULL.
 fn parent_values(work: &RowWork, columns: &[ColumnId]) -> Option<Vec<Value>> {
     let values = columns.iter().map(|column| work.last_value(*column).cloned());
@@ -423,27 +408,31 @@ fn parent_values(work: &RowWork, columns: &[ColumnId]) -> Option<Vec<Value>> {
 
 /// What is left to write once the speculative inserts stand; `None` when a row must be inserted
 /// that was not speculated on.
-fn after_speculation(
-    decided: BTreeMap<RowId, RowWrite>,
-    speculative: &BTreeMap<RowId, RowWrite>,
-) -> Option<BTreeMap<RowId, RowWrite>> {
-    let undone = speculative.keys().filter(|row| !decided.contains_key(*row));
-    let mut rest: BTreeMap<RowId, RowWrite> =
-        undone.map(|row| (row.clone(), RowWrite::Delete)).collect();
+fn after_speculation<'w>(
+    decided: Vec<Write<'w>>,
+    speculative: &[Write<'w>],
+) -> Option<Vec<Write<'w>>> {
+    if speculative.is_empty() {
+        let inserts = decided.iter().any(|(_, write)| matches!(write, RowWrite::Insert(_)));
+        return (!inserts).then_some(decided);
+    }
+    let mut speculative: BTreeMap<&RowId, &RowWrite<'w>> =
+        speculative.iter().map(|(row, write)| (*row, write)).collect();
+    let mut rest = Vec::new();
     for (row, write) in decided {
-        match (write, speculative.get(&row)) {
+        match (write, speculative.remove(row)) {
             (RowWrite::Insert(_), None) => return None,
             (RowWrite::Insert(mut cells), Some(RowWrite::Insert(stands))) => {
                 cells.retain(|cell| !stands.contains(cell));
                 if !cells.is_empty() {
-                    rest.insert(row, RowWrite::Update(cells));
+                    rest.push((row, RowWrite::Update(cells)));
                 }
             }
-            (write, _) => {
-                rest.insert(row, write);
-            }
+            (write, _) => rest.push((row, write)),
         }
     }
+    rest.extend(speculative.into_keys().map(|row| (row, RowWrite::Delete)));
+    rest.sort_unstable_by_key(|(row, _)| *row);
     Some(rest)
 }
 
@@ -457,25 +446,26 @@ mod tests {
         RowId { table: TableId(1), key: RowKey::new(&[Value::Int(key)]) }
     }
 
-    fn insert(value: i64) -> RowWrite {
-        RowWrite::Insert(vec![(ColumnId(1), Value::Int(value)), (ColumnId(2), Value::Int(0))])
+    fn insert(value: i64) -> RowWrite<'static> {
+        let cell = |column, value| (ColumnId(column), Cow::Owned(Value::Int(value)));
+        RowWrite::Insert(vec![cell(1, value), cell(2, 0)])
     }
 
     #[test]
     fn a_speculative_insert_is_corrected_or_undone() {
-        let speculative =
-            BTreeMap::from([(row(1), insert(1)), (row(2), insert(2)), (row(3), insert(3))]);
-        let decided = BTreeMap::from([(row(1), insert(1)), (row(2), insert(9))]);
+        let rows = [1, 2, 3].map(row);
+        let speculative = [(&rows[0], insert(1)), (&rows[1], insert(2)), (&rows[2], insert(3))];
+        let decided = vec![(&rows[0], insert(1)), (&rows[1], insert(9))];
         let rest = after_speculation(decided, &speculative).unwrap();
-        let update = RowWrite::Update(vec![(ColumnId(1), Value::Int(9))]);
-        assert_eq!(rest, BTreeMap::from([(row(2), update), (row(3), RowWrite::Delete)]));
+        let update = RowWrite::Update(vec![(ColumnId(1), Cow::Owned(Value::Int(9)))]);
+        assert_eq!(rest, [(&rows[1], update), (&rows[2], RowWrite::Delete)]);
     }
 
     #[test]
     fn an_insert_nobody_speculated_on_is_not_written_late() {
-        assert_eq!(
-            after_speculation(BTreeMap::from([(row(1), insert(1))]), &BTreeMap::new()),
-            None
-        );
+        let rows = [1, 2].map(row);
+        assert_eq!(after_speculation(vec![(&rows[0], insert(1))], &[]), None);
+        let other = [(&rows[1], insert(1))];
+        assert_eq!(after_speculation(vec![(&rows[0], insert(1))], &other), None);
     }
 }

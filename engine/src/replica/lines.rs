@@ -15,15 +15,15 @@ impl Replica {
     /// The lines for concurrent writes that gave way. Equal values are no conflict.
     pub(super) async fn conflict_lines(
         &mut self,
-        conflicts: &[(RowId, Conflict)],
-        writes: &BTreeMap<RowId, RowWrite>,
+        conflicts: &[(&RowId, Conflict)],
+        writes: &[(&RowId, RowWrite<'_>)],
     ) -> Result<Vec<ConflictLine>, ReplicaError> {
         if conflicts.is_empty() {
             return Ok(Vec::new());
         }
         // Also where the loser's value came with the group: the winner's may be what is shown.
         let compares = |c: &Conflict| matches!(c.lost, LostValue::Shown | LostValue::Value(_));
-        let rows = conflicts.iter().filter(|(_, c)| compares(c)).map(|(row, _)| row);
+        let rows = conflicts.iter().filter(|(_, c)| compares(c)).map(|(row, _)| *row);
         let rows: BTreeSet<&RowId> = rows.collect();
         let shown = self.apply.shown(&rows.into_iter().collect::<Vec<_>>()).await?;
         let logged = conflicts.iter().filter(|(_, c)| c.lost == LostValue::Logged);
@@ -31,7 +31,7 @@ impl Replica {
         let log = self.logged(logged).await?;
         let mut lines = Vec::new();
         for (row, conflict) in conflicts {
-            let cell = conflict.column.and_then(|column| shown.get(row)?.get(&column)).cloned();
+            let cell = conflict.column.and_then(|column| shown.get(*row)?.get(&column)).cloned();
             let value = match (&conflict.lost, conflict.column) {
                 (LostValue::Value(value), _) => value.text().map(|text| text.into_owned()),
                 (LostValue::Shown, Some(_)) => cell.clone().flatten(),
@@ -40,7 +40,8 @@ impl Replica {
                     .and_then(|value| value.text().map(|text| text.into_owned())),
                 _ => None,
             };
-            if !same_as_winner(conflict, writes.get(row), cell) {
+            let write = writes.binary_search_by_key(row, |(row, _)| *row).ok();
+            if !same_as_winner(conflict, write.map(|place| &writes[place].1), cell) {
                 lines.push(self.conflict_line(row, conflict, value));
             }
         }
@@ -141,7 +142,7 @@ pub(super) fn op_name(op: RowOp) -> &'static str {
 /// Whether the row shows afterwards what the loser wrote too. `shown` is the cell before the group.
 fn same_as_winner(
     conflict: &Conflict,
-    write: Option<&RowWrite>,
+    write: Option<&RowWrite<'_>>,
     shown: Option<Option<String>>,
 ) -> bool {
     let (Rule::LastWriterWins, Some(column)) = (conflict.rule, conflict.column) else {
@@ -149,7 +150,7 @@ fn same_as_winner(
     };
     let written = match write {
         Some(RowWrite::Update(cells) | RowWrite::Insert(cells)) => {
-            cells.iter().find(|(id, _)| *id == column).map(|(_, value)| value)
+            cells.iter().find(|(id, _)| *id == column).map(|(_, value)| value.as_ref())
         }
         Some(RowWrite::Delete) => return false,
         None => None,

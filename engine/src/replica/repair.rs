@@ -2,6 +2,7 @@
 //! barrier, and counted. It happens by design after a delete of a key that was not there raced
 //! with a local insert; anything else it finds is a bug it keeps from spreading.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use landfall_protocol::dictionary::RowId;
@@ -101,15 +102,14 @@ impl Replica {
         self.apply.begin_repair(&self.marker_key.seal(&Marker::Repair), phase).await?;
         let requests: Vec<LockRequest<'_>> =
             rows.iter().map(|row| LockRequest { row, strength: LockStrength::Update }).collect();
-        let present: BTreeSet<RowId> = self.apply.lock(&requests, &[]).await?.into_keys().collect();
+        let locked = self.apply.lock(&requests, &[]).await?;
+        let present = rows.iter().zip(locked).filter_map(|(row, xmin)| xmin.map(|_| row)).collect();
         self.barrier.pass().await?;
         let clocks = self.store.clocks(rows.to_vec()).await?;
         let due: BTreeMap<&RowId, RowClock> =
             rows.iter().zip(clocks).filter_map(|(row, clock)| Some((row, clock?))).collect();
         let writes = self.due_writes(&due, &present).await?;
         let repaired = writes.len() as u64;
-        let writes: Vec<(&RowId, &RowWrite)> =
-            writes.iter().map(|(row, write)| (*row, write)).collect();
         if !self.write_rows(&writes).await? {
             return Ok(None);
         }
@@ -120,8 +120,8 @@ impl Replica {
     async fn due_writes<'a>(
         &self,
         rows: &BTreeMap<&'a RowId, RowClock>,
-        present: &BTreeSet<RowId>,
-    ) -> Result<BTreeMap<&'a RowId, RowWrite>, ReplicaError> {
+        present: &BTreeSet<&RowId>,
+    ) -> Result<Vec<(&'a RowId, RowWrite<'static>)>, ReplicaError> {
         let mut shown: BTreeMap<&RowId, Option<Vec<(ColumnId, TxnId)>>> = BTreeMap::new();
         for (row, clock) in rows {
             if let Some(def) = self.dictionary.table(row.table) {
@@ -130,7 +130,7 @@ impl Replica {
         }
         let txns = shown.values().flatten().flatten().map(|(_, txn)| *txn).collect();
         let log = self.logged(txns).await?;
-        let mut writes = BTreeMap::new();
+        let mut writes = Vec::new();
         for (row, due) in shown {
             let write = match (due, present.contains(row)) {
                 (None, false) => continue,
@@ -138,7 +138,9 @@ impl Replica {
                 (Some(cells), is_present) => {
                     let cells: Vec<_> = cells
                         .into_iter()
-                        .filter_map(|(column, txn)| Some((column, log.value(txn, row, column)?)))
+                        .filter_map(|(column, txn)| {
+                            Some((column, Cow::Owned(log.value(txn, row, column)?)))
+                        })
                         .collect();
                     match is_present {
                         true if cells.is_empty() => continue,
@@ -147,7 +149,7 @@ impl Replica {
                     }
                 }
             };
-            writes.insert(row, write);
+            writes.push((row, write));
         }
         Ok(writes)
     }

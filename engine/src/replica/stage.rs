@@ -13,7 +13,7 @@ impl Replica {
     /// Writes rows, long values included; says whether all of them were met.
     pub(super) async fn write_rows(
         &mut self,
-        writes: &[(&RowId, &RowWrite)],
+        writes: &[(&RowId, RowWrite<'_>)],
     ) -> Result<bool, ReplicaError> {
         let long: BTreeSet<LongValue> = writes.iter().flat_map(|(_, write)| longs(write)).collect();
         for value in &long {
@@ -30,11 +30,10 @@ impl Replica {
     /// is the inner error.
     pub(super) async fn write_alone(
         &mut self,
-        row: &RowId,
-        write: &RowWrite,
+        write: &(&RowId, RowWrite<'_>),
     ) -> Result<Result<bool, String>, ReplicaError> {
         self.apply.set_savepoint().await?;
-        match self.write_rows(&[(row, write)]).await {
+        match self.write_rows(std::slice::from_ref(write)).await {
             Ok(met) => {
                 self.apply.keep().await?;
                 Ok(Ok(met))
@@ -67,12 +66,8 @@ impl Replica {
     }
 }
 
-fn longs(write: &RowWrite) -> impl Iterator<Item = LongValue> + '_ {
-    let cells = match write {
-        RowWrite::Insert(cells) | RowWrite::Update(cells) => cells.as_slice(),
-        RowWrite::Delete => &[],
-    };
-    cells.iter().filter_map(|(_, value)| match value {
+fn longs(write: &RowWrite<'_>) -> impl Iterator<Item = LongValue> {
+    write.cells().iter().filter_map(|(_, value)| match value.as_ref() {
         Value::Long(long) => Some(**long),
         _ => None,
     })

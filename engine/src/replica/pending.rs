@@ -16,8 +16,10 @@ use landfall_protocol::version::VersionVector;
 use crate::plant;
 use crate::store::{Store, StoreError};
 
-/// How much of one origin is read from the inbox at a time, in bytes of sealed units.
-const PORTION_BYTES: usize = 1 << 20;
+/// How much of one origin is read from the inbox at a time, in bytes of uncompressed content. The
+/// store's cache of decoded units must hold a few portions: what is applied last is folded while
+/// the next one is read, and would be decoded once more.
+const PORTION_BYTES: usize = 256 << 10;
 
 /// What no origin had seen: stands in for a vector record when a planted bug leaves order out.
 static UNORDERED: VersionVector = VersionVector::new();

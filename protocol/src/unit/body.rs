@@ -93,6 +93,9 @@ fn by_set(
     sets
 }
 
+/// Changes of a transaction that room is made for before they are read.
+const CHANGES_AHEAD: usize = 1_000;
+
 /// Puts the transactions together again; `plain` are the parts in header order.
 pub(super) fn decode(
     header: &UnitHeader,
@@ -201,6 +204,7 @@ fn decode_set(
         if changes == 0 {
             return Err(DecodeError::NotCanonical("part"));
         }
+        transaction.changes.reserve_exact(changes.min(CHANGES_AHEAD));
         for _ in 0..changes {
             transaction.changes.push(RowChange::decode(from)?);
         }

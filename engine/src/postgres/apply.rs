@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt as _;
 use futures_util::future::try_join_all;
 use landfall_protocol::dictionary::RowId;
 use landfall_protocol::id::{Origin, Seq};
@@ -202,6 +203,21 @@ impl LockPhase {
     }
 }
 
+/// What an apply transaction begins with.
+#[derive(Debug, Clone)]
+pub struct Opening {
+    /// Whose transactions it applies.
+    pub origin: Origin,
+    /// The first one.
+    pub first: Seq,
+    /// The last one.
+    pub last: Seq,
+    /// What tells the fold about it.
+    pub marker: Vec<u8>,
+    /// How it takes its locks.
+    pub phase: LockPhase,
+}
+
 /// A row to lock.
 #[derive(Debug, Clone, Copy)]
 pub struct LockRequest<'a> {
@@ -322,36 +338,48 @@ impl ApplyConnection {
     ///
     /// # Errors
     /// [`ApplyError::Progress`] when the row is elsewhere.
-    pub async fn begin(
-        &mut self,
-        origin: Origin,
-        first: Seq,
-        last: Seq,
-        marker: &[u8],
-        phase: LockPhase,
-    ) -> Result<(), ApplyError> {
-        let moved = self
-            .prepare("UPDATE landfall.progress SET seq = $3, updated_at = now() WHERE origin = $1 AND seq = $2")
-            .await?;
-        let emit = self.prepare(EMIT_MARKER).await?;
-        let opening = phase.begin_sql();
+    pub async fn begin(&mut self, opening: &Opening) -> Result<(), ApplyError> {
+        let statements = self.prepare_opening().await?;
+        self.limit_locking(opening.phase);
+        self.open(opening, &statements).await
+    }
+
+    async fn prepare_opening(&mut self) -> Result<[Statement; 2], ApplyError> {
+        let moved = "UPDATE landfall.progress SET seq = $3, updated_at = now() WHERE origin = $1 AND seq = $2";
+        Ok([self.prepare(moved).await?, self.prepare(EMIT_MARKER).await?])
+    }
+
+    fn limit_locking(&mut self, phase: LockPhase) {
         self.locked_by = match phase {
             LockPhase::Within(limit) => Some(time::monotonic() + limit),
             LockPhase::Patient | LockPhase::RowByRow => None,
         };
-        let name = origin.to_string();
-        let (before, after) = (first.0 as i64 - 1, last.0 as i64);
+    }
+
+    /// Sends all of it before the first answer.
+    async fn open(
+        &self,
+        opening: &Opening,
+        [moved, emit]: &[Statement; 2],
+    ) -> Result<(), ApplyError> {
+        let sql = opening.phase.begin_sql();
+        let name = opening.origin.to_string();
+        let (before, after) = (opening.first.0 as i64 - 1, opening.last.0 as i64);
         let params: [&(dyn ToSql + Sync); 3] = [&name, &before, &after];
-        let message: [&(dyn ToSql + Sync); 1] = [&marker];
+        let message: [&(dyn ToSql + Sync); 1] = [&opening.marker];
         let (begun, moved, emitted) = tokio::join!(
-            self.client.batch_execute(&opening),
-            self.client.execute(&moved, &params),
-            self.client.query_one(&emit, &message),
+            biased;
+            self.client.batch_execute(&sql),
+            self.client.execute(moved, &params),
+            self.client.query_one(emit, &message),
         );
         begun.and(emitted.map(drop)).map_err(ApplyError::classify)?;
         match moved.map_err(ApplyError::classify)? {
             1 => Ok(()),
-            _ => Err(ApplyError::Progress { origin, expected: Seq(first.0 - 1) }),
+            _ => {
+                let (origin, expected) = (opening.origin, Seq(opening.first.0 - 1));
+                Err(ApplyError::Progress { origin, expected })
+            }
         }
     }
 
@@ -386,13 +414,15 @@ impl ApplyConnection {
     ///
     /// # Errors
     /// [`ApplyError::Late`] when it took too long.
-    pub async fn end_lock_phase(&mut self) -> Result<(), ApplyError> {
+    pub fn end_lock_phase(&mut self) -> Result<(), ApplyError> {
         self.in_time()?;
         if self.locked_by.take().is_some() {
             // Only a unique value that somebody else writes can still make us wait, at a time when
             // others may have waited for us for long.
             let sql = "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 10";
-            self.client.batch_execute(sql).await.map_err(ApplyError::classify)?;
+            // It is sent when it is first polled, and stands before all that follows. Nobody waits
+            // for the answer: should it fail, so does every later statement of the transaction.
+            drop(self.client.batch_execute(sql).now_or_never());
         }
         Ok(())
     }
@@ -415,7 +445,7 @@ impl ApplyConnection {
         parents: &[ParentRequest],
     ) -> Result<Result<Option<u32>, String>, ApplyError> {
         self.set_savepoint().await?;
-        match self.lock(&[row], parents).await {
+        match self.lock(None, &[row], parents).await {
             Ok(found) => {
                 self.keep().await?;
                 Ok(Ok(found.into_iter().next().flatten()))
@@ -431,11 +461,15 @@ impl ApplyConnection {
     /// Locks the rows that exist, in the given order, and the parents they point to. Returns for
     /// each row the transaction that last wrote it (`xmin`), `None` where there is no such row.
     ///
+    /// With an `opening` it begins the transaction too, and does not wait for that in between.
+    ///
     /// # Errors
+    /// As [`ApplyConnection::begin`], and
     /// [`ApplyError::Busy`] when somebody holds one of them for too long, [`ApplyError::Late`] when
     /// all together take too long.
     pub async fn lock(
         &mut self,
+        opening: Option<&Opening>,
         rows: &[LockRequest<'_>],
         parents: &[ParentRequest],
     ) -> Result<Vec<Option<u32>>, ApplyError> {
@@ -451,17 +485,44 @@ impl ApplyConnection {
             batches.push((self.prepare(&sql).await?, arrays, begins));
             begins += run.len();
         }
+        let begin = match opening {
+            Some(opening) => {
+                let statements = self.prepare_opening().await?;
+                self.limit_locking(opening.phase);
+                Some((opening, statements))
+            }
+            None => None,
+        };
+        let begun = async {
+            match &begin {
+                Some((opening, statements)) => self.open(opening, statements).await,
+                None => Ok(()),
+            }
+        };
+        let locked = self.lock_batches(&batches, rows.len());
+        let (begun, locked) = tokio::join!(biased; begun, locked);
+        // Whatever failed at the beginning made the rest fail.
+        begun?;
+        let locked = locked?;
+        self.lock_parents(parents).await?;
+        Ok(locked)
+    }
+
+    async fn lock_batches(
+        &self,
+        batches: &[(Statement, Arrays, usize)],
+        rows: usize,
+    ) -> Result<Vec<Option<u32>>, ApplyError> {
         // One after the other: each may wait, and all of them together only for so long.
-        let mut locked = vec![None; rows.len()];
-        for (statement, arrays, begins) in &batches {
+        let mut locked = vec![None; rows];
+        for (statement, arrays, begins) in batches {
             self.in_time()?;
-            let rows = self.client.query(statement, &arrays.params()).await;
-            for row in rows.map_err(ApplyError::classify)? {
+            let found = self.client.query(statement, &arrays.params()).await;
+            for row in found.map_err(ApplyError::classify)? {
                 let (place, xmin) = (row.get::<_, i64>(0), row.get::<_, i64>(1));
                 locked[begins + place as usize - 1] = Some(xmin as u32);
             }
         }
-        self.lock_parents(parents).await?;
         Ok(locked)
     }
 

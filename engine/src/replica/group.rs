@@ -16,7 +16,9 @@ use landfall_protocol::value::Value;
 
 use crate::plant;
 use crate::postgres::access::LockStrength;
-use crate::postgres::apply::{ApplyError, LockPhase, LockRequest, ParentRequest, RowWrite};
+use crate::postgres::apply::{
+    ApplyError, LockPhase, LockRequest, Opening, ParentRequest, RowWrite,
+};
 use crate::replica::barrier::BarrierError;
 use crate::replica::{Replica, ReplicaError};
 use crate::store::StoreError;
@@ -133,26 +135,25 @@ impl Replica {
         mode: Mode,
         hidden: &mut BTreeSet<RowId>,
     ) -> Result<Attempt, ReplicaError> {
-        let message = self.marker(group, &unshowable(group));
-        let phase = self.lock_phase(mode);
-        self.apply.begin(group.origin, group.first, group.last, &message, phase).await?;
-        if let Some(attempt) = self.show(group, mode, hidden).await? {
+        let opening = self.opening(group, self.lock_phase(mode));
+        if let Some(attempt) = self.show(Some(&opening), group, mode, hidden).await? {
             return Ok(attempt);
         }
         self.apply.commit().await?;
         Ok(Attempt::Done)
     }
 
-    /// Makes a group's changes visible within the open transaction; otherwise says what became of
-    /// the attempt, which must then be rolled back.
+    /// Makes a group's changes visible within the open transaction, or within the one it begins;
+    /// otherwise says what became of the attempt, which must then be rolled back.
     pub(super) async fn show(
         &mut self,
+        opening: Option<&Opening>,
         group: &Group,
         mode: Mode,
         hidden: &mut BTreeSet<RowId>,
     ) -> Result<Option<Attempt>, ReplicaError> {
         let mut refused = BTreeMap::new();
-        let locked = self.lock_rows(group, mode, &mut refused).await?;
+        let locked = self.lock_rows(opening, group, mode, &mut refused).await?;
         // Asked before the clocks are read: a writer folded in between would be taken for known
         // while its clock is not in what was read.
         let mut xmins = locked.iter().filter_map(|row| row.xmin);
@@ -170,7 +171,7 @@ impl Replica {
         if !self.write(&speculative, mode, &mut refused).await? {
             return Ok(Some(Attempt::Again("a key appeared while it was being inserted")));
         }
-        self.apply.end_lock_phase().await?;
+        self.apply.end_lock_phase()?;
         let needed =
             unknown || unheard || !speculative.is_empty() || !first.contradicted.is_empty();
         let decided = if needed && !plant::active("no-barrier") {
@@ -206,6 +207,11 @@ impl Replica {
         self.marker_key.seal(&Marker::Apply { origin, first, last, parked: parked.to_vec() })
     }
 
+    fn opening(&self, group: &Group, phase: LockPhase) -> Opening {
+        let marker = self.marker(group, &unshowable(group));
+        Opening { origin: group.origin, first: group.first, last: group.last, marker, phase }
+    }
+
     fn lock_phase(&self, mode: Mode) -> LockPhase {
         match mode {
             Mode::SetBased if !self.patient => LockPhase::Within(LOCK_PHASE_MAX),
@@ -217,6 +223,7 @@ impl Replica {
     /// Locks what is there of a group's rows, and leaves out those that cannot be looked for.
     async fn lock_rows<'w>(
         &mut self,
+        opening: Option<&Opening>,
         group: &'w Group,
         mode: Mode,
         refused: &mut BTreeMap<RowId, String>,
@@ -232,9 +239,12 @@ impl Replica {
         if mode == Mode::SetBased {
             let locks: Vec<LockRequest<'_>> = group.rows.keys().map(request).collect();
             let parents = self.parents(group.rows.iter())?;
-            let xmins = self.apply.lock(&locks, &parents).await?;
+            let xmins = self.apply.lock(opening, &locks, &parents).await?;
             let locked = group.rows.iter().zip(xmins);
             return Ok(locked.map(|((id, work), xmin)| LockedRow { id, work, xmin }).collect());
+        }
+        if let Some(opening) = opening {
+            self.apply.begin(opening).await?;
         }
         let mut locked = Vec::new();
         for (id, work) in &group.rows {
@@ -267,9 +277,7 @@ impl Replica {
         group: &Group,
         reason: &str,
     ) -> Result<(), ReplicaError> {
-        let message = self.marker(group, &unshowable(group));
-        let phase = LockPhase::Patient;
-        self.apply.begin(group.origin, group.first, group.last, &message, phase).await?;
+        self.apply.begin(&self.opening(group, LockPhase::Patient)).await?;
         self.park_all(group, reason).await?;
         self.apply.commit().await?;
         Ok(())

@@ -17,7 +17,7 @@ use landfall_protocol::plan::Group;
 use landfall_protocol::schema::{TableDef, TableId};
 use landfall_protocol::version::VersionVector;
 
-use crate::postgres::apply::{ApplyError, LockPhase};
+use crate::postgres::apply::{ApplyError, LockPhase, Opening};
 use crate::replica::group::{Attempt, LOCKED, Mode, unshowable};
 use crate::replica::pending::Pending;
 use crate::replica::{
@@ -243,11 +243,12 @@ impl Replica {
         let origin = large.origin;
         let group = self.fragment(origin, seq, walk).await?;
         walk.changes += group.changes;
-        let message = self.marker(&group, &unshowable(&group));
+        let marker = self.marker(&group, &unshowable(&group));
         if seq == large.first {
-            self.apply.begin(origin, large.first, large.last, &message, phase).await?;
+            let Large { origin, first, last } = large;
+            self.apply.begin(&Opening { origin, first, last, marker, phase }).await?;
         } else {
-            self.apply.mark(&message).await?;
+            self.apply.mark(&marker).await?;
         }
         Ok(group)
     }
@@ -282,7 +283,7 @@ impl Replica {
         let mut cause = LOCKED;
         for attempt in 0..FRAGMENT_ATTEMPTS {
             self.apply.set_savepoint().await?;
-            match self.show(group, mode, hidden).await {
+            match self.show(None, group, mode, hidden).await {
                 Ok(None) => {
                     self.apply.keep().await?;
                     return Ok(None);

@@ -102,7 +102,7 @@ impl Replica {
         self.apply.begin_repair(&self.marker_key.seal(&Marker::Repair), phase).await?;
         let requests: Vec<LockRequest<'_>> =
             rows.iter().map(|row| LockRequest { row, strength: LockStrength::Update }).collect();
-        let locked = self.apply.lock(&requests, &[]).await?;
+        let locked = self.apply.lock(None, &requests, &[]).await?;
         let present = rows.iter().zip(locked).filter_map(|(row, xmin)| xmin.map(|_| row)).collect();
         self.barrier.pass().await?;
         let clocks = self.store.clocks(rows.to_vec()).await?;

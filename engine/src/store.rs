@@ -452,6 +452,14 @@ impl Store {
         self.read(move |reader| reader.clocks(&rows)).await
     }
 
+    /// How often the fold has moved clocks. Whoever asked for clocks after one number, and finds the
+    /// same number later, has what he would get then: a fold that somebody knows to be over was
+    /// counted before.
+    #[must_use]
+    pub fn clock_moves(&self) -> u64 {
+        self.counters.clock_moves.load(Ordering::SeqCst)
+    }
+
     /// Units of an origin from the one that holds `after` + 1 on, about `bytes_max` of them but at
     /// least one if there is any.
     ///

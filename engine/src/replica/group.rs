@@ -83,6 +83,15 @@ struct LockedRow<'w> {
     xmin: Option<u32>,
 }
 
+/// The rows of a group once they are locked.
+struct Taken<'w> {
+    locked: Vec<LockedRow<'w>>,
+    /// In the same order.
+    clocks: Vec<Option<RowClock>>,
+    /// Whether the fold may not know yet of whoever wrote one of them last.
+    unknown: bool,
+}
+
 struct Decided<'w> {
     /// In the order of the rows.
     writes: Vec<Write<'w>>,
@@ -153,17 +162,13 @@ impl Replica {
         hidden: &mut BTreeSet<RowId>,
     ) -> Result<Option<Attempt>, ReplicaError> {
         let mut refused = BTreeMap::new();
-        let locked = self.lock_rows(opening, group, mode, &mut refused).await?;
-        // Asked before the clocks are read: a writer folded in between would be taken for known
-        // while its clock is not in what was read.
-        let mut xmins = locked.iter().filter_map(|row| row.xmin);
-        let unknown = xmins.any(|xmin| !self.horizon.covers(xmin));
+        let Taken { locked, clocks, unknown } =
+            self.take_rows(opening, group, mode, &mut refused).await?;
         let working = Working {
             present: locked.iter().map(|row| row.xmin.is_some()).collect(),
             rows: locked.into_iter().map(|row| (row.id, row.work)).collect(),
             hidden,
         };
-        let clocks = self.clocks(&working).await?;
         let unheard = working.has_unheard(&clocks);
         let first = self.decide(&working, clocks).await?;
         let inserts = first.writes.iter().filter(|(_, w)| matches!(w, RowWrite::Insert(_)));
@@ -218,6 +223,39 @@ impl Replica {
             Mode::SetBased => LockPhase::Patient,
             Mode::RowByRow => LockPhase::RowByRow,
         }
+    }
+
+    /// Locks a group's rows and finds their clocks. While PostgreSQL locks, the store looks for the
+    /// clocks already; what it finds counts only if no clock has moved by the time the locks are
+    /// held.
+    async fn take_rows<'w>(
+        &mut self,
+        opening: Option<&Opening>,
+        group: &'w Group,
+        mode: Mode,
+        refused: &mut BTreeMap<RowId, String>,
+    ) -> Result<Taken<'w>, ReplicaError> {
+        let (store, moves) = (self.store.clone(), self.store.clock_moves());
+        let early = async {
+            match mode {
+                Mode::SetBased => {
+                    store.clocks(group.rows.keys().cloned().collect()).await.map(Some)
+                }
+                Mode::RowByRow => Ok(None),
+            }
+        };
+        let locked = self.lock_rows(opening, group, mode, refused);
+        let (locked, early) = tokio::join!(biased; locked, early);
+        let (locked, early) = (locked?, early?);
+        // Asked before the clocks are read, or known to be the same: a writer folded in between
+        // would be taken for known while its clock is not in what was read.
+        let mut xmins = locked.iter().filter_map(|row| row.xmin);
+        let unknown = xmins.any(|xmin| !self.horizon.covers(xmin));
+        let clocks = match early {
+            Some(clocks) if store.clock_moves() == moves => clocks,
+            _ => store.clocks(locked.iter().map(|row| row.id.clone()).collect()).await?,
+        };
+        Ok(Taken { locked, clocks, unknown })
     }
 
     /// Locks what is there of a group's rows, and leaves out those that cannot be looked for.

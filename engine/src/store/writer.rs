@@ -82,6 +82,8 @@ pub(super) struct Counters {
     pub(super) commands: AtomicU64,
     pub(super) commits: AtomicU64,
     pub(super) sealed: AtomicU64,
+    /// Rounds that moved clocks, counted before anybody hears of their end.
+    pub(super) clock_moves: AtomicU64,
     /// Set when there was no room, until changes of rows get in again.
     pub(super) full: AtomicBool,
     /// The first thing that was found damaged.
@@ -240,6 +242,7 @@ impl Writer<'_> {
         let wrote = self.db.connection().total_changes() != changes_before;
         let failure = failure.or_else(|| self.clocks.sweep(&self.db).err());
         let folded = self.state.fold.last_seq > own_before;
+        let moves_clocks = self.clocks.mark() > 0;
         let failure = failure.or_else(|| self.commit(folded).err());
         match &failure {
             Some(error) => {
@@ -255,6 +258,9 @@ impl Writer<'_> {
                 }
             }
             None => {}
+        }
+        if moves_clocks {
+            self.tools.counters.clock_moves.fetch_add(1, Ordering::SeqCst);
         }
         self.publish();
         for (_, answer) in answers {

@@ -244,8 +244,15 @@ impl Driver {
                 Output::Idle => return Ok(None),
             }
         }
-        // What the session wants next is unknown; a peer that never says hello is still found.
-        Ok((!self.session.is_ready()).then_some(self.hello_due_ms))
+        // What the session wants next is unknown; a peer that never says hello is still found, also
+        // one that does not take ours.
+        if self.session.is_ready() {
+            return Ok(None);
+        }
+        if self.now_ms() >= self.hello_due_ms {
+            return Err(LinkEnd::Refused(Refusal::NoHello));
+        }
+        Ok(Some(self.hello_due_ms))
     }
 
     fn send(&mut self, message: &Message) -> Result<(), LinkEnd> {
@@ -283,30 +290,18 @@ impl Driver {
         let _ = tokio::time::timeout(REFUSAL_LINGER, farewell).await;
     }
 
-    /// Waits for one thing to happen and passes it on. Everything waited for is cancel-safe.
+    /// Waits for one thing to happen and passes it on. Everything waited for is cancel-safe. What
+    /// comes in bulk stands last, so that it delays nothing else; the rest is soon used up.
     async fn next(&mut self, wake_ms: Option<u64>) -> Result<(), LinkEnd> {
         let clock = self.link.shared.clock;
         tokio::select! {
+            biased;
+            () = self.link.connection.revoked() => return Err(LinkEnd::Revoked),
             flushed = self.writer.flush(), if self.is_flushing => {
                 flushed?;
                 self.is_flushing = false;
             }
-            frame = self.reader.next() => self.handle_frame(frame?).await?,
-            stream = self.link.connection.accept_uni(HEAD_BYTES_MAX) => {
-                self.heads.push_back(Box::pin(read_head(stream?)));
-            }
-            Some(head) = self.heads.next() => self.handle_head(head)?,
-            Some((origin, result)) = self.reading.next() => {
-                self.handle_read(origin, result).await?;
-            }
-            Some(arrived) = self.arrived.1.recv() => {
-                self.handle_arrived(arrived).await?;
-            }
-            ended = self.serving.next() => self.serving.handle_ended(ended).await?,
-            changed = self.log.changed() => {
-                changed.map_err(|_| StoreError::Closed)?;
-                self.handle_log();
-            }
+            () = clock.until(wake_ms) => self.session.handle_timeout(self.now_ms()),
             changed = self.link.orders.changed() => {
                 // Dropped by the switchboard only together with the connection.
                 if changed.is_err() {
@@ -314,8 +309,22 @@ impl Driver {
                 }
                 self.handle_orders()?;
             }
-            () = self.link.connection.revoked() => return Err(LinkEnd::Revoked),
-            () = clock.until(wake_ms) => self.session.handle_timeout(self.now_ms()),
+            stream = self.link.connection.accept_uni(HEAD_BYTES_MAX) => {
+                self.heads.push_back(Box::pin(read_head(stream?)));
+            }
+            Some(head) = self.heads.next() => self.handle_head(head)?,
+            Some((origin, result)) = self.reading.next() => {
+                self.handle_read(origin, result).await?;
+            }
+            ended = self.serving.next() => self.serving.handle_ended(ended).await?,
+            changed = self.log.changed() => {
+                changed.map_err(|_| StoreError::Closed)?;
+                self.handle_log();
+            }
+            Some(arrived) = self.arrived.1.recv() => {
+                self.handle_arrived(arrived).await?;
+            }
+            frame = self.reader.next() => self.handle_frame(frame?).await?,
         }
         Ok(())
     }

@@ -97,6 +97,7 @@ impl Pump {
             return Ok(());
         }
         let mut writer = tokio::select! {
+            biased;
             () = self.stop.cancelled() => return Ok(()),
             writer = self.connection.open_uni(UNIT_BYTES_MAX) => writer.map_err(FrameError::from)?,
         };

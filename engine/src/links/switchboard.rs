@@ -162,22 +162,23 @@ impl Switchboard {
             .min()
     }
 
-    /// Waits for one thing. Cancel-safe.
+    /// Waits for one thing. Cancel-safe. What comes in bulk stands last.
     async fn next(&mut self, wake_ms: Option<u64>) -> Result<Next, StoreError> {
         let happened = tokio::select! {
+            biased;
+            () = self.shared.clock.until(wake_ms) => Happened::Time,
             Some((site, called)) = self.calls.next() => Happened::Called(site, called),
             arriving = self.endpoint.accept() => match arriving {
                 Some(arriving) => Happened::Arriving(Box::new(arriving)),
                 None => return Ok(Next::EndpointShutDown),
             },
             Some(arrived) = self.arriving.next() => Happened::Arrived(arrived),
-            Some(report) = self.reports.1.recv() => Happened::Reported(report),
             Some(ended) = self.links.next() => Happened::Ended(ended),
             changed = self.log.changed() => {
                 changed.map_err(|_| StoreError::Closed)?;
                 Happened::LogAdvanced
             }
-            () = self.shared.clock.until(wake_ms) => Happened::Time,
+            Some(report) = self.reports.1.recv() => Happened::Reported(report),
         };
         Ok(Next::Happened(happened))
     }

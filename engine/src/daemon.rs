@@ -23,6 +23,7 @@ use crate::daemon::report::Reporter;
 use crate::identity::MemberKey;
 use crate::links::{self, Links};
 use crate::postgres::connect::PgSettings;
+use crate::random;
 use crate::replica::{self, ReplicaContext, ReplicaStatus};
 use crate::store::{DatabaseIdentity, Identity, Opened, Settings, Signer, Store, StoreError};
 use crate::tasks::{TaskError, Tasks};
@@ -101,7 +102,7 @@ pub fn create_store(
     start_lsn: u64,
 ) -> Result<Origin, DaemonError> {
     let incarnation = loop {
-        let drawn = getrandom::u64().map_err(DaemonError::Random)?;
+        let drawn = random::u64().map_err(DaemonError::Random)?;
         if let Some(incarnation) = Incarnation::new(drawn) {
             break incarnation;
         }

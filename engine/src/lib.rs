@@ -10,7 +10,10 @@ pub mod identity;
 pub mod links;
 mod plant;
 pub mod postgres;
+mod random;
 pub mod replica;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 pub mod store;
 pub mod tasks;
 pub mod telemetry;

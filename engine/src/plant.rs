@@ -13,14 +13,22 @@
 //! | `slow-capture` | nothing; each message of the WAL stream takes a millisecond longer |
 
 /// Whether the rule of this name is switched off. Always `false` unless the `planted-bugs` feature
-/// was compiled in and `LANDFALL_PLANT` names it.
+/// was compiled in and `LANDFALL_PLANT` names it, or a simulator says so.
+pub(crate) fn active(rule: &str) -> bool {
+    #[cfg(feature = "simulation")]
+    if crate::simulation::planted(rule) {
+        return true;
+    }
+    by_environment(rule)
+}
+
 #[cfg(not(feature = "planted-bugs"))]
-pub(crate) fn active(_rule: &str) -> bool {
+fn by_environment(_rule: &str) -> bool {
     false
 }
 
 #[cfg(feature = "planted-bugs")]
-pub(crate) fn active(rule: &str) -> bool {
+fn by_environment(rule: &str) -> bool {
     use std::sync::OnceLock;
     static PLANTED: OnceLock<String> = OnceLock::new();
     PLANTED

@@ -39,6 +39,7 @@ use crate::plant;
 use crate::postgres::apply::{ApplyConnection, ApplyError, session_settings};
 use crate::postgres::catalog::{self, CatalogError};
 use crate::postgres::connect::{ConnectError, PgSettings};
+use crate::random;
 use crate::replica::barrier::Barrier;
 use crate::replica::group::{Attempt, Mode};
 use crate::replica::large::Lane;
@@ -627,6 +628,6 @@ async fn sleep_until_wall(at_ms: Option<u64>) {
 /// Grows with the attempts and differs between sites, so that two do not keep meeting.
 fn pause_before(attempt: u32) -> Duration {
     let most = (1u64 << attempt.min(7)).min(RETRY_MS_MAX);
-    let jitter = getrandom::u32().unwrap_or(attempt);
+    let jitter = random::u32().unwrap_or(attempt);
     Duration::from_micros(most * 1000 / 2 + u64::from(jitter) % (most * 500 + 1))
 }

@@ -60,6 +60,7 @@ pub use record::{
 };
 pub use writer::Signer;
 
+use crate::random;
 use ballast::Ballast;
 use clocks::{ClockWriter, RecentClocks};
 use layout::Paths;
@@ -104,7 +105,7 @@ impl Store {
         let paths = Paths::new(dir);
         let _lock = paths.lock()?;
         let mut secret = [0; 32];
-        getrandom::fill(&mut secret).map_err(|error| {
+        random::fill(&mut secret).map_err(|error| {
             StoreError::file("draw a secret for", dir, &std::io::Error::other(error.to_string()))
         })?;
         let marker_key = MarkerKey::new(secret);

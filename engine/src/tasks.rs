@@ -25,10 +25,16 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::task::{AbortHandle, JoinHandle};
+use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
+
+#[cfg(feature = "simulation")]
+use crate::simulation;
+
+#[cfg(feature = "simulation")]
+mod simulated;
 
 /// How long tasks have to end after the stop signal before they are aborted. Ending by `kill -9` is
 /// supported, so this only buys a shorter next start.
@@ -73,13 +79,20 @@ pub struct Tasks {
     inner: Arc<Inner>,
 }
 
-#[derive(Debug)]
 struct Inner {
     stop: CancellationToken,
     stop_grace: Duration,
+    #[cfg(feature = "simulation")]
+    executor: Option<Arc<dyn simulation::Executor>>,
     state: Mutex<State>,
     /// Bumped whenever `state` changes in a way `wait` looks at.
     changed: watch::Sender<()>,
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tasks").field("state", &self.state).finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -113,10 +126,31 @@ impl Tasks {
         let inner = Inner {
             stop: CancellationToken::new(),
             stop_grace,
+            #[cfg(feature = "simulation")]
+            executor: None,
             state: Mutex::default(),
             changed: watch::Sender::new(()),
         };
         Self { inner: Arc::new(inner) }
+    }
+
+    /// Like [`Tasks::new`], with tasks that a simulator runs.
+    #[cfg(feature = "simulation")]
+    pub fn simulated(executor: Arc<dyn simulation::Executor>) -> Self {
+        let inner = Inner {
+            stop: CancellationToken::new(),
+            stop_grace: STOP_GRACE,
+            executor: Some(executor),
+            state: Mutex::default(),
+            changed: watch::Sender::new(()),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// What the first failure was, if there was one.
+    #[cfg(feature = "simulation")]
+    pub fn failure(&self) -> Option<TaskError> {
+        self.inner.lock().first_failure.clone()
     }
 
     /// The stop signal: tasks wait for it at the head of their loop; whoever cancels it stops all.
@@ -140,7 +174,7 @@ impl Tasks {
             }
         };
         // Not awaited by anyone: `running` reports how it ended.
-        drop(self.start(running, work));
+        self.start(running, work).detach();
     }
 
     /// Starts a short-lived task on behalf of an owner, who gets its output and decides what an
@@ -153,7 +187,7 @@ impl Tasks {
     {
         let name = name.into();
         let running = self.register(name.clone());
-        Child { name, handle: AbortOnDropHandle::new(self.start(running, future)) }
+        Child { name, handle: self.start(running, future) }
     }
 
     /// Returns when every task has ended, when the first one failed or panicked (its error), or
@@ -164,6 +198,7 @@ impl Tasks {
     pub async fn wait(&self) -> Result<(), TaskError> {
         let over = |state: &State| state.running.is_empty() || state.first_failure.is_some();
         tokio::select! {
+            biased;
             () = self.inner.stop.cancelled() => {}
             () = self.inner.until(over) => {}
         }
@@ -186,20 +221,27 @@ impl Tasks {
     }
 
     #[expect(clippy::disallowed_methods, reason = "this is where tasks are started")]
-    fn start<F>(&self, running: Running, future: F) -> JoinHandle<Option<F::Output>>
+    fn start<F>(&self, running: Running, future: F) -> Handle<F::Output>
     where
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
         let id = running.id;
+        #[cfg(feature = "simulation")]
+        let name = running.reporter.name.clone();
         // ERROR level: a filter must never remove the name of the task from its messages.
         let span = tracing::error_span!("task", name = %running.reporter.name);
-        let handle = tokio::spawn(running.watch_over(future).instrument(span));
+        let work = running.watch_over(future).instrument(span);
+        #[cfg(feature = "simulation")]
+        if let Some(executor) = &self.inner.executor {
+            return simulated::start(executor, &name, work);
+        }
+        let handle = tokio::spawn(work);
         // If the task has ended already, there is nothing to abort any more.
         if let Some(entry) = self.inner.lock().running.get_mut(&id) {
             entry.abort = Some(handle.abort_handle());
         }
-        handle
+        Handle::Tokio(AbortOnDropHandle::new(handle))
     }
 }
 
@@ -302,18 +344,45 @@ fn panic_message(panic: &(dyn Any + Send)) -> String {
 #[must_use = "dropping a child aborts it"]
 pub struct Child<T> {
     name: String,
-    handle: AbortOnDropHandle<Option<T>>,
+    handle: Handle<T>,
+}
+
+/// A started task.
+#[derive(Debug)]
+enum Handle<T> {
+    Tokio(AbortOnDropHandle<Option<T>>),
+    #[cfg(feature = "simulation")]
+    Simulated(simulated::Handle<T>),
+}
+
+impl<T> Handle<T> {
+    /// Lets it run by itself.
+    fn detach(self) {
+        match self {
+            Self::Tokio(handle) => drop(handle.detach()),
+            #[cfg(feature = "simulation")]
+            Self::Simulated(handle) => handle.detach(),
+        }
+    }
 }
 
 impl<T> Child<T> {
     /// Aborts the task; awaiting it then gives [`TaskError::Aborted`] unless it had ended.
     pub fn abort(&self) {
-        self.handle.abort();
+        match &self.handle {
+            Handle::Tokio(handle) => handle.abort(),
+            #[cfg(feature = "simulation")]
+            Handle::Simulated(handle) => handle.abort(),
+        }
     }
 
     /// Whether the task has ended.
     pub fn is_finished(&self) -> bool {
-        self.handle.is_finished()
+        match &self.handle {
+            Handle::Tokio(handle) => handle.is_finished(),
+            #[cfg(feature = "simulation")]
+            Handle::Simulated(handle) => handle.is_finished(),
+        }
     }
 }
 
@@ -321,10 +390,12 @@ impl<T> Future for Child<T> {
     type Output = Result<T, TaskError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.handle).poll(cx).map(|ended| match ended {
-            Ok(Some(output)) => Ok(output),
-            Ok(None) | Err(_) => Err(TaskError::Aborted { task: self.name.clone() }),
-        })
+        let ended = match &mut self.handle {
+            Handle::Tokio(handle) => Pin::new(handle).poll(cx).map(|ended| ended.ok().flatten()),
+            #[cfg(feature = "simulation")]
+            Handle::Simulated(handle) => Pin::new(handle).poll(cx),
+        };
+        ended.map(|output| output.ok_or_else(|| TaskError::Aborted { task: self.name.clone() }))
     }
 }
 

@@ -3,19 +3,26 @@
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+#[cfg(feature = "simulation")]
+use crate::simulation;
+
 /// Wall-clock time in Unix milliseconds. It may jump in both directions; never measure spans with
 /// it. A clock set before 1970 reads as 0 (a box whose battery died), which the drift check of the
 /// caller then reports.
 #[expect(clippy::disallowed_methods, reason = "this file is where clocks are read")]
 pub fn wall_ms() -> u64 {
+    #[cfg(feature = "simulation")]
+    if let Some(ms) = simulation::wall_ms() {
+        return ms;
+    }
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Time that only goes forward; for spans and deadlines within this process.
-#[expect(clippy::disallowed_methods, reason = "this file is where clocks are read")]
+/// Time that only goes forward; for spans and deadlines within this process. The runtime's clock, so
+/// that it stands still where a test has paused that.
 pub fn monotonic() -> Instant {
-    Instant::now()
+    tokio::time::Instant::now().into_std()
 }
 
 #[cfg(test)]

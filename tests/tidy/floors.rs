@@ -36,7 +36,20 @@ pub(crate) const TABLES: &[(&str, &[Floor])] = &[
     (
         "engine/src/",
         &[
-            (Open, &["tasks", "time", "telemetry", "error", "config", "identity", "plant"]),
+            (
+                Open,
+                &[
+                    "tasks",
+                    "time",
+                    "random",
+                    "telemetry",
+                    "error",
+                    "config",
+                    "identity",
+                    "plant",
+                    "simulation",
+                ],
+            ),
             (Blind, &["store", "transport", "postgres"]),
             (Blind, &["capture", "links"]),
             (Blind, &["replica"]),

@@ -6,9 +6,9 @@
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
-use crate::plant;
 use crate::postgres::sql;
 use crate::store::{Bond, Severity, Store, StoreError, Token};
+use crate::{plant, random};
 
 /// Session settings: the token must be durable when it is written, and waits for nobody.
 pub const BOND_SETTINGS: &[(&str, &str)] = &[
@@ -120,7 +120,7 @@ pub async fn renew(client: &mut Client, store: &Store, timeline: u32) -> Result<
     let found: Option<Token> = row.get::<_, String>(0).parse().ok();
     let bond = store.bond().await?;
     judge(bond, found)?;
-    let random = getrandom::u64().map_err(BondError::Random)?;
+    let random = random::u64().map_err(BondError::Random)?;
     let next = Token { generation: bond.newest() + 1, random };
     let timeline = Some(timeline);
     store.set_bond(Bond { timeline, confirmed: found, intended: Some(next) }).await?;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::time;
+use crate::{random, time};
 
 /// Monotonic milliseconds since the links were started.
 #[derive(Debug, Clone, Copy)]
@@ -32,7 +32,5 @@ impl Clock {
 
 /// A number to spread attempts with.
 pub(super) fn random() -> u64 {
-    let mut bytes = [0; 8];
-    getrandom::fill(&mut bytes).expect("the system gave randomness for the links' keys before");
-    u64::from_ne_bytes(bytes)
+    random::u64().expect("the system gave randomness for the links' keys before")
 }

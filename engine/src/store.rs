@@ -26,6 +26,8 @@ mod layout;
 mod reader;
 mod record;
 mod sealing;
+#[cfg(feature = "simulation")]
+mod simulated;
 mod sql;
 mod state;
 mod tail;
@@ -58,6 +60,8 @@ pub use record::{
     Advance, Appended, Backlog, DatabaseIdentity, DirtyRow, Folded, Held, Identity, Log, OpenUnit,
     Opened, PeerRecord, Resume, Sealing, Settings, Sizes, Statistics,
 };
+#[cfg(feature = "simulation")]
+pub use simulated::{MemoryDisk, Moment, Pace};
 pub use writer::Signer;
 
 use crate::random;

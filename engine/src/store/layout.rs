@@ -124,7 +124,7 @@ impl Paths {
         connection.pragma_update(None, "application_id", APPLICATION_ID)?;
         connection.pragma_update(None, "user_version", FORMAT_VERSION)?;
         connection.execute_batch("BEGIN")?;
-        connection.execute_batch(TABLES)?;
+        make_tables(&connection)?;
         fill(&connection)?;
         connection.execute_batch("COMMIT")?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
@@ -180,6 +180,11 @@ impl Paths {
             expected: expected.to_string(),
         })
     }
+}
+
+/// Makes the tables of an empty database.
+pub(super) fn make_tables(connection: &Connection) -> Result<(), StoreError> {
+    Ok(connection.execute_batch(TABLES)?)
 }
 
 fn set_up(connection: &Connection, cache_bytes: u64) -> Result<(), StoreError> {

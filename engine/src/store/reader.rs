@@ -67,13 +67,29 @@ pub(super) fn run(
     (cache, recent): (Arc<UnitCache>, Arc<RecentClocks>),
     mut commands: mpsc::Receiver<ReadCommand>,
 ) {
-    let reader = Reader { db: Database::new(connection), paths, own, cache, recent };
+    let reader = Reader::new(connection, paths, own, (cache, recent));
     while let Some(ReadCommand::Read(read)) = commands.blocking_recv() {
-        let begun = reader.db.execute("BEGIN", []).map(|_| &reader);
+        reader.answer(read);
+    }
+}
+
+impl<'c> Reader<'c> {
+    pub(super) fn new(
+        connection: &'c Connection,
+        paths: Paths,
+        own: Origin,
+        (cache, recent): (Arc<UnitCache>, Arc<RecentClocks>),
+    ) -> Self {
+        Self { db: Database::new(connection), paths, own, cache, recent }
+    }
+
+    /// Answers one question from one snapshot.
+    pub(super) fn answer(&self, read: Read) {
+        let begun = self.db.execute("BEGIN", []).map(|_| self);
         (read.0)(begun);
         // An open snapshot would keep the write-ahead log from being emptied.
-        if !connection.is_autocommit()
-            && let Err(error) = reader.db.execute("COMMIT", [])
+        if !self.db.connection().is_autocommit()
+            && let Err(error) = self.db.execute("COMMIT", [])
         {
             tracing::warn!(%error, "store read did not end cleanly");
         }

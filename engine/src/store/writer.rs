@@ -170,14 +170,13 @@ fn serve(
     tools: Tools,
     commands: &mut mpsc::Receiver<WriteCommand>,
 ) -> (watch::Sender<Log>, Option<oneshot::Sender<()>>) {
-    let db = Database::new(connection);
-    let mut writer = Writer { db, state, tools, clocks, broken: None, fold_stopped: None };
+    let mut writer = Writer::new(Database::new(connection), state, tools, clocks);
     let mut closing = None;
     while closing.is_none()
         && let Some(first) = commands.blocking_recv()
     {
         let (round, close) = take_queued(first, commands);
-        writer.round(round);
+        writer.round(round).tell();
         closing = close;
     }
     writer.record_position();
@@ -185,7 +184,7 @@ fn serve(
 }
 
 /// Everything that waits, up to the limits of a round or the command to close.
-fn take_queued(
+pub(super) fn take_queued(
     first: WriteCommand,
     commands: &mut mpsc::Receiver<WriteCommand>,
 ) -> (Vec<Work>, Option<oneshot::Sender<()>>) {
@@ -209,13 +208,40 @@ fn take_queued(
     (round, None)
 }
 
-impl Writer<'_> {
-    fn round(&mut self, round: Vec<Work>) {
+/// A round that is over, and of which nobody has been told yet.
+pub(super) struct Round<'w, 'c> {
+    writer: &'w Writer<'c>,
+    answers: Vec<Answer>,
+    failure: Option<StoreError>,
+    moves_clocks: bool,
+}
+
+impl Round<'_, '_> {
+    /// Publishes the news, then answers.
+    pub(super) fn tell(self) {
+        if self.moves_clocks {
+            self.writer.tools.counters.clock_moves.fetch_add(1, Ordering::SeqCst);
+        }
+        self.writer.publish();
+        for answer in self.answers {
+            (answer.send)(self.failure.clone());
+        }
+    }
+}
+
+impl<'c> Writer<'c> {
+    pub(super) fn new(db: Database<'c>, state: State, tools: Tools, clocks: ClockWriter) -> Self {
+        Writer { db, state, tools, clocks, broken: None, fold_stopped: None }
+    }
+
+    /// Runs commands in one transaction and commits it.
+    pub(super) fn round(&mut self, round: Vec<Work>) -> Round<'_, 'c> {
         self.tools.counters.commands.fetch_add(round.len() as u64, Ordering::Relaxed);
         let changes_before = self.db.connection().total_changes();
         let (seen_lsn, own_before) = (self.state.seen_lsn, self.state.fold.last_seq);
         let mut failure = self.broken.clone().or_else(|| self.begin().err());
         let mut answers = Vec::with_capacity(round.len());
+        let mut folds = None;
         let mut brings_rows = false;
         for work in round {
             let carries_rows = work.fold_epoch.is_some() || work.bytes > 0;
@@ -237,7 +263,8 @@ impl Writer<'_> {
                     failure = Some(error.clone());
                 }
             }
-            answers.push((work.fold_epoch, answer));
+            folds = folds.max(work.fold_epoch);
+            answers.push(answer);
         }
         let wrote = self.db.connection().total_changes() != changes_before;
         let failure = failure.or_else(|| self.clocks.sweep(&self.db).err());
@@ -246,7 +273,6 @@ impl Writer<'_> {
         let failure = failure.or_else(|| self.commit(folded).err());
         match &failure {
             Some(error) => {
-                let folds = answers.iter().filter_map(|(epoch, _)| *epoch).max();
                 self.fold_stopped = self.fold_stopped.max(folds);
                 self.roll_back(error, seen_lsn);
             }
@@ -259,13 +285,7 @@ impl Writer<'_> {
             }
             None => {}
         }
-        if moves_clocks {
-            self.tools.counters.clock_moves.fetch_add(1, Ordering::SeqCst);
-        }
-        self.publish();
-        for (_, answer) in answers {
-            (answer.send)(failure.clone());
-        }
+        Round { writer: self, answers, failure, moves_clocks }
     }
 
     fn begin(&self) -> Result<(), StoreError> {
@@ -369,7 +389,7 @@ impl Writer<'_> {
     }
 
     /// Notes the WAL position that was not worth a commit of its own.
-    fn record_position(&mut self) {
+    pub(super) fn record_position(&mut self) {
         if self.state.seen_lsn == self.state.progress.fold_lsn || self.broken.is_some() {
             return;
         }

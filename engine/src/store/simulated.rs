@@ -1,0 +1,207 @@
+//! A store for the simulator: the same commands, SQL and state, on a database in memory and without
+//! threads. What the threads do is done by a future, which waits where the simulator wants other
+//! things to happen, or a crash.
+//!
+//! A crash is to drop the future: what was committed is on the [`MemoryDisk`], the rest is gone.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use futures_util::future::{LocalBoxFuture, join};
+use landfall_protocol::fold::MarkerKey;
+use rusqlite::Connection;
+use rusqlite::backup::{Backup, StepResult};
+use tokio::sync::{mpsc, watch};
+
+use super::ballast::Ballast;
+use super::clocks::{ClockWriter, RecentClocks};
+use super::layout::{self, Paths};
+use super::reader::{ReadCommand, Reader};
+use super::record::{Identity, Opened, Sealing, Settings};
+use super::sql::Database;
+use super::state::State;
+use super::units::UnitCache;
+use super::writer::{Counters, Signer, Tools, WriteCommand, Writer, take_queued};
+use super::{READ_QUEUE, Store, StoreError, WRITE_QUEUE};
+
+/// Small pages, because disks are copied.
+const PAGE_BYTES: i64 = 1024;
+/// More pages than any simulation fills.
+const PAGES_MAX: u32 = 1 << 24;
+
+/// Where a store waits for the simulator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// Commands are there, and nothing is done yet.
+    BeforeCommit,
+    /// Everything is durable, and nobody has been told.
+    AfterCommit,
+    /// A question is there.
+    BeforeRead,
+}
+
+/// How fast a store is, and what its disk takes.
+pub trait Pace {
+    /// Waits as long as the simulator likes.
+    fn pause(&self, moment: Moment) -> LocalBoxFuture<'static, ()>;
+    /// Whether the database may grow.
+    fn has_room(&self) -> bool;
+    /// A round was committed to this disk.
+    fn committed(&self, disk: &MemoryDisk);
+}
+
+/// A database that outlives the stores over it, as a disk outlives processes.
+#[derive(Debug)]
+pub struct MemoryDisk {
+    connection: Connection,
+    is_limited: Cell<bool>,
+}
+
+impl MemoryDisk {
+    /// A new store's disk; see [`Store::create`].
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn new(
+        identity: Identity,
+        marker_secret: [u8; 32],
+        start_lsn: u64,
+    ) -> Result<Self, StoreError> {
+        thread_local! {
+            // Making the tables takes longer than everything else.
+            static EMPTY: Result<MemoryDisk, StoreError> = MemoryDisk::empty();
+        }
+        let disk = EMPTY.with(|empty| empty.as_ref().map_err(Clone::clone)?.copy())?;
+        let mut state = State::new(identity, MarkerKey::new(marker_secret), start_lsn);
+        disk.connection.execute_batch("BEGIN")?;
+        state.create(&Database::new(&disk.connection))?;
+        disk.connection.execute_batch("COMMIT")?;
+        Ok(disk)
+    }
+
+    fn empty() -> Result<Self, StoreError> {
+        let connection = Connection::open_in_memory()?;
+        connection.pragma_update(None, "page_size", PAGE_BYTES)?;
+        layout::make_tables(&connection)?;
+        Ok(Self { connection, is_limited: Cell::new(false) })
+    }
+
+    /// A disk with the same content, as far as it is committed.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn copy(&self) -> Result<Self, StoreError> {
+        let mut connection = Connection::open_in_memory()?;
+        connection.pragma_update(None, "page_size", PAGE_BYTES)?;
+        let step = Backup::new(&self.connection, &mut connection)?.step(-1)?;
+        if step != StepResult::Done {
+            return Err(StoreError::corrupt("copy", format!("{step:?}")));
+        }
+        connection.pragma_update(None, "foreign_keys", false)?;
+        Ok(Self { connection, is_limited: Cell::new(false) })
+    }
+
+    /// Undoes what the last process left half done.
+    fn recover(&self) -> Result<(), StoreError> {
+        if !self.connection.is_autocommit() {
+            self.connection.execute_batch("ROLLBACK")?;
+        }
+        Ok(())
+    }
+
+    fn limit(&self, has_room: bool) -> Result<(), StoreError> {
+        if self.is_limited.replace(!has_room) == has_room {
+            // SQLite takes the present size when the limit is below.
+            let pages = if has_room { PAGES_MAX } else { 1 };
+            self.connection.pragma_update(None, "max_page_count", pages)?;
+        }
+        Ok(())
+    }
+}
+
+impl Store {
+    /// Opens the store on `disk`. It works while the future is polled.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn simulated(
+        disk: Rc<MemoryDisk>,
+        settings: &Settings,
+        signer: Signer,
+        fleet_version: u64,
+        pace: Rc<dyn Pace>,
+    ) -> Result<(Self, Opened, LocalBoxFuture<'static, ()>), StoreError> {
+        disk.recover()?;
+        let db = Database::new(&disk.connection);
+        let (state, recent) = (State::load(&db)?, Arc::new(RecentClocks::load(&db)?));
+        drop(db);
+        let opened = Opened {
+            identity: state.identity.clone(),
+            marker_key: state.marker_key.clone(),
+            log: state.log(),
+        };
+        let own = opened.identity.origin;
+        let paths = Paths::new("simulated".as_ref());
+        let units = Arc::new(UnitCache::new(settings.unit_cache_bytes));
+        let counters = Arc::new(Counters::default());
+        let (writes, mut write_commands) = mpsc::channel(WRITE_QUEUE);
+        let (reads, mut read_commands) = mpsc::channel(READ_QUEUE);
+        let (news, watched) = watch::channel(opened.log.clone());
+        let tools = Tools {
+            signer,
+            fleet_version,
+            sealing: Sealing::default(),
+            unit_bytes_max: settings.unit_bytes_max,
+            units: Arc::clone(&units),
+            counters: Arc::clone(&counters),
+            news,
+            ballast: Ballast::open(paths.ballast.clone(), 0)?,
+        };
+        let clocks = ClockWriter::new(Arc::clone(&recent), settings.recent_clocks_bytes);
+        let work = async move {
+            let database = || Database::new(&disk.connection);
+            let mut writer = Writer::new(database(), state, tools, clocks);
+            let reader = Reader::new(&disk.connection, paths, own, (units, recent));
+            let writing = write(&mut writer, &disk, &mut write_commands, &*pace);
+            let reading = read(&reader, &mut read_commands, &*pace);
+            join(writing, reading).await;
+        };
+        let fold_epoch = Arc::new(AtomicU64::new(0));
+        let store = Self { writes, reads, news: watched, counters, fold_epoch };
+        Ok((store, opened, Box::pin(work)))
+    }
+}
+
+async fn write(
+    writer: &mut Writer<'_>,
+    disk: &MemoryDisk,
+    commands: &mut mpsc::Receiver<WriteCommand>,
+    pace: &dyn Pace,
+) {
+    while let Some(first) = commands.recv().await {
+        pace.pause(Moment::BeforeCommit).await;
+        if let Err(error) = disk.limit(pace.has_room()) {
+            tracing::error!(%error, "the simulated disk cannot be limited");
+        }
+        let (round, close) = take_queued(first, commands);
+        let round = writer.round(round);
+        pace.committed(disk);
+        pace.pause(Moment::AfterCommit).await;
+        round.tell();
+        if let Some(closed) = close {
+            writer.record_position();
+            // Nobody listening any more is no reason to complain.
+            let _ = closed.send(());
+            return;
+        }
+    }
+}
+
+async fn read(reader: &Reader<'_>, commands: &mut mpsc::Receiver<ReadCommand>, pace: &dyn Pace) {
+    while let Some(ReadCommand::Read(read)) = commands.recv().await {
+        pace.pause(Moment::BeforeRead).await;
+        reader.answer(read);
+    }
+}

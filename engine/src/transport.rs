@@ -12,11 +12,14 @@
 //!
 //! quinn and rustls stay behind this module.
 
+mod carrier;
 mod connection;
 mod endpoint;
 mod error;
 mod frame;
 mod settings;
+#[cfg(feature = "simulation")]
+mod simulated;
 mod tls;
 
 pub use connection::Connection;
@@ -24,6 +27,8 @@ pub use endpoint::{Arriving, Endpoint};
 pub use error::{CloseCode, FrameError, KeyFault, StreamCode, TransportError};
 pub use frame::{FRAME_BYTES_LIMIT, FrameReader, FrameWriter};
 pub use settings::TransportSettings;
+#[cfg(feature = "simulation")]
+pub use simulated::{Network, Weather};
 pub use tls::{ALPN, PinnedKeys};
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::time::Duration;
 use landfall_protocol::id::PublicKey;
 use tokio::sync::watch;
 
+use crate::transport::carrier::{Carrier, RecvStream, SendStream};
 use crate::transport::error::{CloseCode, PeerLabel, TransportError};
 use crate::transport::frame::{FrameReader, FrameWriter};
 use crate::transport::tls::PinnedKeys;
@@ -17,7 +18,7 @@ use crate::transport::tls::PinnedKeys;
 /// All `open_*` and `accept_*` methods are cancel-safe.
 #[derive(Debug, Clone)]
 pub struct Connection {
-    pub(super) quic: quinn::Connection,
+    pub(super) carrier: Carrier,
     pub(super) key: PublicKey,
     pub(super) label: Arc<PeerLabel>,
     pub(super) pins: watch::Receiver<Arc<PinnedKeys>>,
@@ -36,18 +37,17 @@ impl Connection {
 
     /// Where the peer is now; changes when a peer moves to another network.
     pub fn peer_addr(&self) -> SocketAddr {
-        self.quic.remote_address()
+        self.carrier.remote_address()
     }
 
     /// The current estimate of the round-trip time.
     pub fn rtt(&self) -> Duration {
-        self.quic.rtt()
+        self.carrier.rtt()
     }
 
     /// Bytes in UDP datagrams on this connection so far, (sent, received).
     pub fn udp_bytes(&self) -> (u64, u64) {
-        let stats = self.quic.stats();
-        (stats.udp_tx.bytes, stats.udp_rx.bytes)
+        self.carrier.udp_bytes()
     }
 
     /// Opens a stream in both directions. Waits while the peer allows no more. The peer notices it
@@ -56,7 +56,7 @@ impl Connection {
         &self,
         frame_bytes_max: usize,
     ) -> Result<(FrameWriter, FrameReader), TransportError> {
-        let (send, recv) = self.quic.open_bi().await.map_err(|e| self.label.ended(&e))?;
+        let (send, recv) = self.carrier.open_bi().await.map_err(|e| self.label.ended(&e))?;
         Ok((self.writer(send, frame_bytes_max), self.reader(recv, frame_bytes_max)))
     }
 
@@ -65,31 +65,31 @@ impl Connection {
         &self,
         frame_bytes_max: usize,
     ) -> Result<(FrameWriter, FrameReader), TransportError> {
-        let (send, recv) = self.quic.accept_bi().await.map_err(|e| self.label.ended(&e))?;
+        let (send, recv) = self.carrier.accept_bi().await.map_err(|e| self.label.ended(&e))?;
         Ok((self.writer(send, frame_bytes_max), self.reader(recv, frame_bytes_max)))
     }
 
     /// Opens a stream towards the peer. Waits while the peer allows no more.
     pub async fn open_uni(&self, frame_bytes_max: usize) -> Result<FrameWriter, TransportError> {
-        let send = self.quic.open_uni().await.map_err(|e| self.label.ended(&e))?;
+        let send = self.carrier.open_uni().await.map_err(|e| self.label.ended(&e))?;
         Ok(self.writer(send, frame_bytes_max))
     }
 
     /// Takes the next stream from the peer.
     pub async fn accept_uni(&self, frame_bytes_max: usize) -> Result<FrameReader, TransportError> {
-        let recv = self.quic.accept_uni().await.map_err(|e| self.label.ended(&e))?;
+        let recv = self.carrier.accept_uni().await.map_err(|e| self.label.ended(&e))?;
         Ok(self.reader(recv, frame_bytes_max))
     }
 
     /// Closes at once: what is not acknowledged yet may be lost. `reason` is shown to the peer's
     /// operator, so it must hold no secrets; a few words.
     pub fn close(&self, code: CloseCode, reason: &str) {
-        self.quic.close(code.var_int(), reason.as_bytes());
+        self.carrier.close(code.var_int(), reason.as_bytes());
     }
 
     /// Waits for the end of the connection and tells how it came. Cancel-safe.
     pub async fn closed(&self) -> TransportError {
-        self.label.ended(&self.quic.closed().await)
+        self.label.ended(&self.carrier.closed().await)
     }
 
     /// Waits until the peer's key is pinned no more; the caller then closes with
@@ -104,11 +104,11 @@ impl Connection {
         }
     }
 
-    fn writer(&self, stream: quinn::SendStream, frame_bytes_max: usize) -> FrameWriter {
+    fn writer(&self, stream: SendStream, frame_bytes_max: usize) -> FrameWriter {
         FrameWriter::new(stream, self.label.clone(), frame_bytes_max)
     }
 
-    fn reader(&self, stream: quinn::RecvStream, frame_bytes_max: usize) -> FrameReader {
+    fn reader(&self, stream: RecvStream, frame_bytes_max: usize) -> FrameReader {
         FrameReader::new(stream, self.label.clone(), frame_bytes_max)
     }
 }

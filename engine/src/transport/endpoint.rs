@@ -14,9 +14,12 @@ use quinn::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::identity::MemberKey;
+use crate::transport::carrier::Carrier;
 use crate::transport::connection::Connection;
 use crate::transport::error::{CloseCode, KeyFault, PeerLabel, TransportError};
 use crate::transport::settings::TransportSettings;
+#[cfg(feature = "simulation")]
+use crate::transport::simulated;
 use crate::transport::tls::{self, ALPN, PinnedKeys, Presented, Tls};
 
 /// Datagrams held for one call that is not taken yet, and for all of them, in bytes.
@@ -32,12 +35,25 @@ const HOST_NAME: &str = "landfall.invalid";
 /// Our end of all links. Clones are the same endpoint.
 #[derive(Debug, Clone)]
 pub struct Endpoint {
-    quic: quinn::Endpoint,
-    tls: Arc<Tls>,
-    server: Arc<ServerConfig>,
+    pub(super) line: Line,
+    pub(super) pins: watch::Sender<Arc<PinnedKeys>>,
+}
+
+/// What an endpoint listens on.
+#[derive(Debug, Clone)]
+pub(super) enum Line {
+    Quic(Arc<Quic>),
+    #[cfg(feature = "simulation")]
+    Simulated(simulated::Listener),
+}
+
+#[derive(Debug)]
+pub(super) struct Quic {
+    endpoint: quinn::Endpoint,
+    tls: Tls,
+    server: ServerConfig,
     transport: Arc<quinn::TransportConfig>,
-    settings: Arc<TransportSettings>,
-    pins: watch::Sender<Arc<PinnedKeys>>,
+    settings: TransportSettings,
     handshakes: Arc<Semaphore>,
 }
 
@@ -77,20 +93,24 @@ impl Endpoint {
             socket,
             Arc::new(TokioRuntime),
         );
-        Ok(Self {
-            quic: quic.map_err(failed)?,
-            tls: Arc::new(tls),
-            server: Arc::new(server),
+        let line = Line::Quic(Arc::new(Quic {
+            endpoint: quic.map_err(failed)?,
+            tls,
+            server,
             transport,
             handshakes: Arc::new(Semaphore::new(settings.handshakes_max)),
-            settings: Arc::new(settings),
-            pins: watch::Sender::new(pins),
-        })
+            settings,
+        }));
+        Ok(Self { line, pins: watch::Sender::new(pins) })
     }
 
     /// The address the socket is bound to.
     pub fn local_addr(&self) -> Result<SocketAddr, TransportError> {
-        self.quic.local_addr().map_err(|_| TransportError::ShutDown)
+        match &self.line {
+            Line::Quic(quic) => quic.endpoint.local_addr().map_err(|_| TransportError::ShutDown),
+            #[cfg(feature = "simulation")]
+            Line::Simulated(listener) => Ok(listener.local_addr()),
+        }
     }
 
     /// Replaces the accepted keys: for calls from now on, and for [`Connection::revoked`].
@@ -101,18 +121,67 @@ impl Endpoint {
     /// The next call that is let in; `None` once the endpoint is shut down. Cancel-safe. Run
     /// [`Arriving::establish`] in a task of its own, so that a slow caller delays nobody.
     pub async fn accept(&self) -> Option<Arriving> {
+        let call = match &self.line {
+            Line::Quic(quic) => {
+                let (incoming, permit) = quic.accept().await?;
+                Call::Quic { incoming: Box::new(incoming), quic: Arc::clone(quic), _permit: permit }
+            }
+            #[cfg(feature = "simulation")]
+            Line::Simulated(listener) => Call::Simulated(listener.accept().await?),
+        };
+        Some(Arriving { call, endpoint: self.clone() })
+    }
+
+    /// Calls the member with key `expected` at `addr`; anybody else who answers is refused.
+    ///
+    /// The peer's own check of our key comes after the end of our handshake: if it refuses, the
+    /// first operation on the connection fails with [`TransportError::WrongKey`].
+    pub async fn dial(
+        &self,
+        addr: SocketAddr,
+        expected: PublicKey,
+    ) -> Result<Connection, TransportError> {
+        let label = PeerLabel { name: self.pins.borrow().label(&expected), addr };
+        let carrier = match &self.line {
+            Line::Quic(quic) => Carrier::Quic(quic.dial(&label, expected).await?),
+            #[cfg(feature = "simulation")]
+            Line::Simulated(listener) => Carrier::Simulated(listener.dial(addr, expected).await?),
+        };
+        Ok(self.connection(carrier, expected, label))
+    }
+
+    fn connection(&self, carrier: Carrier, key: PublicKey, label: PeerLabel) -> Connection {
+        Connection { carrier, key, label: Arc::new(label), pins: self.pins.subscribe() }
+    }
+
+    /// Closes all connections with [`CloseCode::SHUTDOWN`] and gives the peers a moment to hear it.
+    pub async fn shut_down(&self, reason: &str) {
+        match &self.line {
+            Line::Quic(quic) => {
+                quic.endpoint.close(CloseCode::SHUTDOWN.var_int(), reason.as_bytes());
+                // Whoever did not hear it within the limit finds out by itself.
+                let _ = tokio::time::timeout(DRAIN_MAX, quic.endpoint.wait_idle()).await;
+            }
+            #[cfg(feature = "simulation")]
+            Line::Simulated(listener) => listener.shut_down(reason.as_bytes()),
+        }
+    }
+}
+
+impl Quic {
+    async fn accept(&self) -> Option<(Incoming, OwnedSemaphorePermit)> {
         loop {
-            let incoming = self.quic.accept().await?;
-            if let Some(arriving) = self.admit(incoming) {
-                return Some(arriving);
+            let incoming = self.endpoint.accept().await?;
+            if let Some(admitted) = self.admit(incoming) {
+                return Some(admitted);
             }
         }
     }
 
-    fn admit(&self, incoming: Incoming) -> Option<Arriving> {
+    fn admit(&self, incoming: Incoming) -> Option<(Incoming, OwnedSemaphorePermit)> {
         let in_progress = self.settings.handshakes_max - self.handshakes.available_permits();
         let addr = incoming.remote_address();
-        if self.quic.open_connections() >= self.settings.connections_max {
+        if self.endpoint.open_connections() >= self.settings.connections_max {
             tracing::debug!(%addr, "refused a call: too many connections");
             incoming.refuse();
             return None;
@@ -127,24 +196,20 @@ impl Endpoint {
             incoming.refuse();
             return None;
         };
-        Some(Arriving { incoming, endpoint: self.clone(), _permit: permit })
+        Some((incoming, permit))
     }
 
-    /// Calls the member with key `expected` at `addr`; anybody else who answers is refused.
-    ///
-    /// The peer's own check of our key comes after the end of our handshake: if it refuses, the
-    /// first operation on the connection fails with [`TransportError::WrongKey`].
-    pub async fn dial(
+    async fn dial(
         &self,
-        addr: SocketAddr,
+        label: &PeerLabel,
         expected: PublicKey,
-    ) -> Result<Connection, TransportError> {
-        let label = PeerLabel { name: self.pins.borrow().label(&expected), addr };
+    ) -> Result<quinn::Connection, TransportError> {
+        let addr = label.addr;
         let (crypto, presented) = self.tls.dialling(expected);
         let mut config = ClientConfig::new(Arc::new(crypto));
         config.transport_config(self.transport.clone());
         let connecting =
-            self.quic.connect_with(config, addr, HOST_NAME).map_err(|error| match error {
+            self.endpoint.connect_with(config, addr, HOST_NAME).map_err(|error| match error {
                 ConnectError::EndpointStopping => TransportError::ShutDown,
                 error => TransportError::Unreachable { addr, why: error.to_string() },
             })?;
@@ -152,8 +217,7 @@ impl Endpoint {
             let name = label.name.clone();
             (presented != expected).then_some(KeyFault::NotTheExpected { name, presented })
         };
-        let quic = self.handshake(connecting, &label, &presented, fault).await?;
-        Ok(self.connection(quic, expected, label))
+        self.handshake(connecting, label, &presented, fault).await
     }
 
     async fn handshake(
@@ -176,40 +240,52 @@ impl Endpoint {
             }
         }
     }
-
-    fn connection(&self, quic: quinn::Connection, key: PublicKey, label: PeerLabel) -> Connection {
-        Connection { quic, key, label: Arc::new(label), pins: self.pins.subscribe() }
-    }
-
-    /// Closes all connections with [`CloseCode::SHUTDOWN`] and gives the peers a moment to hear it.
-    pub async fn shut_down(&self, reason: &str) {
-        self.quic.close(CloseCode::SHUTDOWN.var_int(), reason.as_bytes());
-        // Whoever did not hear it within the limit finds out by itself.
-        let _ = tokio::time::timeout(DRAIN_MAX, self.quic.wait_idle()).await;
-    }
 }
 
 /// A call that was let in and is to be authenticated. Dropping it refuses the call.
 pub struct Arriving {
-    incoming: Incoming,
+    call: Call,
     endpoint: Endpoint,
-    _permit: OwnedSemaphorePermit,
+}
+
+enum Call {
+    Quic {
+        incoming: Box<Incoming>,
+        quic: Arc<Quic>,
+        _permit: OwnedSemaphorePermit,
+    },
+    #[cfg(feature = "simulation")]
+    Simulated(simulated::Call),
 }
 
 impl Arriving {
     /// Where the call comes from. Not proven yet.
     pub fn peer_addr(&self) -> SocketAddr {
-        self.incoming.remote_address()
+        match &self.call {
+            Call::Quic { incoming, .. } => incoming.remote_address(),
+            #[cfg(feature = "simulation")]
+            Call::Simulated(call) => call.remote_address(),
+        }
     }
 
     /// Completes the handshake: the caller has proven to have a pinned key.
     pub async fn establish(self) -> Result<Connection, TransportError> {
-        let Self { incoming, endpoint, _permit } = self;
+        let Self { call, endpoint } = self;
+        let (incoming, quic, _permit) = match call {
+            Call::Quic { incoming, quic, _permit } => (incoming, quic, _permit),
+            #[cfg(feature = "simulation")]
+            Call::Simulated(call) => {
+                let (key, addr) = (call.key(), call.remote_address());
+                let name = endpoint.pins.borrow().label(&key);
+                let carrier = Carrier::Simulated(call.take());
+                return Ok(endpoint.connection(carrier, key, PeerLabel { name, addr }));
+            }
+        };
         let addr = incoming.remote_address();
         let caller = PeerLabel { name: "caller".into(), addr };
         let pins = endpoint.pins.borrow().clone();
-        let (crypto, presented) = endpoint.tls.accepting(pins.clone());
-        let mut config = ServerConfig::clone(&endpoint.server);
+        let (crypto, presented) = quic.tls.accepting(pins.clone());
+        let mut config = quic.server.clone();
         config.crypto = Arc::new(crypto);
         let connecting = incoming
             .accept_with(Arc::new(config))
@@ -217,15 +293,15 @@ impl Arriving {
         let fault = |presented: PublicKey| {
             (!pins.contains(&presented)).then_some(KeyFault::NotAMember { presented })
         };
-        let quic = endpoint.handshake(connecting, &caller, &presented, fault).await?;
-        let key = tls::peer_key(&quic).expect("the handshake ends only with a pinned key");
+        let established = quic.handshake(connecting, &caller, &presented, fault).await?;
+        let key = tls::peer_key(&established).expect("the handshake ends only with a pinned key");
         // The pins may have been replaced in between.
         let Some(name) = endpoint.pins.borrow().name(&key).map(str::to_owned) else {
-            quic.close(CloseCode::REVOKED.var_int(), b"");
+            established.close(CloseCode::REVOKED.var_int(), b"");
             let fault = KeyFault::NotAMember { presented: key };
             return Err(TransportError::WrongKey { addr, fault });
         };
-        Ok(endpoint.connection(quic, key, PeerLabel { name, addr }))
+        Ok(endpoint.connection(Carrier::Quic(established), key, PeerLabel { name, addr }))
     }
 }
 
@@ -233,14 +309,18 @@ impl Arriving {
 impl Endpoint {
     /// From now on presents `public`, whose secret key it does not have.
     pub(super) fn claim(&mut self, public: PublicKey) {
-        Arc::get_mut(&mut self.tls).unwrap().claim(public);
+        match &mut self.line {
+            Line::Quic(quic) => Arc::get_mut(quic).unwrap().tls.claim(public),
+            #[cfg(feature = "simulation")]
+            Line::Simulated(_) => unreachable!("only QUIC has tests of keys"),
+        }
     }
 }
 
 #[cfg(test)]
 impl Arriving {
     pub(super) fn address_is_proven(&self) -> bool {
-        self.incoming.remote_address_validated()
+        matches!(&self.call, Call::Quic { incoming, .. } if incoming.remote_address_validated())
     }
 }
 

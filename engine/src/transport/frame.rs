@@ -4,14 +4,13 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use quinn::{ReadError, RecvStream, SendStream, WriteError};
+use quinn::{ReadError, WriteError};
 
+use crate::transport::carrier::{RecvStream, SendStream};
 use crate::transport::error::{FrameError, PeerLabel, StreamCode};
 
 /// What four bytes of length can say; no reader or writer takes more, in bytes.
 pub const FRAME_BYTES_LIMIT: usize = (1 << 28) - 1;
-/// How much is taken from QUIC at once, in bytes: bounds what a reader holds beyond one frame.
-const READ_BYTES: usize = 64 << 10;
 
 /// Writes frames to a stream.
 ///
@@ -155,9 +154,9 @@ impl FrameReader {
             if let Some(frame) = self.take_frame()? {
                 return Ok(Some(frame));
             }
-            let chunk = self.stream.read_chunk(READ_BYTES, true).await;
+            let chunk = self.stream.read_chunk().await;
             match chunk.map_err(|error| self.read_error(error))? {
-                Some(chunk) => self.buffer.extend_from_slice(&chunk.bytes),
+                Some(chunk) => self.buffer.extend_from_slice(&chunk),
                 None if self.buffer.is_empty() => return Ok(None),
                 None => return Err(FrameError::Truncated { bytes: self.buffer.len() }),
             }

@@ -32,4 +32,7 @@ pub mod processes;
 pub mod relay;
 pub mod scratch;
 pub mod session;
+#[cfg(feature = "simulation")]
+#[path = "../sim/sim.rs"]
+pub mod sim;
 pub mod wait;

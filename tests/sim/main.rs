@@ -1,0 +1,103 @@
+//! `landfall-sim`: runs many seeds, or shows one.
+
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use anyhow::{Context as _, bail};
+use landfall_tests::sim::{self, Options, Trace};
+
+/// What the command line says.
+struct Orders {
+    runs: u64,
+    first_seed: u64,
+    /// One seed, to be shown.
+    seed: Option<u64>,
+    planted: Vec<String>,
+    threads: u64,
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    let orders = read(std::env::args().skip(1))?;
+    if let Some(seed) = orders.seed {
+        return Ok(show(seed, &orders.planted));
+    }
+    Ok(run_many(&orders))
+}
+
+fn read(mut args: impl Iterator<Item = String>) -> anyhow::Result<Orders> {
+    let (runs, first_seed, threads) = (1_000, 1, 2);
+    let mut orders = Orders { runs, first_seed, seed: None, planted: Vec::new(), threads };
+    while let Some(arg) = args.next() {
+        let value = args.next().with_context(|| format!("{arg} wants a value"))?;
+        let number = || value.parse::<u64>().with_context(|| format!("{arg} {value}"));
+        match arg.as_str() {
+            "--runs" => orders.runs = number()?,
+            "--first-seed" => orders.first_seed = number()?,
+            "--seed" => orders.seed = Some(number()?),
+            "--threads" => orders.threads = number()?.max(1),
+            "--plant" => orders.planted.push(value),
+            _ => bail!("unknown argument {arg}"),
+        }
+    }
+    Ok(orders)
+}
+
+fn show(seed: u64, planted: &[String]) -> ExitCode {
+    let options = Options::draw(seed, planted);
+    println!("{options:#?}");
+    let report = sim::run(options, Trace::On);
+    for line in &report.trace {
+        println!("{line}");
+    }
+    println!("{:?} in {:?} of simulated time", report.steps, report.simulated);
+    match report.failure {
+        None => ExitCode::SUCCESS,
+        Some(failure) => {
+            println!("seed {seed} failed: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Stops at the first failure.
+fn run_many(orders: &Orders) -> ExitCode {
+    let began = Instant::now();
+    let next = AtomicU64::new(0);
+    let (done, steps) = (AtomicU64::new(0), AtomicU64::new(0));
+    let failed = AtomicU64::new(u64::MAX);
+    std::thread::scope(|scope| {
+        for _ in 0..orders.threads {
+            scope.spawn(|| {
+                loop {
+                    let place = next.fetch_add(1, Ordering::Relaxed);
+                    if place >= orders.runs || failed.load(Ordering::Relaxed) != u64::MAX {
+                        return;
+                    }
+                    let seed = orders.first_seed + place;
+                    let report = sim::run(Options::draw(seed, &orders.planted), Trace::Off);
+                    done.fetch_add(1, Ordering::Relaxed);
+                    steps.fetch_add(report.steps.count, Ordering::Relaxed);
+                    if let Some(failure) = report.failure {
+                        println!("seed {seed} failed: {failure}");
+                        failed.fetch_min(seed, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+    });
+    let (done, steps) = (done.into_inner(), steps.into_inner());
+    let seconds = began.elapsed().as_secs_f64();
+    println!(
+        "{done} runs, {} steps each, in {seconds:.1} s: {:.0} runs/s",
+        steps / done.max(1),
+        done as f64 / seconds
+    );
+    match failed.into_inner() {
+        u64::MAX => ExitCode::SUCCESS,
+        seed => {
+            println!("first failing seed: {seed}; show it with --seed {seed}");
+            ExitCode::FAILURE
+        }
+    }
+}

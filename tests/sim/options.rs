@@ -1,0 +1,60 @@
+//! What a run is like, drawn from its seed.
+
+use crate::dice::Dice;
+
+use super::network::Line;
+
+/// Everything that the seed decides beforehand.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The run.
+    pub seed: u64,
+    /// Members with data of their own.
+    pub sites: u64,
+    /// Members that only pass on.
+    pub relays: u64,
+    /// Application transactions per site.
+    pub transactions: u64,
+    /// Faults, all kinds together.
+    pub faults: u64,
+    /// How long the first phase lasts.
+    pub phase_ms: u64,
+    /// How long the store takes for each step, at most.
+    pub store_ms_max: u64,
+    /// Plain bytes after which a unit is sealed.
+    pub unit_bytes_max: usize,
+    /// Memory for clocks; small ones are swept often.
+    pub clock_bytes: usize,
+    /// Bytes of a link that are written or read at once, at most; 0 for all.
+    pub portion_max: u64,
+    /// How links are.
+    pub(crate) line: Line,
+    /// Rules that are switched off.
+    pub planted: Vec<String>,
+}
+
+impl Options {
+    /// The options of a seed.
+    pub fn draw(seed: u64, planted: &[String]) -> Self {
+        let mut dice = Dice::new(seed ^ 0x006f_7074_696f_6e73);
+        let line = Line {
+            delay_ms: dice.pick(&[0, 1, 10, 50, 300]),
+            jitter_ms: dice.pick(&[0, 1, 20, 400]),
+            bytes_per_ms: dice.pick(&[1, 10, 1_000, 100_000]),
+        };
+        Self {
+            seed,
+            sites: dice.pick(&[2, 2, 2, 3, 3, 4]),
+            relays: dice.pick(&[0, 0, 0, 1]),
+            transactions: 2 + dice.below(6),
+            faults: dice.pick(&[0, 1, 2, 4, 6]),
+            phase_ms: dice.pick(&[500, 5_000, 60_000]),
+            store_ms_max: dice.pick(&[0, 1, 5, 40]),
+            unit_bytes_max: dice.pick(&[1, 200, 4 << 20]),
+            clock_bytes: dice.pick(&[0, 2_000, 6 << 20]),
+            portion_max: dice.pick(&[0, 0, 16, 200]),
+            line,
+            planted: planted.to_vec(),
+        }
+    }
+}

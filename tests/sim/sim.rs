@@ -1,0 +1,23 @@
+//! The simulator: the real code of the protocol and the engine in a world made of a seed.
+//!
+//! ```text
+//! let report = run(Options::draw(seed, &[]), Trace::Off);
+//! assert_eq!(report.failure, None);
+//! ```
+//!
+//! One seed is one run. It is as short as a run can be in which something happens, and there are
+//! very many of them. A run has two phases: in the first things go wrong, in the second nothing
+//! does, and everything must come to rest within a bound of simulated time.
+
+mod checks;
+mod executor;
+mod faults;
+mod network;
+mod options;
+mod site;
+mod workload;
+mod world;
+
+pub use executor::Steps;
+pub use options::Options;
+pub use world::{Report, Trace, run};

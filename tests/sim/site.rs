@@ -1,0 +1,208 @@
+//! One site: its disk, its clock and, while it runs, its process.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use futures_util::future::LocalBoxFuture;
+use landfall_engine::config::LinkConfig;
+use landfall_engine::links::{self, Links};
+use landfall_engine::simulation::{self, Surroundings};
+use landfall_engine::store::{Log, MemoryDisk, Moment, Pace, Settings, Store, StoreError};
+use landfall_engine::tasks::Tasks;
+use landfall_engine::transport::Endpoint;
+use landfall_protocol::id::{Origin, SiteId};
+use landfall_protocol::unit::simulated;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::executor::Life;
+use super::network::address;
+use super::world::World;
+use crate::dice::Dice;
+
+/// The true time when every run begins: 2026-01-01.
+const BEGIN_MS: u64 = 1_767_225_600_000;
+
+/// A site's clock, which need not be right.
+#[derive(Debug)]
+pub(crate) struct SiteClock {
+    start: Instant,
+    offset_ms: Cell<i64>,
+    /// Of a million milliseconds it counts so many too many.
+    drift: i64,
+}
+
+impl SiteClock {
+    pub(crate) fn new(offset_ms: i64, drift: i64) -> Self {
+        Self { start: Instant::now(), offset_ms: Cell::new(offset_ms), drift }
+    }
+
+    pub(crate) fn now_ms(&self) -> u64 {
+        let passed = self.start.elapsed().as_millis() as i64;
+        let shown = BEGIN_MS as i64 + passed + passed * self.drift / 1_000_000;
+        (shown + self.offset_ms.get()).max(0) as u64
+    }
+
+    /// Sets it wrong, or right, by so much.
+    pub(crate) fn jump(&self, by_ms: i64) {
+        self.offset_ms.set(self.offset_ms.get() + by_ms);
+    }
+}
+
+/// What a process of the site sees of the world.
+pub(crate) struct Around {
+    clock: Rc<SiteClock>,
+    dice: RefCell<Dice>,
+    planted: Rc<BTreeSet<String>>,
+}
+
+impl Around {
+    pub(crate) fn new(
+        clock: &Rc<SiteClock>,
+        dice: Dice,
+        planted: &Rc<BTreeSet<String>>,
+    ) -> Rc<Self> {
+        let (clock, planted) = (Rc::clone(clock), Rc::clone(planted));
+        Rc::new(Self { clock, dice: RefCell::new(dice), planted })
+    }
+}
+
+impl Surroundings for Around {
+    fn wall_ms(&self) -> u64 {
+        self.clock.now_ms()
+    }
+
+    fn fill(&self, bytes: &mut [u8]) {
+        let mut dice = self.dice.borrow_mut();
+        bytes.iter_mut().for_each(|byte| *byte = dice.below(256) as u8);
+    }
+
+    fn planted(&self, rule: &str) -> bool {
+        self.planted.contains(rule)
+    }
+}
+
+/// The state of a site's disk beside its content.
+struct Disk {
+    dice: RefCell<Dice>,
+    ms_max: u64,
+    has_room: Rc<Cell<bool>>,
+}
+
+impl Pace for Disk {
+    fn pause(&self, moment: Moment) -> LocalBoxFuture<'static, ()> {
+        let mut dice = self.dice.borrow_mut();
+        let ms = match moment {
+            // The telling takes no time, but anything may happen before.
+            Moment::AfterCommit | Moment::BeforeRead if dice.below(2) == 0 => 0,
+            _ => dice.below(self.ms_max + 1),
+        };
+        if ms == 0 {
+            return tokio::task::yield_now().boxed_local();
+        }
+        tokio::time::sleep(Duration::from_millis(ms)).boxed_local()
+    }
+
+    fn has_room(&self) -> bool {
+        self.has_room.get()
+    }
+
+    fn committed(&self, _disk: &MemoryDisk) {}
+}
+
+/// A running process.
+pub(crate) struct Process {
+    pub(crate) life: Life,
+    pub(crate) store: Store,
+}
+
+/// One site.
+pub(crate) struct Site {
+    pub(crate) id: SiteId,
+    pub(crate) origin: Origin,
+    pub(crate) clock: Rc<SiteClock>,
+    pub(crate) disk: RefCell<Rc<MemoryDisk>>,
+    pub(crate) has_room: Rc<Cell<bool>>,
+    pub(crate) process: RefCell<Option<Process>>,
+    /// The most that was ever told to be durable.
+    pub(crate) told: RefCell<Log>,
+    /// What replication sees of its database; nothing at a relay.
+    pub(crate) wal: Option<super::workload::Wal>,
+}
+
+impl Site {
+    /// Starts the process, as the daemon does.
+    pub(crate) fn start(self: &Rc<Self>, world: &Rc<World>) -> Result<(), StoreError> {
+        let around = Around::new(&self.clock, world.split(), &world.planted);
+        let life = world.lives.begin(Rc::clone(&around) as Rc<dyn Surroundings>);
+        world.trace(|| format!("{} starts, {life:?}", self.id));
+        simulation::within(around, || self.compose(world, life))
+    }
+
+    fn compose(self: &Rc<Self>, world: &Rc<World>, life: Life) -> Result<(), StoreError> {
+        let options = &world.options;
+        let settings = Settings {
+            recent_clocks_bytes: options.clock_bytes,
+            unit_bytes_max: options.unit_bytes_max,
+            ..Settings::default()
+        };
+        let key = simulated::key(self.id);
+        let pace = Disk {
+            dice: RefCell::new(world.split()),
+            ms_max: options.store_ms_max,
+            has_room: Rc::clone(&self.has_room),
+        };
+        let disk = Rc::clone(&self.disk.borrow());
+        let signer = Arc::new(move |message: &[u8]| simulated::sign(&key, message));
+        let version = world.fleet.version();
+        let (store, opened, work) =
+            Store::simulated(disk, &settings, signer, version, Rc::new(pace))?;
+        world.check_start(self, &opened.log);
+        world.lives.spawn(life, work);
+        let tasks = Tasks::simulated(Arc::new(world.lives.spawner(life)));
+        let pins = links::pinned_keys(&world.fleet, self.id);
+        let endpoint = Endpoint::simulated(&world.network, address(self.id), key, pins);
+        let (_, may_speak) = watch::channel(true);
+        let config = LinkConfig {
+            keep_alive: None,
+            reconnect_min: Duration::from_secs(1),
+            reconnect_max: Duration::from_secs(30),
+            dial: world.calls(self.id),
+        };
+        let links = Links {
+            store: store.clone(),
+            endpoint,
+            fleet: Arc::clone(&world.fleet),
+            config,
+            origin: self.origin,
+            software: "simulated".into(),
+            may_speak,
+        };
+        links.start(&tasks);
+        if self.wal.is_some() {
+            world.lives.spawn(life, super::workload::capture(Rc::clone(self), store.clone()));
+        }
+        world
+            .lives
+            .spawn(life, super::checks::watch(Rc::clone(world), Rc::clone(self), store.clone()));
+        let (mine, me, supervised) = (Rc::clone(world), Rc::clone(self), tasks.clone());
+        world.lives.spawn(life, async move {
+            let ended = supervised.wait().await;
+            mine.handle_ended(&me, life, ended);
+        });
+        *self.process.borrow_mut() = Some(Process { life, store });
+        Ok(())
+    }
+
+    /// `kill -9`, or the power.
+    pub(crate) fn crash(&self, world: &World) {
+        let Some(process) = self.process.borrow_mut().take() else { return };
+        world.trace(|| format!("{} crashes", self.id));
+        world.network.unplug(address(self.id));
+        world.lives.end(process.life);
+    }
+}

@@ -137,6 +137,8 @@ pub struct Fleet {
     version: u64,
     sets: BTreeMap<SetId, Set>,
     members: BTreeMap<SiteId, Member>,
+    by_name: BTreeMap<String, SiteId>,
+    by_key: BTreeMap<PublicKey, SiteId>,
     set_of_table: BTreeMap<TableName, SetId>,
 }
 
@@ -238,6 +240,8 @@ impl Fleet {
             version,
             sets: BTreeMap::new(),
             members: BTreeMap::new(),
+            by_name: BTreeMap::new(),
+            by_key: BTreeMap::new(),
             set_of_table: BTreeMap::new(),
         };
         for (index, set) in sets.into_iter().enumerate() {
@@ -300,6 +304,8 @@ impl Fleet {
         }
         limit("addresses", member.addresses.len(), ADDRESSES_MAX)
             .map_err(|rule| rule.at(at("addresses")))?;
+        self.by_name.insert(member.name.clone(), member.site);
+        self.by_key.insert(member.key, member.site);
         self.members.insert(member.site, member);
         Ok(())
     }
@@ -341,12 +347,12 @@ impl Fleet {
 
     /// The member of this name.
     pub fn member_named(&self, name: &str) -> Option<&Member> {
-        self.members.values().find(|member| member.name == name)
+        self.members.get(self.by_name.get(name)?)
     }
 
     /// The member of this key.
     pub fn member_with_key(&self, key: &PublicKey) -> Option<&Member> {
-        self.members.values().find(|member| member.key == *key)
+        self.members.get(self.by_key.get(key)?)
     }
 
     /// What people call the member of this number; the number itself when it is unknown here.
@@ -491,6 +497,21 @@ mod tests {
         for name in ["", "a b", "ü", "_x", &"x".repeat(49)] {
             check(vec![care()], vec![member(1, name)], "member[0].name: ");
         }
+    }
+
+    /// Comparing each with all before it took minutes.
+    #[test]
+    fn a_fleet_may_have_a_member_of_every_number() {
+        let all = (1..=u16::MAX).map(|id| {
+            let mut member = member(id, &format!("m{id}"));
+            member.key.0[..2].copy_from_slice(&id.to_be_bytes());
+            member
+        });
+        let fleet = Fleet::new(1, vec![set(1, "care", &["public.a"])], all.collect()).unwrap();
+        let last = fleet.members().last().unwrap();
+        assert_eq!(last.site.number(), u16::MAX);
+        assert_eq!(fleet.member_named("m65535"), Some(last));
+        assert_eq!(fleet.member_with_key(&last.key), Some(last));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The rules of a daemon's file, and its defaults.
 
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::path::Path;
@@ -149,7 +150,7 @@ impl Check<'_> {
             let others = self.fleet.members().filter(|member| member.site != me.site);
             return Ok(others.filter(|m| !m.addresses.is_empty()).map(|m| m.site).collect());
         };
-        let mut sites = Vec::with_capacity(names.len());
+        let (mut sites, mut seen) = (Vec::with_capacity(names.len()), BTreeSet::new());
         for (position, name) in names.iter().enumerate() {
             let wrong = |problem: String| self.wrong(&format!("link.dial[{position}]"), problem);
             let fleet_file = self.fleet_file.display();
@@ -163,7 +164,7 @@ impl Check<'_> {
             if member.addresses.is_empty() {
                 return Err(wrong(format!("{name:?} has no addresses in {fleet_file}")));
             }
-            if sites.contains(&member.site) {
+            if !seen.insert(member.site) {
                 return Err(wrong(format!("{name:?} is named twice")));
             }
             sites.push(member.site);

@@ -17,6 +17,9 @@ pub const VALUE_BYTES_MAX: usize = 1 << 30;
 /// the line here, or equal values would not look equal.
 pub const INLINE_BYTES_MAX: usize = 256 << 10;
 
+/// Columns a key may have; PostgreSQL's own limit is 32.
+pub const KEY_VALUES_MAX: usize = 256;
+
 /// Which typed form a column's text may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ValueKind {
@@ -254,11 +257,15 @@ impl RowKey {
     /// The values.
     ///
     /// # Errors
-    /// Fails when the bytes are not a sequence of values.
+    /// Fails when the bytes are not a sequence of values, or of more than [`KEY_VALUES_MAX`].
     pub fn values(&self) -> Result<Vec<Value>, DecodeError> {
         let mut from = Reader::new(self.as_bytes());
         let mut values = Vec::new();
         while !from.rest().is_empty() {
+            if values.len() == KEY_VALUES_MAX {
+                let limit = KEY_VALUES_MAX as u64;
+                return Err(DecodeError::TooLong { found: limit + 1, limit });
+            }
             values.push(Value::decode(&mut from)?);
         }
         Ok(values)
@@ -565,6 +572,12 @@ mod tests {
         fn keys_read_back(numbers in proptest::collection::vec(any::<i64>(), 1..4)) {
             let values: Vec<_> = numbers.into_iter().map(Value::Int).collect();
             prop_assert_eq!(RowKey::new(&values).values().unwrap(), values);
+        }
+
+        #[test]
+        fn a_key_has_few_columns(columns in 0..2 * KEY_VALUES_MAX) {
+            let key = RowKey::new(&vec![Value::Null; columns]);
+            prop_assert_eq!(key.values().is_ok(), columns <= KEY_VALUES_MAX);
         }
 
         #[test]

@@ -42,6 +42,10 @@ pub const PARTS_MAX: usize = 1024;
 /// [`UNIT_PLAIN_BYTES_TARGET`] never comes near; a reader is spared the 4 GiB that 64 MiB of empty
 /// transactions would take in memory.
 pub const UNIT_TRANSACTIONS_MAX: usize = 1 << 20;
+/// The shortest transaction: a clock step and no descriptions.
+const TRANSACTION_BYTES_MIN: u64 = 2;
+/// The shortest change: table, operation, an empty key, no cells.
+const CHANGE_BYTES_MIN: u64 = 4;
 /// Below this many bytes compression is not tried.
 const PACK_FROM_BYTES: usize = 64;
 
@@ -115,9 +119,23 @@ pub struct UnitHeader {
 }
 
 impl UnitHeader {
-    /// Row changes in all parts.
+    /// Row changes in all parts, as the origin counts them: nobody else has looked.
     pub fn changes(&self) -> u64 {
-        self.parts.iter().filter(|part| part.id != PartId::Spine).map(|part| part.count).sum()
+        let sets = self.parts.iter().filter(|part| part.id != PartId::Spine);
+        sets.fold(0, |sum, part| sum.saturating_add(part.count))
+    }
+
+    /// Whether what the header counts can be in what it says of the content. Whoever adds up what
+    /// headers say must ask first: an origin may sign anything.
+    pub fn is_plausible(&self) -> bool {
+        let transactions = (self.last.0 - self.first.0).checked_add(1);
+        self.parts.iter().all(|part| match part.id {
+            PartId::Spine => {
+                transactions == Some(part.count)
+                    && part.count <= part.plain_bytes / TRANSACTION_BYTES_MIN
+            }
+            PartId::Set(_) => part.count <= part.plain_bytes / CHANGE_BYTES_MIN,
+        })
     }
 
     fn encode(&self) -> Vec<u8> {

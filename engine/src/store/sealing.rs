@@ -7,7 +7,7 @@ use landfall_protocol::change::Fragment;
 use landfall_protocol::fold::OwnTransaction;
 use landfall_protocol::id::{Origin, Seq};
 use landfall_protocol::schema::{SetId, TableId};
-use landfall_protocol::unit::{PartId, SealContext, UNIT_BYTES_MAX, UNIT_PLAIN_BYTES_MAX, Unit};
+use landfall_protocol::unit::{SealContext, UNIT_BYTES_MAX, UNIT_PLAIN_BYTES_MAX, Unit};
 
 use rusqlite::params;
 
@@ -216,7 +216,7 @@ impl Writer<'_> {
     /// What is to become of a unit.
     fn judge(&self, unit: &Unit) -> Result<Appended, StoreError> {
         let header = unit.header();
-        if !has_plausible_range(unit) {
+        if !header.is_plausible() {
             return Ok(Appended::Malformed);
         }
         let log = self.state.origins.get(&header.origin);
@@ -248,16 +248,6 @@ impl Writer<'_> {
             Appended::Forked { seq: header.first }
         })
     }
-}
-
-/// The range a header claims is bounded by what its spine can hold: two bytes a transaction.
-fn has_plausible_range(unit: &Unit) -> bool {
-    let header = unit.header();
-    header.parts.first().is_some_and(|spine| {
-        spine.id == PartId::Spine
-            && (header.last.0 - header.first.0).checked_add(1) == Some(spine.count)
-            && spine.count <= spine.plain_bytes / 2
-    })
 }
 
 fn too_large(seq: Seq, bytes: usize) -> StoreError {

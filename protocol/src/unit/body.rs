@@ -8,7 +8,9 @@ use crate::clock::Hlc;
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::id::Seq;
 use crate::schema::{SetId, TableDef, TableId};
-use crate::unit::{PartHeader, PartId, UNIT_TRANSACTIONS_MAX, UnitHeader};
+use crate::unit::{
+    CHANGE_BYTES_MIN, PartHeader, PartId, TRANSACTION_BYTES_MIN, UNIT_TRANSACTIONS_MAX, UnitHeader,
+};
 
 /// Tables one transaction may describe.
 const DESCRIBES_MAX: usize = 1 << 16;
@@ -93,9 +95,6 @@ fn by_set(
     sets
 }
 
-/// Changes of a transaction that room is made for before they are read.
-const CHANGES_AHEAD: usize = 1_000;
-
 /// Puts the transactions together again; `plain` are the parts in header order.
 pub(super) fn decode(
     header: &UnitHeader,
@@ -114,7 +113,8 @@ pub(super) fn decode(
         from.finish()?;
     }
     for transaction in &mut transactions {
-        transaction.changes.sort_by(|a, b| (a.table, &a.key).cmp(&(b.table, &b.key)));
+        // In place; equal ones are refused.
+        transaction.changes.sort_unstable_by(|a, b| (a.table, &a.key).cmp(&(b.table, &b.key)));
         if transaction
             .changes
             .windows(2)
@@ -135,9 +135,8 @@ fn decode_spine(
         let limit = UNIT_TRANSACTIONS_MAX as u64;
         return Err(DecodeError::TooLong { found: count, limit });
     }
-    // Each takes two bytes or more.
     if (header.last.0 - header.first.0).checked_add(1) != Some(count)
-        || count > from.rest().len() as u64 / 2
+        || count > from.rest().len() as u64 / TRANSACTION_BYTES_MIN
     {
         return Err(DecodeError::NotCanonical("spine"));
     }
@@ -204,7 +203,9 @@ fn decode_set(
         if changes == 0 {
             return Err(DecodeError::NotCanonical("part"));
         }
-        transaction.changes.reserve_exact(changes.min(CHANGES_AHEAD));
+        // Exactly as many, if there can be: a list that grows takes up to three times as much.
+        let fit = from.rest().len() / CHANGE_BYTES_MIN as usize;
+        transaction.changes.reserve_exact(changes.min(fit));
         for _ in 0..changes {
             transaction.changes.push(RowChange::decode(from)?);
         }

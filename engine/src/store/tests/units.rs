@@ -64,29 +64,51 @@ async fn own_units_from_outside_are_known_or_a_fork() {
     assert_eq!(append(&units[1]).await, Appended::Forked { seq: Seq(2) });
 }
 
-#[tokio::test]
-async fn a_header_that_claims_more_than_its_spine_holds_is_not_stored() {
-    let (_dir, store) = fresh(1);
+/// A unit of so many transactions after the first; of each part its number, its count, and how much
+/// it holds.
+fn boasting(after_first: u64, parts: &[(u64, u64, u8)]) -> Unit {
     let mut header = Writer::new();
     header.varint(1);
     header.origin(origin(2));
     header.varint(1);
-    header.varint(u64::MAX >> 2);
+    header.varint(after_first);
     header.u8(0);
     header.raw(&UnitHash::GENESIS.0);
-    for number in [5, 0, 0, 1, 0, (u64::MAX >> 2) + 1, 2] {
+    for number in [5, 0, 0, parts.len() as u64] {
         header.varint(number);
     }
-    header.raw(&[0; 32]);
+    for (number, count, bytes) in parts {
+        for number in [*number, *count, (*bytes).into()] {
+            header.varint(number);
+        }
+        header.raw(&[0; 32]);
+    }
     let mut bytes = Writer::new();
     bytes.u8(UNIT_FORMAT);
     bytes.bytes(&header.into_bytes());
     bytes.raw(&[0; 64]);
-    bytes.u8(0);
-    bytes.bytes(&[0, 0]);
-    let unit = Unit::from_store(bytes.into_bytes()).unwrap();
-    assert_eq!(store.append_units(vec![unit], 7).await.unwrap(), [Appended::Malformed]);
-    assert_eq!(store.sizes().await.unwrap().units, 0);
+    for (.., length) in parts {
+        bytes.u8(0);
+        bytes.bytes(&vec![0; (*length).into()]);
+    }
+    Unit::from_store(bytes.into_bytes()).unwrap()
+}
+
+#[tokio::test]
+async fn a_header_that_counts_more_than_its_content_holds_is_not_stored() {
+    let (_dir, store) = fresh(1);
+    let most = u64::MAX;
+    for unit in [
+        boasting(most >> 2, &[(0, (most >> 2) + 1, 2)]),
+        boasting(0, &[(0, 2, 4)]),
+        boasting(0, &[(0, 1, 2), (1, 3, 11)]),
+        boasting(0, &[(0, 1, 2), (1, most, 8), (2, most, 8)]),
+    ] {
+        assert_eq!(store.append_units(vec![unit], 7).await.unwrap(), [Appended::Malformed]);
+        assert_eq!(store.sizes().await.unwrap().units, 0);
+    }
+    let unit = boasting(0, &[(0, 1, 2), (1, 2, 8)]);
+    assert_eq!(store.append_units(vec![unit], 7).await.unwrap(), [Appended::Stored]);
 }
 
 #[tokio::test]

@@ -306,13 +306,31 @@ impl fmt::Debug for Column<'_> {
     }
 }
 
-/// Decodes one message, the `data` of one `XLogData` frame.
+/// Whether texts of a message may have been put aside, with notes in their place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Texts {
+    /// The message is as the server sent it. A note in it would be the server's, who knows nothing
+    /// of what is put aside where.
+    Whole,
+    /// It was rewritten while it was received.
+    PutAside,
+}
+
+/// Decodes one message, the `data` of one `XLogData` frame whose texts are all there.
 ///
 /// # Errors
 /// The message is cut short, longer than it should be, of a kind that protocol version 1 without
 /// streaming and two-phase does not have, or has a field with no meaning.
 pub fn decode(data: &[u8]) -> Result<Message<'_>, DecodeError> {
-    let mut r = Reader::of_message(data);
+    decode_with(data, Texts::Whole)
+}
+
+/// As [`decode`], of any `XLogData` frame.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_with(data: &[u8], texts: Texts) -> Result<Message<'_>, DecodeError> {
+    let mut r = Reader::of_message(data, texts);
     let kind = r.u8("message kind")?;
     let name = match kind {
         b'B' => "begin",
@@ -442,7 +460,9 @@ fn read_tuple<'a>(r: &mut Reader<'a>) -> Result<Tuple<'a>, DecodeError> {
 }
 
 fn read_column<'a>(r: &mut Reader<'a>) -> Result<Column<'a>, DecodeError> {
-    let kind = r.one_of("column kind", &[b'n', b'u', b't', b'b', LONG_COLUMN])?;
+    let kinds = [b'n', b'u', b't', b'b', LONG_COLUMN];
+    let kinds = if r.texts() == Texts::PutAside { &kinds[..] } else { &kinds[..4] };
+    let kind = r.one_of("column kind", kinds)?;
     if kind == LONG_COLUMN {
         let note = r.bytes("note on a long text", LONG_TEXT_BYTES as u64)?;
         let note = note.first_chunk().expect("read as many bytes");
@@ -465,6 +485,7 @@ fn read_column<'a>(r: &mut Reader<'a>) -> Result<Column<'a>, DecodeError> {
 struct Items<'a> {
     count: u16,
     bytes: &'a [u8],
+    texts: Texts,
 }
 
 impl<'a> Items<'a> {
@@ -477,14 +498,15 @@ impl<'a> Items<'a> {
         for _ in 0..count {
             item(r)?;
         }
-        Ok(Self { count, bytes: &start[..start.len() - r.rest().len()] })
+        let bytes = &start[..start.len() - r.rest().len()];
+        Ok(Self { count, bytes, texts: r.texts() })
     }
 
     fn walk<T>(
         self,
         item: fn(&mut Reader<'a>) -> Result<T, DecodeError>,
     ) -> impl Iterator<Item = T> + use<'a, T> {
-        let mut r = Reader::of_message(self.bytes);
+        let mut r = Reader::of_message(self.bytes, self.texts);
         // Reading again cannot fail: the same bytes were read by the same function before.
         (0..self.count).map_while(move |_| item(&mut r).ok())
     }

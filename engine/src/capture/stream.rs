@@ -482,11 +482,11 @@ impl Capture<'_> {
 
     async fn take(&mut self, frame: Frame) -> Result<(), CaptureError> {
         match frame {
-            Frame::XLogData { data, .. } => {
+            Frame::XLogData { data, texts, .. } => {
                 if plant::active("slow-capture") {
                     tokio::time::sleep(Duration::from_millis(1)).await;
                 }
-                let message = pgoutput::decode(&data).map_err(AssembleError::from)?;
+                let message = pgoutput::decode_with(&data, texts).map_err(AssembleError::from)?;
                 if matches!(message, pgoutput::Message::Relation(_)) {
                     // It comes again after a change to the table or to the publication.
                     self.alert.notify_one();
@@ -573,7 +573,7 @@ impl Capture<'_> {
     async fn read_catalog(&mut self) -> Result<(), CaptureError> {
         let open = self.assembler.open_transaction();
         let tables = read_tables(self.context, open.map(|(xid, _)| xid)).await?;
-        let as_of = open.map_or(self.received, |(_, commit)| Lsn(commit.0 + 1));
+        let as_of = open.map_or(self.received, |(_, commit)| Lsn(commit.0.saturating_add(1)));
         if self.assembler.set_catalog(tables, as_of) {
             self.context.schema_epoch.send_modify(|epoch| *epoch += 1);
         }

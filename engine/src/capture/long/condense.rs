@@ -5,6 +5,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use landfall_protocol::value::LongValue;
 
 use super::{LONG_COLUMN, LongText, LongTexts, is_long};
+use crate::capture::pgoutput::Texts;
 use crate::capture::scratch::ScratchError;
 
 /// `w`, two positions, a time; then kind and relation of a row message.
@@ -41,12 +42,24 @@ pub(crate) struct Condenser {
     left: usize,
     at: At,
     out: BytesMut,
+    /// Whether notes stand in place of texts. Of what is passed on as it is, none can be told from
+    /// what the server made up.
+    texts: Texts,
+}
+
+/// A message on its way on.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Condensed {
+    /// What is left of it.
+    pub(crate) body: Bytes,
+    /// Whether something was put aside.
+    pub(crate) texts: Texts,
 }
 
 impl Condenser {
     /// Begins a message of which `bytes` follow.
     pub(crate) fn new(bytes: usize) -> Self {
-        Self { left: bytes, at: At::Head, out: BytesMut::new() }
+        Self { left: bytes, at: At::Head, out: BytesMut::new(), texts: Texts::PutAside }
     }
 
     /// Takes what has been received; the message once it is complete.
@@ -57,7 +70,7 @@ impl Condenser {
         &mut self,
         incoming: &mut BytesMut,
         texts: &LongTexts,
-    ) -> Result<Option<Bytes>, ScratchError> {
+    ) -> Result<Option<Condensed>, ScratchError> {
         while self.left > 0 {
             let have = incoming.len().min(self.left);
             let taken = self.step(&incoming[..have], texts)?;
@@ -72,16 +85,13 @@ impl Condenser {
             incoming.advance(taken);
             self.left -= taken;
         }
-        Ok(Some(self.out.split().freeze()))
+        Ok(Some(Condensed { body: self.out.split().freeze(), texts: self.texts }))
     }
 
     /// Takes some of `bytes`; how many. 0 when there are too few to go on.
     fn step(&mut self, bytes: &[u8], texts: &LongTexts) -> Result<usize, ScratchError> {
         let taken = match &mut self.at {
-            At::Raw => {
-                self.out.put_slice(bytes);
-                bytes.len()
-            }
+            At::Raw => self.raw(bytes),
             At::Head => self.head(bytes),
             At::Tuple => self.tuple(bytes),
             At::Column(0) => {
@@ -162,6 +172,7 @@ impl Condenser {
     }
 
     fn raw(&mut self, bytes: &[u8]) -> usize {
+        self.texts = Texts::Whole;
         self.out.put_slice(bytes);
         bytes.len()
     }
@@ -170,7 +181,7 @@ impl Condenser {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::capture::pgoutput::{Column, Message, OldRow, decode};
+    use crate::capture::pgoutput::{Column, Message, OldRow, decode, decode_with};
     use proptest::collection::vec;
     use proptest::prelude::*;
 
@@ -206,7 +217,7 @@ mod tests {
     }
 
     /// Feeds in chunks of this size.
-    fn condense(message: &[u8], chunk: usize, texts: &LongTexts) -> Bytes {
+    fn condense(message: &[u8], chunk: usize, texts: &LongTexts) -> Condensed {
         let mut condenser = Condenser::new(message.len());
         let mut incoming = BytesMut::new();
         for (number, bytes) in message.chunks(chunk).enumerate() {
@@ -250,7 +261,7 @@ mod tests {
             let (_dir, texts) = texts();
             let message = update(&columns, &columns);
             let condensed = condense(&message, chunk, &texts);
-            let decoded = decode(&condensed[HEAD_BYTES..]).unwrap();
+            let decoded = decode_with(&condensed.body[HEAD_BYTES..], condensed.texts).unwrap();
             let Message::Update(update) = decoded else { panic!("{decoded:?}") };
             let Some(OldRow::Full(old)) = update.old else { panic!("no old row") };
             for tuple in [old, update.new] {
@@ -270,11 +281,13 @@ mod tests {
         logical.extend([0; 24]);
         logical.push(b'M');
         logical.extend(vec![7; 400_000]);
-        assert_eq!(condense(&logical, 1000, &texts), logical);
+        let whole = |body| Condensed { body, texts: Texts::Whole };
+        assert_eq!(condense(&logical, 1000, &texts), whole(logical.into()));
         let row = update(&[Some(10)], &[Some(300_000)]);
         let cut = &row[..row.len() - 1];
         let passed = condense(cut, 1000, &texts);
-        assert!(decode(&passed[HEAD_BYTES..]).is_err());
-        assert!(condense(&row[..3], 1, &texts) == row[..3]);
+        assert!(decode(&passed.body[HEAD_BYTES..]).is_err());
+        assert_eq!(condense(&row[..3], 1, &texts), whole(Bytes::copy_from_slice(&row[..3])));
+        assert_eq!(passed.texts, Texts::Whole);
     }
 }

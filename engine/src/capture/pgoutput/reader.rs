@@ -1,5 +1,6 @@
 //! Checked reads over the bytes of one message.
 
+use super::Texts;
 use crate::postgres::lsn::Lsn;
 use thiserror::Error;
 
@@ -66,11 +67,16 @@ pub(super) struct Reader<'a> {
     message: &'static str,
     length: usize,
     rest: &'a [u8],
+    texts: Texts,
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn of_message(bytes: &'a [u8]) -> Self {
-        Self { message: "unknown", length: bytes.len(), rest: bytes }
+    pub(super) fn of_message(bytes: &'a [u8], texts: Texts) -> Self {
+        Self { message: "unknown", length: bytes.len(), rest: bytes, texts }
+    }
+
+    pub(super) fn texts(&self) -> Texts {
+        self.texts
     }
 
     /// Names the message in the errors that follow.

@@ -8,7 +8,7 @@ use bytes::{BufMut, Bytes};
 use postgres_protocol::message::frontend;
 
 use super::super::long::LongTexts;
-use super::super::pgoutput::PgTime;
+use super::super::pgoutput::{PgTime, Texts};
 use super::socket::WalSocket;
 use super::wire::{Fields, Packet, Wire, WireError};
 use super::{WalsenderError, end_of_file, read_server_error, server_error, unexpected_packet};
@@ -29,8 +29,10 @@ pub enum Frame {
         wal_end: Lsn,
         /// When it was sent.
         sent_at: PgTime,
-        /// The message, for [`pgoutput::decode`](super::super::pgoutput::decode).
+        /// The message, for [`pgoutput::decode_with`](super::super::pgoutput::decode_with).
         data: Bytes,
+        /// Whether texts of it were put aside.
+        texts: Texts,
     },
     /// The server is alive and has sent everything up to `wal_end`.
     Keepalive {
@@ -129,7 +131,7 @@ impl WalStream {
 
     fn frame(&mut self, packet: Packet) -> Result<Option<Frame>, WalsenderError> {
         match packet.tag {
-            b'd' => copy_frame(packet.body).map(Some).map_err(|e| self.error(e)),
+            b'd' => copy_frame(packet.body, packet.texts).map(Some).map_err(|e| self.error(e)),
             b'E' => Err(self.error(server_error(packet.body))),
             // An orderly shutdown sends CommandComplete, the answer to our own end CopyDone.
             b'c' | b'C' => {
@@ -207,7 +209,7 @@ impl WalStream {
     }
 }
 
-fn copy_frame(body: Bytes) -> Result<Frame, WireError> {
+pub(super) fn copy_frame(body: Bytes, texts: Texts) -> Result<Frame, WireError> {
     let mut fields = Fields::of("replication", body);
     match fields.u8()? {
         b'w' => Ok(Frame::XLogData {
@@ -215,6 +217,7 @@ fn copy_frame(body: Bytes) -> Result<Frame, WireError> {
             wal_end: Lsn(fields.u64()?),
             sent_at: PgTime(fields.i64()?),
             data: fields.rest(),
+            texts,
         }),
         b'k' => Ok(Frame::Keepalive {
             wal_end: Lsn(fields.u64()?),
@@ -301,17 +304,18 @@ mod tests {
 
     #[test]
     fn frames_cut_short_are_errors() {
+        let copy = |body| copy_frame(body, Texts::Whole);
         let mut keepalive = vec![b'k'];
         keepalive.extend_from_slice(&[0; 17]);
-        assert!(copy_frame(Bytes::from(keepalive.clone())).is_ok());
+        assert!(copy(Bytes::from(keepalive.clone())).is_ok());
         for length in 0..keepalive.len() {
-            assert!(copy_frame(Bytes::copy_from_slice(&keepalive[..length])).is_err());
+            assert!(copy(Bytes::copy_from_slice(&keepalive[..length])).is_err());
         }
         let mut data = vec![b'w'];
         data.extend_from_slice(&[0; 23]);
-        assert!(copy_frame(Bytes::from(data.clone())).is_err());
+        assert!(copy(Bytes::from(data.clone())).is_err());
         data.push(0);
-        assert!(copy_frame(Bytes::from(data)).is_ok());
-        assert!(copy_frame(Bytes::from_static(b"x")).is_err());
+        assert!(copy(Bytes::from(data)).is_ok());
+        assert!(copy(Bytes::from_static(b"x")).is_err());
     }
 }

@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 
 use super::ServerError;
 use crate::capture::long::{Condenser, LongTexts};
+use crate::capture::pgoutput::Texts;
 use crate::capture::scratch::ScratchError;
 use landfall_protocol::value::INLINE_BYTES_MAX;
 
@@ -42,6 +43,7 @@ pub(super) enum WireError {
 pub(super) struct Packet {
     pub(super) tag: u8,
     pub(super) body: Bytes,
+    pub(super) texts: Texts,
 }
 
 /// Both directions of one connection. Everything half-done is kept here and not in futures, so
@@ -105,16 +107,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             fresh.extend_from_slice(&self.incoming);
             self.incoming = fresh;
         }
-        Ok(Some(Packet { tag, body }))
+        Ok(Some(Packet { tag, body, texts: Texts::Whole }))
     }
 
     fn condense(&mut self) -> Result<Option<Packet>, WireError> {
         let (Some(condenser), Some(texts)) = (&mut self.condensing, &self.texts) else {
             return Ok(None);
         };
-        let Some(body) = condenser.feed(&mut self.incoming, texts)? else { return Ok(None) };
+        let Some(condensed) = condenser.feed(&mut self.incoming, texts)? else { return Ok(None) };
         self.condensing = None;
-        Ok(Some(Packet { tag: b'd', body }))
+        Ok(Some(Packet { tag: b'd', body: condensed.body, texts: condensed.texts }))
     }
 
     /// How long the message at the head of the buffer is, header included, once that is known.

@@ -509,6 +509,10 @@ impl Assembler {
             }
             Some(Described::Told) => return Ok(()),
         };
+        if !old.iter().chain(&new).all(|tuple| source.fits(tuple)) {
+            let what = "a row that does not fit its table's description";
+            return Err(AssembleError::OutOfOrder(what));
+        }
         let open = self
             .open
             .as_mut()
@@ -588,6 +592,11 @@ fn whole(source: &Source, tuple: Tuple<'_>, old: Option<Tuple<'_>>) -> Result<Ro
 }
 
 impl Source {
+    fn fits(&self, tuple: &Tuple<'_>) -> bool {
+        let columns = self.relation.columns.len() + self.generated.len();
+        usize::from(tuple.column_count()) == columns
+    }
+
     /// A tuple's columns by their place in the relation.
     fn columns<'a>(&self, tuple: Tuple<'a>) -> impl Iterator<Item = (ColumnId, Column<'a>)> {
         let travels = |(place, _): &(usize, Column<'_>)| !self.generated.contains(place);

@@ -110,10 +110,11 @@ impl Seq {
     /// Before the first transaction.
     pub const ZERO: Self = Self(0);
 
-    /// The place after this one.
+    /// The place after this one. After the last number there is none: no log gets there, but
+    /// whoever asks for one may say that it did.
     #[must_use]
     pub fn next(self) -> Self {
-        Self(self.0 + 1)
+        Self(self.0.saturating_add(1))
     }
 }
 

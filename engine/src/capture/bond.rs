@@ -121,7 +121,7 @@ pub async fn renew(client: &mut Client, store: &Store, timeline: u32) -> Result<
     let bond = store.bond().await?;
     judge(bond, found)?;
     let random = random::u64().map_err(BondError::Random)?;
-    let next = Token { generation: bond.newest() + 1, random };
+    let next = Token { generation: bond.newest().saturating_add(1), random };
     let timeline = Some(timeline);
     store.set_bond(Bond { timeline, confirmed: found, intended: Some(next) }).await?;
     plant::hang("unwritten-token").await;

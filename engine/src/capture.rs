@@ -19,3 +19,6 @@ mod spill;
 pub mod stream;
 mod visible;
 pub mod walsender;
+
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use {scratch::thread_dir, spill::fuzz as spill_fuzz};

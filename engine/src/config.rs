@@ -15,6 +15,8 @@ use landfall_protocol::id::SiteId;
 
 mod check;
 mod fleet;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod raw;
 
 pub use fleet::load_fleet;

@@ -118,12 +118,14 @@ impl MemberKey {
         }
         let mut text = Vec::new();
         file.take(FILE_BYTES_MAX).read_to_end(&mut text).map_err(failed)?;
-        let seed = str::from_utf8(&text)
-            .ok()
-            .and_then(|text| text.trim_end().strip_prefix(FILE_PREFIX))
-            .and_then(parse_hex)
-            .ok_or_else(|| IdentityError::Malformed(path.to_owned()))?;
-        Ok(Self { signing: SigningKey::from_bytes(&seed) })
+        Self::parse(&text).ok_or_else(|| IdentityError::Malformed(path.to_owned()))
+    }
+
+    /// The key in the content of a key file.
+    pub(crate) fn parse(content: &[u8]) -> Option<Self> {
+        let text = str::from_utf8(content).ok()?;
+        let seed = parse_hex(text.trim_end().strip_prefix(FILE_PREFIX)?)?;
+        Some(Self { signing: SigningKey::from_bytes(&seed) })
     }
 
     /// The public half.

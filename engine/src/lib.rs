@@ -6,6 +6,8 @@ pub mod capture;
 pub mod commands;
 pub mod config;
 pub mod daemon;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 pub mod identity;
 pub mod links;
 mod plant;

@@ -22,6 +22,8 @@ mod clocks;
 mod crc;
 mod error;
 mod folding;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod layout;
 mod reader;
 mod record;

@@ -25,6 +25,8 @@ mod tls;
 pub use connection::Connection;
 pub use endpoint::{Arriving, Endpoint};
 pub use error::{CloseCode, FrameError, KeyFault, StreamCode, TransportError};
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use frame::check_stream;
 pub use frame::{FRAME_BYTES_LIMIT, FrameReader, FrameWriter};
 pub use settings::TransportSettings;
 #[cfg(feature = "simulation")]

@@ -56,6 +56,7 @@ pub(crate) const TABLES: &[(&str, &[Floor])] = &[
             (Blind, &["admin"]),
             (Blind, &["daemon"]),
             (Blind, &["commands"]),
+            (Blind, &["fuzz"]),
         ],
     ),
 ];

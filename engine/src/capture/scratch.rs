@@ -78,3 +78,12 @@ impl ScratchFile {
         ScratchError::Damaged { dir: self.dir.clone(), source }
     }
 }
+
+/// A directory for the scratch files of checks, one per thread: the files lose their names at once.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn thread_dir() -> PathBuf {
+    thread_local! {
+        static DIR: tempfile::TempDir = tempfile::tempdir().expect("a directory for scratch files");
+    }
+    DIR.with(|dir| dir.path().to_owned())
+}

@@ -16,6 +16,8 @@ use landfall_protocol::value::RowKey;
 
 use super::scratch::{ScratchError, ScratchFile};
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod net;
 mod run;
 #[cfg(test)]

@@ -26,6 +26,8 @@
 //! # }
 //! ```
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod login;
 mod socket;
 mod stream;

@@ -24,7 +24,8 @@ pub fn load_fleet(file: &Path) -> Result<Fleet, ConfigError> {
 }
 
 /// The key that is wrong, and what is wrong with it.
-struct Wrong {
+#[derive(Debug)]
+pub(super) struct Wrong {
     key: String,
     problem: String,
 }
@@ -35,7 +36,7 @@ impl Wrong {
     }
 }
 
-fn check(raw: raw::Fleet) -> Result<Fleet, Wrong> {
+pub(super) fn check(raw: raw::Fleet) -> Result<Fleet, Wrong> {
     let sets = raw.set.into_iter().enumerate().map(|(index, set)| check_set(index, set));
     let sets = sets.collect::<Result<_, Wrong>>()?;
     let members = raw.member.into_iter().enumerate();

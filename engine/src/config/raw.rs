@@ -103,6 +103,11 @@ pub(super) fn read<T: DeserializeOwned>(file: &Path) -> Result<T, ConfigError> {
     let mut bytes = Vec::new();
     let opened = File::open(file).map_err(failed)?;
     opened.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(failed)?;
+    decode(file, bytes)
+}
+
+/// The raw form of a file's content.
+pub(super) fn decode<T: DeserializeOwned>(file: &Path, bytes: Vec<u8>) -> Result<T, ConfigError> {
     if bytes.len() as u64 > FILE_BYTES_MAX {
         return Err(ConfigError::TooLarge(file.to_owned()));
     }

@@ -288,6 +288,15 @@ fn decode(from: &mut Reader<'_>) -> Result<Vec<(RowId, Packed)>, DecodeError> {
     clocks.collect()
 }
 
+/// The first clocks of a log.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn put_raw(db: &Database<'_>, row: RowId, clock: &RowClock) -> Result<(), StoreError> {
+    let (data, _) = pack([(row, clock.clone())].into());
+    let data = state::encode("clock_log", "1", data);
+    db.execute("INSERT INTO clock_log(id, data) VALUES (1, ?1)", params![data])?;
+    Ok(())
+}
+
 /// The clock of a row in the table.
 pub(super) fn load(db: &Database<'_>, row: &RowId) -> Result<Option<RowClock>, StoreError> {
     db.row(

@@ -24,7 +24,7 @@ const READER_CACHE_BYTES: u64 = 4 << 20;
 /// `unit`, where `changes_to` and `bytes_to` are running sums over the origin's log; clocks in
 /// `clock`, the newest ones in `clock_log`; in `piece`, which log entry holds which piece of a long
 /// value. Small things are blobs with a checksum behind them.
-const TABLES: &str = "
+pub(super) const TABLES: &str = "
 CREATE TABLE meta(name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE tail(
     first_seq INTEGER PRIMARY KEY, last_seq INTEGER NOT NULL, fleet_version INTEGER NOT NULL,

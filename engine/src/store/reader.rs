@@ -243,23 +243,7 @@ impl Reader<'_> {
     }
 
     pub(super) fn peers(&self) -> Result<Vec<PeerRecord>, StoreError> {
-        self.db.rows("SELECT site, state FROM peer ORDER BY site", [], |row| {
-            let no = number(row, 0)?;
-            let site = u16::try_from(no)
-                .ok()
-                .and_then(SiteId::new)
-                .ok_or_else(|| StoreError::corrupt("peer", no))?;
-            state::decode("peer", &no.to_string(), blob(row, 1)?, |from| {
-                Ok(PeerRecord {
-                    site,
-                    received: VersionVector::decode(from)?,
-                    applied: VersionVector::decode(from)?,
-                    contact_ms: from.varint()?,
-                    bytes_in: from.varint()?,
-                    bytes_out: from.varint()?,
-                })
-            })
-        })
+        load_peers(&self.db)
     }
 
     pub(super) fn dirty_rows(&self, limit: usize) -> Result<Vec<DirtyRow>, StoreError> {
@@ -334,6 +318,27 @@ impl Reader<'_> {
 
 fn missing(row: &OriginRow, seq: Seq) -> StoreError {
     StoreError::corrupt("unit", format!("{}/{seq}", row.log.no))
+}
+
+/// All peers of which something is known.
+pub(super) fn load_peers(db: &Database<'_>) -> Result<Vec<PeerRecord>, StoreError> {
+    db.rows("SELECT site, state FROM peer ORDER BY site", [], |row| {
+        let no = number(row, 0)?;
+        let site = u16::try_from(no)
+            .ok()
+            .and_then(SiteId::new)
+            .ok_or_else(|| StoreError::corrupt("peer", no))?;
+        state::decode("peer", &no.to_string(), blob(row, 1)?, |from| {
+            Ok(PeerRecord {
+                site,
+                received: VersionVector::decode(from)?,
+                applied: VersionVector::decode(from)?,
+                contact_ms: from.varint()?,
+                bytes_in: from.varint()?,
+                bytes_out: from.varint()?,
+            })
+        })
+    })
 }
 
 /// Writes what is known of a peer.

@@ -331,7 +331,7 @@ pub(super) fn find_origin(
     )
 }
 
-fn origin_key(origin: Origin) -> Vec<u8> {
+pub(super) fn origin_key(origin: Origin) -> Vec<u8> {
     let mut out = Writer::new();
     out.raw(b"origin");
     out.origin(origin);
@@ -383,7 +383,7 @@ fn load_tail(db: &Database<'_>, state: &State) -> Result<TailSize, StoreError> {
     let dense = if first == 0 {
         sealed == state.fold.last_seq
     } else {
-        first == sealed.0 + 1 && last == state.fold.last_seq.0
+        Some(first) == sealed.0.checked_add(1) && last == state.fold.last_seq.0
     };
     if dense { Ok(TailSize { changes, bytes }) } else { Err(StoreError::corrupt("tail", first)) }
 }

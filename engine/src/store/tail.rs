@@ -61,8 +61,9 @@ impl Flush {
         let first = from.varint()?;
         let own = (0..from.count(usize::MAX)? as u64)
             .map(|index| {
+                let seq = first.checked_add(index).ok_or(DecodeError::BadNumber)?;
                 let before = from.rest().len();
-                let own = decode_transaction(Seq(first + index), &mut from)?;
+                let own = decode_transaction(Seq(seq), &mut from)?;
                 Ok((own, before - from.rest().len()))
             })
             .collect::<Result<_, DecodeError>>()?;
@@ -120,6 +121,24 @@ pub(super) fn insert(
     Ok((flush.changes(), data.len() as u64))
 }
 
+/// Any bytes as a row: 16 for the range it claims, then its content.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn put_raw(db: &Database<'_>, bytes: &[u8]) -> Result<(), StoreError> {
+    let (range, data) = bytes.split_at(bytes.len().min(16));
+    let mut numbers = [0; 4];
+    for (number, bytes) in numbers.iter_mut().zip(range.chunks_exact(8)) {
+        *number = bytes.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte));
+    }
+    let crc = checksum(&numbers, data);
+    let [first, last, fleet_version, changes] = numbers.map(stored);
+    db.execute(
+        "INSERT INTO tail(first_seq, last_seq, fleet_version, changes, crc, data)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        params![first, last, fleet_version, changes, crc, data],
+    )?;
+    Ok(())
+}
+
 /// All of it in order, without gaps, after `sealed`.
 pub(super) fn load(db: &Database<'_>, sealed: Seq) -> Result<Vec<Flush>, StoreError> {
     let mut next = sealed.next();
@@ -168,7 +187,7 @@ fn read(row: &Row<'_>) -> Result<(Seq, Flush), StoreError> {
     }
     let flush = Flush::decode(fleet_version, data)
         .ok()
-        .filter(|flush| first.checked_add(flush.own.len() as u64) == Some(last + 1))
+        .filter(|flush| first.checked_add(flush.own.len() as u64) == last.checked_add(1))
         .ok_or_else(|| StoreError::corrupt("tail", first))?;
     Ok((Seq(first), flush))
 }

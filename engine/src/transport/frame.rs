@@ -120,56 +120,26 @@ fn write_error(label: &PeerLabel, error: WriteError) -> FrameError {
     }
 }
 
-/// Reads frames from a stream.
-///
-/// Holds up to `frame_bytes_max` and 64 KiB while a frame arrives, beyond QUIC's own window. A peer
-/// can make that happen on as many streams as it may open (64), so frames on part streams should be
-/// small.
+/// What has arrived of a stream, on its way into frames.
 #[derive(Debug)]
-pub struct FrameReader {
-    stream: RecvStream,
-    label: Arc<PeerLabel>,
+pub(super) struct Arrived {
     frame_bytes_max: usize,
-    /// What has arrived and is not handed out yet. Grows with what arrives, never by what a prefix
-    /// claims.
+    /// What is not handed out yet. Grows with what arrives, never by what a prefix claims.
     buffer: BytesMut,
 }
 
-impl FrameReader {
-    pub(super) fn new(stream: RecvStream, label: Arc<PeerLabel>, frame_bytes_max: usize) -> Self {
+impl Arrived {
+    pub(super) fn new(frame_bytes_max: usize) -> Self {
         let frame_bytes_max = frame_bytes_max.min(FRAME_BYTES_LIMIT);
-        Self { stream, label, frame_bytes_max, buffer: BytesMut::new() }
+        Self { frame_bytes_max, buffer: BytesMut::new() }
     }
 
-    /// Changes the limit for the frames to come, where the first one says what the others are.
-    pub fn set_frame_bytes_max(&mut self, frame_bytes_max: usize) {
-        self.frame_bytes_max = frame_bytes_max.min(FRAME_BYTES_LIMIT);
+    pub(super) fn push(&mut self, bytes: &[u8]) {
+        self.buffer.extend_from_slice(bytes);
     }
 
-    /// The next frame; `None` when the writer finished. Cancel-safe: what has arrived stays here.
-    ///
-    /// After an error about the frame itself the stream is of no more use: its boundaries are lost.
-    pub async fn next(&mut self) -> Result<Option<Bytes>, FrameError> {
-        loop {
-            if let Some(frame) = self.take_frame()? {
-                return Ok(Some(frame));
-            }
-            let chunk = self.stream.read_chunk().await;
-            match chunk.map_err(|error| self.read_error(error))? {
-                Some(chunk) => self.buffer.extend_from_slice(&chunk),
-                None if self.buffer.is_empty() => return Ok(None),
-                None => return Err(FrameError::Truncated { bytes: self.buffer.len() }),
-            }
-        }
-    }
-
-    /// Tells the writer that no more is wanted, and why.
-    pub fn stop(&mut self, code: StreamCode) {
-        // An error means that the stream is closed already.
-        let _ = self.stream.stop(code.var_int());
-    }
-
-    fn take_frame(&mut self) -> Result<Option<Bytes>, FrameError> {
+    /// The next frame, once all of it is there.
+    pub(super) fn take_frame(&mut self) -> Result<Option<Bytes>, FrameError> {
         let Some((prefix, bytes)) = parse_length(&self.buffer)? else { return Ok(None) };
         if bytes > self.frame_bytes_max {
             return Err(FrameError::TooLong { bytes, bytes_max: self.frame_bytes_max });
@@ -179,6 +149,54 @@ impl FrameReader {
         }
         self.buffer.advance(prefix);
         Ok(Some(self.buffer.split_to(bytes).freeze()))
+    }
+}
+
+/// Reads frames from a stream.
+///
+/// Holds up to `frame_bytes_max` and 64 KiB while a frame arrives, beyond QUIC's own window. A peer
+/// can make that happen on as many streams as it may open (64), so frames on part streams should be
+/// small.
+#[derive(Debug)]
+pub struct FrameReader {
+    stream: RecvStream,
+    label: Arc<PeerLabel>,
+    arrived: Arrived,
+}
+
+impl FrameReader {
+    pub(super) fn new(stream: RecvStream, label: Arc<PeerLabel>, frame_bytes_max: usize) -> Self {
+        Self { stream, label, arrived: Arrived::new(frame_bytes_max) }
+    }
+
+    /// Changes the limit for the frames to come, where the first one says what the others are.
+    pub fn set_frame_bytes_max(&mut self, frame_bytes_max: usize) {
+        self.arrived.frame_bytes_max = frame_bytes_max.min(FRAME_BYTES_LIMIT);
+    }
+
+    /// The next frame; `None` when the writer finished. Cancel-safe: what has arrived stays here.
+    ///
+    /// After an error about the frame itself the stream is of no more use: its boundaries are lost.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, FrameError> {
+        loop {
+            if let Some(frame) = self.arrived.take_frame()? {
+                return Ok(Some(frame));
+            }
+            let chunk = self.stream.read_chunk().await;
+            match chunk.map_err(|error| self.read_error(error))? {
+                Some(chunk) => self.arrived.push(&chunk),
+                None if self.arrived.buffer.is_empty() => return Ok(None),
+                None => {
+                    return Err(FrameError::Truncated { bytes: self.arrived.buffer.len() });
+                }
+            }
+        }
+    }
+
+    /// Tells the writer that no more is wanted, and why.
+    pub fn stop(&mut self, code: StreamCode) {
+        // An error means that the stream is closed already.
+        let _ = self.stream.stop(code.var_int());
     }
 
     fn read_error(&self, error: ReadError) -> FrameError {
@@ -222,8 +240,36 @@ fn parse_length(buffer: &[u8]) -> Result<Option<(usize, usize)>, FrameError> {
 impl FrameReader {
     /// Bytes of memory the reader holds.
     pub(super) fn capacity(&self) -> usize {
-        self.buffer.capacity()
+        self.arrived.buffer.capacity()
     }
+}
+
+/// Any bytes as a stream, chunk by chunk: the first byte says how long a chunk is.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn check_stream(bytes: &[u8]) {
+    const FRAME_BYTES_MAX: usize = 1 << 16;
+    let Some((chunk, stream)) = bytes.split_first() else { return };
+    let mut arrived = Arrived::new(FRAME_BYTES_MAX);
+    let mut again = BytesMut::new();
+    for chunk in stream.chunks(usize::from(*chunk) + 1) {
+        arrived.push(chunk);
+        loop {
+            match arrived.take_frame() {
+                Ok(Some(frame)) => {
+                    assert!(frame.len() <= FRAME_BYTES_MAX, "a frame over the limit");
+                    again.extend_from_slice(&length_prefix(frame.len()));
+                    again.extend_from_slice(&frame);
+                }
+                Ok(None) => break,
+                Err(_) => {
+                    assert!(stream.starts_with(&again), "what came before was changed");
+                    return;
+                }
+            }
+        }
+    }
+    again.extend_from_slice(&arrived.buffer);
+    assert_eq!(again, stream, "nothing is lost or added");
 }
 
 #[cfg(test)]

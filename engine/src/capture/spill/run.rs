@@ -25,6 +25,14 @@ pub(super) struct Run {
     pub(super) end: u64,
 }
 
+#[cfg(any(test, feature = "fuzzing"))]
+impl Run {
+    /// The run that is all of a file of this length.
+    pub(super) fn of_file(bytes: u64) -> Self {
+        Self { begin: 0, end: bytes }
+    }
+}
+
 /// Writes one run at the end of the file.
 pub(super) struct RunWriter<'a> {
     scratch: &'a ScratchFile,

@@ -7,6 +7,7 @@ use crate::postgres::sql::TEXT_SETTINGS;
 use bytes::{Bytes, BytesMut};
 use postgres_protocol::authentication::{md5_hash, sasl};
 use postgres_protocol::message::frontend;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::socket::WalSocket;
 use super::wire::{Fields, Packet, Wire, WireError};
@@ -55,12 +56,12 @@ fn startup_packet(settings: &PgSettings, application_name: &str) -> Result<Bytes
     Ok(packet)
 }
 
-struct Login<'a> {
+struct Login<'a, S> {
     settings: &'a PgSettings,
-    wire: Wire<WalSocket>,
+    wire: Wire<S>,
 }
 
-impl Login<'_> {
+impl<S: AsyncRead + AsyncWrite + Unpin> Login<'_, S> {
     /// Strict about the order: a server that skips proving itself is not the one that knows the
     /// password.
     async fn authenticate(&mut self) -> Result<(), ConnectError> {
@@ -200,6 +201,17 @@ impl Login<'_> {
             WireError::Server(e) => self.settings.refused(&e.sqlstate, &e.message),
             WireError::Scratch(e) => self.settings.failed(&e.to_string()),
         }
+    }
+}
+
+/// A login at which the server says all of this.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) async fn check<S: AsyncRead + AsyncWrite + Unpin>(settings: &PgSettings, server: S) {
+    let mut login = Login { settings, wire: Wire::new(server, LOGIN_MESSAGE_BYTES_MAX) };
+    if login.authenticate().await.is_ok()
+        && let Ok(parameters) = login.parameters().await
+    {
+        assert!(parameters.len() <= PARAMETERS_MAX, "more parameters than allowed");
     }
 }
 

@@ -1,0 +1,303 @@
+//! Valid inputs to begin with, as `cargo xtask fuzz --write-seeds` keeps them in `fuzz/seeds`.
+
+use ed25519_dalek::Signer as _;
+use landfall_protocol::change::{Cell, Describe, Fragment, Piece, RowChange, RowOp, Transaction};
+use landfall_protocol::clock::{Hlc, Stamp};
+use landfall_protocol::codec::Writer;
+use landfall_protocol::compress::compress;
+use landfall_protocol::fold::{Marker, ParkedChange};
+use landfall_protocol::id::{PublicKey, Seq};
+use landfall_protocol::lattice::RowClock;
+use landfall_protocol::schema::{ColumnDef, ColumnId, SetId, TableDef, TableId, TableName};
+use landfall_protocol::unit::{SealContext, Unit, UnitHash};
+use landfall_protocol::value::{INLINE_BYTES_MAX, LongValue, RowKey, Value};
+use landfall_protocol::version::VersionVector;
+use landfall_protocol::wire::{Have, Held, Hello, Message, UnitStreamHead};
+
+use super::messages::origin;
+use super::{stream, units};
+use crate::capture::{spill_fuzz, walsender};
+use crate::{identity, store};
+
+/// A stream of PostgreSQL 15; see `capture::pgoutput`.
+const RECORDED: &str = include_str!("../../testdata/pgoutput15.hex");
+
+/// The seeds of one target; they are named by their place.
+pub fn of(target: &str) -> Vec<Vec<u8>> {
+    match target {
+        "control" => messages().iter().map(Message::encode).collect(),
+        "unit-stream-head" => vec![head().encode()],
+        "frames" => vec![
+            [&[4][..], &framed(&head().encode()), &framed(&[7; 200])].concat(),
+            vec![255, 0x80, 0x80, 0x80, 0x01, 1],
+        ],
+        "session" => vec![messages().iter().flat_map(|message| short(&message.encode())).collect()],
+        "marker" => markers().iter().map(Marker::encode).collect(),
+        "value" => values(),
+        "row-clock" => row_clocks(),
+        "unit" => unit_seeds().into_iter().map(Unit::into_bytes).collect(),
+        "unit-content" => contents(),
+        "zstd" => {
+            [Vec::new(), vec![7; 1600], (0..160).collect()].iter().map(|p| packed(p)).collect()
+        }
+        "pgoutput" => recorded().into_iter().filter(|message| message.len() < 600).collect(),
+        "capture" => streams(),
+        "walsender" => walsender::fuzz::packet_seeds(&recorded()),
+        "login" => walsender::fuzz::login_seeds(),
+        "spill" => spill_fuzz::seeds(),
+        "store" => store::fuzz::seeds(),
+        "config" => files(),
+        "texts" => texts(),
+        _ => Vec::new(),
+    }
+}
+
+fn messages() -> Vec<Message> {
+    let received: VersionVector =
+        [(origin(1), Seq(700)), (origin(2), Seq(9)), (origin(3), Seq(1 << 40))]
+            .into_iter()
+            .collect();
+    let hello = |software: &str| Hello {
+        protocol_min: 1,
+        protocol_max: 1,
+        holds_of_you: vec![Held { origin: origin(2), seq: Seq(9), hash: UnitHash([0x11; 32]) }],
+        origin: origin(1),
+        fleet_version: 12,
+        sets_digest: [0x33; 32],
+        received: received.clone(),
+        applied: received.clone(),
+        wall_ms: 1_700_000_000_123,
+        software: software.to_owned(),
+    };
+    let Hello { received, applied, .. } = hello("");
+    vec![
+        Message::Hello(Box::new(hello("landfall 0.1.0"))),
+        Message::Have(Have { received, applied }),
+        Message::Follow { origin: origin(2), after: Seq(5) },
+        Message::Unfollow { origin: origin(2) },
+    ]
+}
+
+fn head() -> UnitStreamHead {
+    UnitStreamHead { origin: origin(1), after: Seq(128) }
+}
+
+fn framed(content: &[u8]) -> Vec<u8> {
+    let mut out = Writer::new();
+    out.bytes(content);
+    out.into_bytes()
+}
+
+fn short(content: &[u8]) -> Vec<u8> {
+    [&[content.len() as u8][..], content].concat()
+}
+
+fn markers() -> Vec<Marker> {
+    let parked =
+        vec![ParkedChange { seq: Seq(8), index: 3 }, ParkedChange { seq: Seq(9), index: 0 }];
+    vec![Marker::Repair, Marker::Apply { origin: origin(1), first: Seq(7), last: Seq(9), parked }]
+}
+
+fn some_values() -> Vec<Value> {
+    vec![
+        Value::Null,
+        Value::Text("Übersicht".into()),
+        Value::Bool(true),
+        Value::Int(-70_000),
+        Value::Uuid([9; 16]),
+        Value::Bytes([1, 2, 3].into()),
+        Value::Timestamp(1_700_000_000_000_001),
+        Value::TimestampTz(-1),
+        Value::Long(Box::new(LongValue { hash: [5; 32], bytes: INLINE_BYTES_MAX as u64 + 1 })),
+    ]
+}
+
+fn values() -> Vec<Vec<u8>> {
+    let mut table = Writer::new();
+    table_def().encode(&mut table);
+    let texts = ["2024-02-29 23:59:59.5+00", "-9223372036854775808", "\\x00ff", "t"];
+    let texts = texts.iter().map(|text| text.as_bytes().to_vec());
+    texts
+        .chain(
+            some_values().iter().map(|value| RowKey::of([value].into_iter()).as_bytes().to_vec()),
+        )
+        .chain([RowKey::new(&some_values()).as_bytes().to_vec(), table.into_bytes()])
+        .collect()
+}
+
+fn row_clocks() -> Vec<Vec<u8>> {
+    let stamp = |ms, seq| Stamp::new(Hlc::from_ms(ms), origin(1), Seq(seq));
+    let columns = [ColumnId(1), ColumnId(2), ColumnId(300)];
+    let mut clock = RowClock::default();
+    let mut all = vec![clock.clone()];
+    let steps = [(RowOp::Insert, 5), (RowOp::Update, 6), (RowOp::Delete, 7), (RowOp::Update, 8)];
+    for (op, time) in steps {
+        clock.join(op, stamp(time, time), &columns, op == RowOp::Insert);
+        all.push(clock.clone());
+    }
+    let encoded = |clock: &RowClock| {
+        let mut out = Writer::new();
+        clock.encode(&mut out);
+        out.into_bytes()
+    };
+    all.iter().map(encoded).collect()
+}
+
+fn table_def() -> TableDef {
+    let column = |name: &str, kind: &str| ColumnDef { name: name.into(), type_name: kind.into() };
+    TableDef {
+        name: TableName::new("public", "ward"),
+        set: SetId(1),
+        columns: vec![column("id", "bigint"), column("name", "text"), column("n", "bigint")],
+        key: vec![ColumnId(0)],
+    }
+}
+
+fn change(id: i64, op: RowOp) -> RowChange {
+    let cells = if op == RowOp::Delete { Vec::new() } else { some_values() };
+    let cells = cells.into_iter().enumerate();
+    let cells = cells.map(|(place, value)| Cell { column: ColumnId(place as u16 + 1), value });
+    let key = RowKey::new(&[Value::Int(id)]);
+    RowChange { table: TableId(1), key, op, cells: cells.collect() }
+}
+
+fn transactions(count: u64, changes: i64) -> Vec<Transaction> {
+    let one = |index| Transaction {
+        seq: Seq(5 + index),
+        hlc: Hlc::from_ms(1_700_000_000_000 + index),
+        describes: (index == 0)
+            .then(|| Describe { table: TableId(1), def: table_def() })
+            .into_iter()
+            .collect(),
+        changes: (0..changes)
+            .map(|id| change(id, [RowOp::Insert, RowOp::Update, RowOp::Delete][id as usize % 3]))
+            .collect(),
+        piece: None,
+    };
+    (0..count).map(one).collect()
+}
+
+fn seal(transactions: &[Transaction], fragment: Fragment) -> Unit {
+    let vector = [(origin(1), Seq(9))].into_iter().collect();
+    let context = SealContext {
+        origin: origin(2),
+        fleet_version: 4,
+        fragment,
+        previous: UnitHash([0xaa; 32]),
+        vector: &vector,
+        level: 3,
+    };
+    let sign = |bytes: &[u8]| units::key().sign(bytes).to_bytes();
+    Unit::seal(context, transactions, |table| SetId((table.0 % 2) as u16 + 1), sign)
+}
+
+/// A unit of a spine and one set.
+pub(super) fn small_unit(fragment: Fragment) -> Unit {
+    seal(&transactions(1, 1), fragment)
+}
+
+fn unit_seeds() -> Vec<Unit> {
+    let piece =
+        Piece { table: TableId(1), hash: [5; 32], index: 0, text: "a piece of text".into() };
+    let mut long = transactions(1, 0);
+    long[0].piece = Some(Box::new(piece));
+    let mut sets = transactions(2, 3);
+    sets[1].changes.iter_mut().for_each(|change| change.table = TableId(2));
+    vec![
+        small_unit(Fragment::Whole),
+        seal(&sets, Fragment::Whole),
+        seal(&transactions(1, 3), Fragment::Last),
+        seal(&long, Fragment::More),
+        seal(&transactions(3, 0), Fragment::Whole),
+    ]
+}
+
+fn contents() -> Vec<Vec<u8>> {
+    let mut row = Writer::new();
+    change(1, RowOp::Update).encode(&mut row);
+    let row = row.into_bytes();
+    let mut other = Writer::new();
+    change(2, RowOp::Delete).encode(&mut other);
+    let other = other.into_bytes();
+    let mut piece = Writer::new();
+    Piece { table: TableId(1), hash: [5; 32], index: 0, text: "text".into() }.encode(&mut piece);
+    let mut described = Writer::new();
+    described.raw(&[0, 1, 1]);
+    table_def().encode(&mut described);
+    let described = described.into_bytes();
+    vec![
+        [&[0, 1, 2, 0, 1, 0, 0, 0, 1][..], &row].concat(),
+        [&[0, 2, 4, 0, 3, 0, 0, 9, 0, 0, 2][..], &row, &other, &[1, 1], &row].concat(),
+        [&[1, 1, 2, 0, 0, 0, 0][..], &piece.into_bytes()].concat(),
+        [&[0, 1, described.len() as u8, 0, 1][..], &described, &[0, 1], &row].concat(),
+    ]
+}
+
+fn packed(plain: &[u8]) -> Vec<u8> {
+    [&((plain.len() / 16) as u16).to_be_bytes()[..], &compress(plain, 3)].concat()
+}
+
+/// The recorded messages.
+fn recorded() -> Vec<Vec<u8>> {
+    let byte = |pair: &[u8]| {
+        let digits = str::from_utf8(pair).ok()?;
+        u8::from_str_radix(digits, 16).ok()
+    };
+    RECORDED.lines().map(|line| line.as_bytes().chunks(2).filter_map(byte).collect()).collect()
+}
+
+fn streams() -> Vec<Vec<u8>> {
+    let long = |message: &Vec<u8>| [&(message.len() as u16).to_be_bytes()[..], message].concat();
+    let recorded = recorded();
+    // The first transaction is of a table with whole old rows.
+    let end = recorded.iter().position(|message| message.first() == Some(&b'C')).unwrap_or(0);
+    let first = &recorded[..recorded.len().min(end + 1)];
+    let logical = markers().into_iter().map(|marker| {
+        let content = stream::marker_key().seal(&marker);
+        let length = (content.len() as u32).to_be_bytes();
+        [&b"M\x01\0\0\0\0\0\0\0\x09landfall.apply\0"[..], &length, &content].concat()
+    });
+    let mut marked = first.to_vec();
+    for (place, marker) in logical.enumerate() {
+        marked.insert(1 + place * 4, marker);
+    }
+    let all = [first.to_vec(), marked, recorded.clone()];
+    all.iter().map(|messages| messages.iter().flat_map(long).collect()).collect()
+}
+
+fn files() -> Vec<Vec<u8>> {
+    const FLEETS: [&str; 2] = [
+        include_str!("../../../packaging/config/fleet.toml"),
+        include_str!("../../../examples/two-ships/fleet.toml"),
+    ];
+    const DAEMON: &str = "name = \"ship\"\ndata_dir = \"data\"\nfleet = \"fleet.toml\"\nkey = \"k\"\n\
+        listen = \"0.0.0.0:7400\"\n[postgres]\nconninfo = \"host=db user=u\"\nslot = \"s_1\"\n[link]\n\
+        keep_alive_s = 15\ndial = [\"shore\"]\n[limits]\nunit_bytes_max = 1048576\n[log]\n\
+        level = \"info\"\nformat = \"text\"\n";
+    let daemons = [
+        DAEMON,
+        include_str!("../../../packaging/config/node.toml"),
+        &DAEMON.replace("ship", "shore"),
+    ]
+    .map(|text| [&[1], text.as_bytes()].concat());
+    let key = format!("landfall-secret-key:{}\n", "ab".repeat(32));
+    let fleets = FLEETS.iter().map(|text| [&[0], text.as_bytes()].concat());
+    fleets.chain(daemons).chain([[&[2], key.as_bytes()].concat()]).collect()
+}
+
+fn texts() -> Vec<Vec<u8>> {
+    let key = PublicKey(units::key().verifying_key().to_bytes());
+    let texts = [
+        (0, key.to_string()),
+        (1, "[::1]:7400".to_owned()),
+        (1, "ship.example:7400".to_owned()),
+        (2, "public.\"Tab \"\"1\"\"\"".to_owned()),
+        (3, origin(7).to_string()),
+        (4, "16/B374D848".to_owned()),
+        (5, "12.00000000000000ab".to_owned()),
+        (6, "host=/run/x user='a b' password=c\\'d dbname=e port=5433".to_owned()),
+        (6, "postgresql://a:b%20c@[::1]:5432/d?connect_timeout=3".to_owned()),
+    ];
+    let texts = texts.into_iter().map(|(which, text)| [&[which], text.as_bytes()].concat());
+    texts.chain([[&[0], &identity::spki_der(&key)[..]].concat()]).collect()
+}

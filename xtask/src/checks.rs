@@ -65,6 +65,11 @@ pub(crate) fn ci() -> anyhow::Result<()> {
     run("lints", cargo(clippy.into_iter().chain(deny_warnings)))?;
     let planted = clippy.into_iter().chain(TEST_FEATURES).chain(deny_warnings);
     run("lints of the test build", cargo(planted))?;
+    let fuzzers = ["--manifest-path", "fuzz/Cargo.toml"];
+    run("formatting of the fuzzers", cargo(["fmt", "--check"].into_iter().chain(fuzzers)))?;
+    let lints = ["clippy", "--locked", "--target-dir", "target", "--no-default-features"];
+    let lints = lints.into_iter().chain(fuzzers).chain(deny_warnings);
+    run("lints of the fuzzers", cargo(lints))?;
     let mut doc = cargo(["doc", "--locked", "--workspace", "--no-deps"]);
     doc.env("RUSTDOCFLAGS", "-D warnings");
     run("documentation", doc)?;

@@ -1,4 +1,4 @@
-//! What developers run: `cargo xtask demo | test | bench | soak | ci | pg`.
+//! What developers run: `cargo xtask demo | test | bench | fuzz | soak | ci | pg`.
 
 use std::process::ExitCode;
 
@@ -8,6 +8,7 @@ mod bench;
 mod cargo;
 mod checks;
 mod demo;
+mod fuzz;
 mod postgres;
 mod soak;
 
@@ -46,6 +47,8 @@ enum Task {
         #[arg(long)]
         write: bool,
     },
+    /// Looks for bytes from outside that break a promise; docs/testing.md says which.
+    Fuzz(fuzz::Options),
     /// Lets five sites and a hub write for a while, over links as people have them, while daemons and
     /// servers are killed or frozen, links are cut, and databases are restored; compares all sites
     /// again and again, and tells what it saw.
@@ -82,6 +85,7 @@ fn main() -> ExitCode {
             let options: Vec<&str> = chosen.map(|(option, _)| *option).collect();
             bench::run(&names, rounds, &options)
         }
+        Task::Fuzz(options) => fuzz::run(&options),
         Task::Soak { minutes, seed, profiles } => soak::run(minutes, seed, &profiles),
         Task::Ci => checks::ci(),
         Task::Pg { install } => postgres::report(install),

@@ -29,6 +29,8 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         "unit-stream-head" => vec![head().encode()],
         "frames" => vec![
             [&[4][..], &framed(&head().encode()), &framed(&[7; 200])].concat(),
+            // Of the longest frame and one that is longer.
+            [&[255][..], &framed(&[7; 1_000]), &framed(&[7; 1_001])].concat(),
             vec![255, 0x80, 0x80, 0x80, 0x01, 1],
         ],
         "session" => vec![messages().iter().flat_map(|message| short(&message.encode())).collect()],

@@ -11,6 +11,8 @@ mod guard;
 pub mod horizon;
 pub mod large;
 mod long;
+#[cfg(feature = "simulation")]
+pub mod model;
 pub mod pgoutput;
 pub mod publication;
 mod scratch;

@@ -217,6 +217,8 @@ fn start_database_parts(
         tasks: tasks.clone(),
         status: capture_status,
         looked,
+        #[cfg(feature = "simulation")]
+        model: None,
     };
     tasks.spawn("capture", stream::run(capturing, tasks.stop()));
     let applying = ReplicaContext {
@@ -231,6 +233,8 @@ fn start_database_parts(
         drift_ms_max: u64::try_from(config.limits.drift_max.as_millis()).unwrap_or(u64::MAX),
         tasks: tasks.clone(),
         status: replica_status,
+        #[cfg(feature = "simulation")]
+        model: None,
     };
     tasks.spawn("apply", replica::run(applying, tasks.stop()));
     Some(DatabaseParts { settings, tasks: tasks.clone(), capture, replica })

@@ -6,6 +6,8 @@ pub mod catalog;
 pub mod check;
 pub mod connect;
 pub mod lsn;
+#[cfg(feature = "simulation")]
+pub mod model;
 pub mod setup;
 pub mod sql;
 mod text_array;

@@ -36,9 +36,13 @@ use tokio_util::sync::CancellationToken;
 use crate::capture::bond::{self, BondError};
 use crate::capture::horizon::Horizon;
 use crate::plant;
-use crate::postgres::apply::{ApplyConnection, ApplyError, session_settings};
-use crate::postgres::catalog::{self, CatalogError};
+#[cfg(not(feature = "simulation"))]
+use crate::postgres::apply::ApplyConnection;
+use crate::postgres::apply::{ApplyError, session_settings};
+use crate::postgres::catalog::{self, Catalog, CatalogError};
 use crate::postgres::connect::{ConnectError, PgSettings};
+#[cfg(feature = "simulation")]
+use crate::postgres::model::{ApplyConnection, Fault, Model};
 use crate::random;
 use crate::replica::barrier::Barrier;
 use crate::replica::group::{Attempt, Mode};
@@ -79,6 +83,10 @@ pub enum ReplicaError {
     /// The catalog cannot be read.
     #[error(transparent)]
     Catalog(#[from] CatalogError),
+    /// A model cannot be reached.
+    #[cfg(feature = "simulation")]
+    #[error(transparent)]
+    Model(#[from] Fault),
     /// The fold did not come by.
     #[error(transparent)]
     Barrier(#[from] BarrierError),
@@ -131,8 +139,14 @@ impl ReplicaError {
             | Self::Task(_)
             | Self::Barrier(BarrierError::Late | BarrierError::Connection(_)) => true,
             Self::Apply(error) => {
+                #[cfg(feature = "simulation")]
+                if matches!(error, ApplyError::Model(_)) {
+                    return true;
+                }
                 matches!(error, ApplyError::Connection(_) | ApplyError::Busy | ApplyError::Late)
             }
+            #[cfg(feature = "simulation")]
+            Self::Model(_) | Self::Barrier(BarrierError::Model(_)) => true,
             Self::Store(error) => error.severity() == Severity::Retry,
             Self::Bond(error) => error.is_transient(),
             Self::Barrier(_) | Self::ProgressDiffers { .. } => false,
@@ -221,6 +235,21 @@ pub struct ReplicaContext {
     pub tasks: Tasks,
     /// Where the status is told.
     pub status: watch::Sender<ReplicaStatus>,
+    /// Stands for the local database.
+    #[cfg(feature = "simulation")]
+    pub model: Option<Arc<dyn Model>>,
+}
+
+impl ReplicaContext {
+    async fn read_catalog(&self) -> Result<Catalog, ReplicaError> {
+        #[cfg(feature = "simulation")]
+        if let Some(model) = &self.model {
+            return Ok(model.catalog().await?);
+        }
+        let (mut client, driver) = self.postgres.connect("landfall catalog", &[]).await?;
+        let _driver = self.tasks.spawn_child("catalog connection", driver);
+        Ok(catalog::read(&mut client, &self.fleet).await?)
+    }
 }
 
 /// Applies until told to stop. Lost connections and what an operator can change are waited out.
@@ -292,11 +321,20 @@ pub(crate) struct Replica {
     /// What it waited for when it last gave up.
     lane_waits: Option<String>,
     /// What drives the connections.
-    _drivers: [Child<Result<(), tokio_postgres::Error>>; 2],
+    _drivers: Vec<Child<Result<(), tokio_postgres::Error>>>,
 }
 
 impl Replica {
     async fn connect(context: &ReplicaContext) -> Result<Self, ReplicaError> {
+        #[cfg(feature = "simulation")]
+        if let Some(model) = &context.model {
+            let mut session = model.connect().await?;
+            let apply = ApplyConnection::modelled(model.connect_apply().await?);
+            bond::verify_modelled(&mut *session, &context.store).await?;
+            let barrier =
+                Barrier::modelled(session, context.horizon.clone(), context.store.watch());
+            return Ok(Self::new(context, apply, barrier, Vec::new()));
+        }
         let (client, driver) =
             context.postgres.connect("landfall apply", &session_settings()).await?;
         let apply_driver = context.tasks.spawn_child("apply connection", driver);
@@ -305,12 +343,23 @@ impl Replica {
         let (barrier, driver) =
             context.postgres.connect("landfall barrier", BARRIER_SETTINGS).await?;
         let barrier_driver = context.tasks.spawn_child("barrier connection", driver);
-        Ok(Self {
+        let barrier = Barrier::new(barrier, context.horizon.clone(), context.store.watch());
+        let apply = ApplyConnection::new(client);
+        Ok(Self::new(context, apply, barrier, vec![apply_driver, barrier_driver]))
+    }
+
+    fn new(
+        context: &ReplicaContext,
+        apply: ApplyConnection,
+        barrier: Barrier,
+        drivers: Vec<Child<Result<(), tokio_postgres::Error>>>,
+    ) -> Self {
+        Self {
             own: context.own,
             marker_key: context.marker_key.clone(),
             store: context.store.clone(),
-            apply: ApplyConnection::new(client),
-            barrier: Barrier::new(barrier, context.horizon.clone(), context.store.watch()),
+            apply,
+            barrier,
             horizon: context.horizon.clone(),
             horizon_at: None,
             dictionary: Dictionary::default(),
@@ -322,8 +371,8 @@ impl Replica {
             refreshed: None,
             lane: None,
             lane_waits: None,
-            _drivers: [apply_driver, barrier_driver],
-        })
+            _drivers: drivers,
+        }
     }
 
     async fn work(
@@ -368,6 +417,7 @@ impl Replica {
                 }
             };
             tokio::select! {
+                biased;
                 changed = log.changed() => changed.map_err(|_| StoreError::Closed)?,
                 _ = schema_epoch.changed() => {}
                 () = sleep_until_wall(held.values().min().copied()) => {}
@@ -414,9 +464,7 @@ impl Replica {
 
     /// Reads the catalog and makes its tables known to the fold and to the apply connection.
     async fn learn_schema(&mut self, context: &ReplicaContext) -> Result<(), ReplicaError> {
-        let (mut client, driver) = context.postgres.connect("landfall catalog", &[]).await?;
-        let _driver = context.tasks.spawn_child("catalog connection", driver);
-        let catalog = catalog::read(&mut client, &context.fleet).await?;
+        let catalog = context.read_catalog().await?;
         self.store.learn(catalog.replicable().cloned().collect()).await?;
         self.dictionary = self.store.fold_state().await?.dictionary;
         self.apply.learn(self.dictionary.tables(), &catalog);
@@ -567,7 +615,8 @@ impl Replica {
     /// P0: a barrier with no locks held, now and then, so that most groups need none. `false`
     /// when capture is far behind, on a large local transaction mostly.
     async fn keep_horizon_fresh(&mut self) -> Result<bool, ReplicaError> {
-        let fresh = self.horizon_at.is_some_and(|at| at.elapsed() < HORIZON_FRESH);
+        let fresh =
+            self.horizon_at.is_some_and(|at| time::monotonic().duration_since(at) < HORIZON_FRESH);
         if !fresh || self.horizon.is_crowded() {
             match self.barrier.pass().await {
                 Err(BarrierError::Late) => return Ok(false),

@@ -60,6 +60,10 @@ pub enum BondError {
     /// A question was not answered.
     #[error("cannot compare the tokens of database and store: {}", sql::describe(.0))]
     Query(#[from] tokio_postgres::Error),
+    /// As [`BondError::Query`], of a model.
+    #[cfg(feature = "simulation")]
+    #[error(transparent)]
+    Model(#[from] crate::postgres::model::Fault),
     /// The operating system gives no random numbers.
     #[error("no random numbers from the operating system: {0}")]
     Random(getrandom::Error),
@@ -73,6 +77,8 @@ impl BondError {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Query(_) | Self::Random(_) => true,
+            #[cfg(feature = "simulation")]
+            Self::Model(_) => true,
             Self::Store(error) => error.severity() == Severity::Retry,
             _ => false,
         }
@@ -89,9 +95,26 @@ impl BondError {
 /// # Errors
 /// They differ, or one of them cannot be read.
 pub async fn verify(client: &Client, store: &Store) -> Result<(), BondError> {
+    verify_against(store, read(client)).await
+}
+
+/// As [`verify`], with a model's token.
+#[cfg(feature = "simulation")]
+pub(crate) async fn verify_modelled(
+    session: &mut dyn crate::postgres::model::Session,
+    store: &Store,
+) -> Result<(), BondError> {
+    let token = async { Ok(session.token().await?.and_then(|token| token.parse().ok())) };
+    verify_against(store, token).await
+}
+
+async fn verify_against(
+    store: &Store,
+    read: impl Future<Output = Result<Option<Token>, BondError>>,
+) -> Result<(), BondError> {
     // The token may be renewed while we look: what the store knew before and after both count.
     let before = store.bond().await?;
-    let found = read(client).await?;
+    let found = read.await?;
     let after = store.bond().await?;
     judge(before, found).or_else(|_| judge(after, found))
 }
@@ -118,16 +141,41 @@ pub async fn renew(client: &mut Client, store: &Store, timeline: u32) -> Result<
     transaction.execute(MAKE_ROOM, &[]).await?;
     let row = transaction.query_one(LOCK, &[]).await?;
     let found: Option<Token> = row.get::<_, String>(0).parse().ok();
+    let next = intend(store, found, timeline).await?;
+    plant::hang("unwritten-token").await;
+    transaction.execute(WRITE, &[&next.to_string()]).await?;
+    transaction.commit().await?;
+    plant::hang("unconfirmed-token").await;
+    confirm(store, next, timeline).await
+}
+
+/// As [`renew`], in a model.
+#[cfg(feature = "simulation")]
+pub(crate) async fn renew_modelled(
+    session: &mut dyn crate::postgres::model::Session,
+    store: &Store,
+    timeline: u32,
+) -> Result<(), BondError> {
+    let found = session.lock_token().await?.and_then(|token| token.parse().ok());
+    let next = intend(store, found, timeline).await?;
+    session.write_token(&next.to_string()).await?;
+    confirm(store, next, timeline).await
+}
+
+/// The next token, which the store knows from here on.
+async fn intend(store: &Store, found: Option<Token>, timeline: u32) -> Result<Token, BondError> {
     let bond = store.bond().await?;
     judge(bond, found)?;
     let random = random::u64().map_err(BondError::Random)?;
     let next = Token { generation: bond.newest().saturating_add(1), random };
     let timeline = Some(timeline);
     store.set_bond(Bond { timeline, confirmed: found, intended: Some(next) }).await?;
-    plant::hang("unwritten-token").await;
-    transaction.execute(WRITE, &[&next.to_string()]).await?;
-    transaction.commit().await?;
-    plant::hang("unconfirmed-token").await;
+    Ok(next)
+}
+
+/// The database has it.
+async fn confirm(store: &Store, next: Token, timeline: u32) -> Result<(), BondError> {
+    let timeline = Some(timeline);
     store.set_bond(Bond { timeline, confirmed: Some(next), intended: None }).await?;
     Ok(())
 }

@@ -218,7 +218,11 @@ fn verify_database(
 
 /// A promoted server goes on from where its timeline begins. What we hold must lie before that, or
 /// it is not in this server's past.
-fn verify_timeline(known: Option<u32>, store: Lsn, server: &Server) -> Result<(), SlotError> {
+pub(super) fn verify_timeline(
+    known: Option<u32>,
+    store: Lsn,
+    server: &Server,
+) -> Result<(), SlotError> {
     let timeline = server.identity.timeline;
     let Some(known) = known.filter(|known| *known != timeline) else { return Ok(()) };
     match server.history.iter().find(|switch| switch.timeline == known) {

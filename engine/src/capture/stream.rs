@@ -5,28 +5,31 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use landfall_protocol::fleet::Fleet;
 use landfall_protocol::fold::{CapturedTransaction, MarkerKey};
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::capture::assemble::{
     AssembleError, Assembled, Assembler, Committed, Content, Part, Scratch, SourceTable,
 };
-use crate::capture::bond::{self, BondError};
+use crate::capture::bond::BondError;
 use crate::capture::guard::{Eye, Guard};
 use crate::capture::horizon::Horizon;
 use crate::capture::large::Large;
+#[cfg(feature = "simulation")]
+use crate::capture::model::{self, Model, WalStream};
 use crate::capture::pgoutput;
 use crate::capture::slot::{self, Expected, Server, SlotError};
 use crate::capture::visible;
-use crate::capture::walsender::{
-    Frame, Reply, StandbyStatus, WalStream, Walsender, WalsenderError,
-};
+#[cfg(not(feature = "simulation"))]
+use crate::capture::walsender::WalStream;
+use crate::capture::walsender::{Frame, Reply, StandbyStatus, Walsender, WalsenderError};
 use crate::plant;
-use crate::postgres::catalog::{self, CatalogError, LocalTable};
+use crate::postgres::catalog::{self, Catalog, CatalogError, LocalTable};
 use crate::postgres::connect::{ConnectError, PgSettings};
 use crate::postgres::lsn::Lsn;
 use crate::store::{Advance, DatabaseIdentity, Resume, Severity, Store, StoreError};
@@ -84,6 +87,10 @@ pub enum CaptureError {
     /// The store takes too long, and the server must not wait for us.
     #[error("the store does not get done; the connection is given up so that the server can stop")]
     Stalled,
+    /// A model says no.
+    #[cfg(feature = "simulation")]
+    #[error(transparent)]
+    Model(#[from] crate::postgres::model::Fault),
     /// The server shuts down.
     #[error("the server ended the stream, it shuts down")]
     Ended,
@@ -141,6 +148,8 @@ impl CaptureError {
                 true
             }
             Self::Bond(error) => error.is_transient(),
+            #[cfg(feature = "simulation")]
+            Self::Model(_) => true,
             Self::Walsender(error) => {
                 !matches!(error.sqlstate(), Some("42704" | "55000" | "42501"))
             }
@@ -200,6 +209,9 @@ pub struct CaptureContext {
     pub status: watch::Sender<CaptureStatus>,
     /// Becomes true when the database was looked at, or could not be.
     pub looked: watch::Sender<bool>,
+    /// Stands for the local database.
+    #[cfg(feature = "simulation")]
+    pub model: Option<Arc<dyn Model>>,
 }
 
 /// Captures until told to stop. Lost connections and what an operator can change are waited out.
@@ -255,19 +267,16 @@ async fn session(context: &CaptureContext) -> Endless {
     let (start, resume) = context.store.position().await?;
     let start = Lsn(start);
     let application = format!("landfall {}", context.database.slot);
-    let mut walsender = Walsender::connect(&context.postgres, &application).await?;
-    let mut eye = Eye::open(&context.postgres, &context.tasks).await?;
-    let timeline = verify(context, &mut walsender, &eye.client, start).await?;
+    let (source, mut eye, timeline) = Source::open(context, &application, start).await?;
     if !*context.looked.borrow() {
         // Nobody has heard of us yet, so whatever was wrong before is as if it had not been.
         context.store.suspend(None).await?;
         context.looked.send_replace(true);
     }
     let tables = read_tables(context, None).await?;
-    let mut stream =
-        walsender.start_replication(&context.database.slot, start, &context.publication).await?;
+    let mut stream = source.start(context, start).await?;
     // The slot is ours now, and nothing that follows it has been taken yet.
-    bond::renew(&mut eye.client, &context.store, timeline).await?;
+    eye.renew(&context.store, timeline).await?;
     let alert = Arc::new(Notify::new());
     let guard = Guard {
         eye,
@@ -278,6 +287,8 @@ async fn session(context: &CaptureContext) -> Endless {
         fleet: context.fleet.clone(),
         timeline,
         alert: Arc::clone(&alert),
+        #[cfg(feature = "simulation")]
+        model: context.model.clone(),
     };
     let guard = context.tasks.spawn_child("capture guard", guard.watch());
     tracing::info!(%start, "capturing");
@@ -301,15 +312,64 @@ async fn session(context: &CaptureContext) -> Endless {
         received: start,
         durable: start,
         alert,
-        took_off: time::monotonic(),
+        took_off: Instant::now(),
         asked: None,
     };
     tokio::select! {
+        biased;
         outcome = capture.work() => outcome,
         wrong = guard => {
             let Err(error) = wrong?;
             Err(error.into())
         }
+    }
+}
+
+/// Where the stream will come from, once everything is verified.
+#[cfg_attr(
+    feature = "simulation",
+    expect(clippy::large_enum_variant, reason = "there is one per capture")
+)]
+enum Source {
+    Server(Walsender),
+    #[cfg(feature = "simulation")]
+    Model(Arc<dyn Model>),
+}
+
+impl Source {
+    /// Connects and verifies; says on which timeline the server is.
+    async fn open(
+        context: &CaptureContext,
+        application: &str,
+        start: Lsn,
+    ) -> Result<(Self, Eye, u32), CaptureError> {
+        #[cfg(feature = "simulation")]
+        if let Some(model) = &context.model {
+            let (session, timeline) = model::open(context, &**model, start).await?;
+            return Ok((Self::Model(Arc::clone(model)), Eye::Model(session), timeline));
+        }
+        let mut walsender = Walsender::connect(&context.postgres, application).await?;
+        let eye = Eye::open(&context.postgres, &context.tasks).await?;
+        let timeline = verify(context, &mut walsender, eye.client(), start).await?;
+        Ok((Self::Server(walsender), eye, timeline))
+    }
+
+    #[cfg(not(feature = "simulation"))]
+    async fn start(self, context: &CaptureContext, start: Lsn) -> Result<WalStream, CaptureError> {
+        let Self::Server(walsender) = self;
+        let (slot, publication) = (&context.database.slot, &context.publication);
+        Ok(walsender.start_replication(slot, start, publication).await?)
+    }
+
+    #[cfg(feature = "simulation")]
+    async fn start(self, context: &CaptureContext, start: Lsn) -> Result<WalStream, CaptureError> {
+        let (slot, publication) = (&context.database.slot, &context.publication);
+        Ok(match self {
+            Self::Server(walsender) => {
+                WalStream::Server(walsender.start_replication(slot, start, publication).await?)
+            }
+            Self::Model(model) => WalStream::Model(model.start(start).await?),
+        })
     }
 }
 
@@ -343,12 +403,7 @@ async fn read_tables(
     context: &CaptureContext,
     xid: Option<u32>,
 ) -> Result<Vec<SourceTable>, CaptureError> {
-    let (mut client, driver) = context.postgres.connect("landfall catalog", &[]).await?;
-    let _driver = context.tasks.spawn_child("catalog connection", driver);
-    if let Some(xid) = xid {
-        visible::wait(&client, xid).await?;
-    }
-    let catalog = catalog::read(&mut client, &context.fleet).await?;
+    let catalog = read_catalog(context, xid).await?;
     let source = |table: &LocalTable| {
         let generated = table.generated.iter().map(|column| column.name.clone()).collect();
         let partitions = table.partitions.iter().map(|part| part.name.clone()).collect();
@@ -356,6 +411,22 @@ async fn read_tables(
     };
     // Those that lost their key, too: their changes must not be passed over.
     Ok(catalog.tables.iter().map(source).collect())
+}
+
+async fn read_catalog(context: &CaptureContext, xid: Option<u32>) -> Result<Catalog, CaptureError> {
+    #[cfg(feature = "simulation")]
+    if let Some(model) = &context.model {
+        if let Some(xid) = xid {
+            model.connect().await?.wait_visible(xid).await?;
+        }
+        return Ok(model.catalog().await?);
+    }
+    let (mut client, driver) = context.postgres.connect("landfall catalog", &[]).await?;
+    let _driver = context.tasks.spawn_child("catalog connection", driver);
+    if let Some(xid) = xid {
+        visible::wait(&client, xid).await?;
+    }
+    Ok(catalog::read(&mut client, &context.fleet).await?)
 }
 
 /// What is collected for the next fold.
@@ -465,7 +536,7 @@ impl Capture<'_> {
         let end = self.batch.end;
         let batch = std::mem::replace(&mut self.batch, Batch { end, ..Batch::default() });
         let store = self.context.store.clone();
-        self.took_off = time::monotonic();
+        self.took_off = Instant::now();
         Some(Box::pin(async move {
             let durable = if let Some(resume) = batch.resume {
                 store.fold_part(batch.transactions, end.0, resume).await?.fold_lsn
@@ -527,7 +598,7 @@ impl Capture<'_> {
                 if reply_requested {
                     self.report();
                     if self.asked.is_none() && self.durable < wal_end {
-                        self.asked = Some((wal_end, time::monotonic()));
+                        self.asked = Some((wal_end, Instant::now()));
                     }
                 }
             }

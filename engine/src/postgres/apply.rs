@@ -17,6 +17,8 @@ use tokio_postgres::{Client, Statement};
 
 use crate::postgres::access::{LockStrength, TableAccess, ValueSource, Written};
 use crate::postgres::catalog::Catalog;
+#[cfg(feature = "simulation")]
+use crate::postgres::model::Fault;
 use crate::postgres::sql::{self, TEXT_SETTINGS};
 use crate::postgres::text_array::TextArray;
 use crate::time;
@@ -96,6 +98,18 @@ pub enum ApplyError {
     /// Anything else, a lost connection first of all.
     #[error("apply connection: {}", sql::describe(.0))]
     Connection(#[from] tokio_postgres::Error),
+    /// As [`ApplyError::Connection`], of a model.
+    #[cfg(feature = "simulation")]
+    #[error(transparent)]
+    Model(Fault),
+}
+
+#[cfg(feature = "simulation")]
+impl From<Fault> for ApplyError {
+    fn from(fault: Fault) -> Self {
+        let Fault::Refused { sqlstate, message } = &fault else { return Self::Model(fault) };
+        Self::of_refusal(sqlstate, message).unwrap_or(Self::Model(fault))
+    }
 }
 
 impl ApplyError {
@@ -103,17 +117,23 @@ impl ApplyError {
         let Some(refusal) = error.as_db_error() else {
             return Self::Connection(error);
         };
-        let sqlstate = refusal.code().code();
-        match sqlstate {
+        let found = Self::of_refusal(refusal.code().code(), refusal.message());
+        found.unwrap_or(Self::Connection(error))
+    }
+
+    /// What a refusal by the server means; `None`: the connection is made anew.
+    fn of_refusal(sqlstate: &str, message: &str) -> Option<Self> {
+        let told = || (sqlstate.to_owned(), message.to_owned());
+        Some(match sqlstate {
             "55P03" | "40P01" | "40001" => Self::Busy,
             // The statement took longer than the lock phase may.
             "57014" => Self::Late,
             "42501" => {
-                let message = refusal.message().to_owned();
-                Self::Denied { sqlstate: sqlstate.to_owned(), message }
+                let (sqlstate, message) = told();
+                Self::Denied { sqlstate, message }
             }
-            // A prepared plan outlived a change of its table: the connection is made anew.
-            "0A000" | "26000" => Self::Connection(error),
+            // A prepared plan outlived a change of its table.
+            "0A000" | "26000" => return None,
             // Refusals of the values, by types and constraints or by the application's own code in
             // triggers, domains and CHECKs.
             _ if matches!(
@@ -121,10 +141,11 @@ impl ApplyError {
                 "09" | "21" | "22" | "23" | "27" | "2F" | "38" | "39" | "42" | "44" | "54" | "P0"
             ) =>
             {
-                Self::Data { sqlstate: sqlstate.to_owned(), message: refusal.message().to_owned() }
+                let (sqlstate, message) = told();
+                Self::Data { sqlstate, message }
             }
-            _ => Self::Connection(error),
-        }
+            _ => return None,
+        })
     }
 }
 

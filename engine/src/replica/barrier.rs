@@ -36,15 +36,45 @@ pub enum BarrierError {
     /// The connection failed.
     #[error("barrier connection: {}", sql::describe(.0))]
     Connection(#[from] tokio_postgres::Error),
+    /// As [`BarrierError::Connection`], of a model.
+    #[cfg(feature = "simulation")]
+    #[error(transparent)]
+    Model(#[from] crate::postgres::model::Fault),
     /// The server answered with something else than a position.
     #[error("server answered the barrier with {0:?}")]
     Answer(String),
 }
 
+/// Where barriers are written.
+#[derive(Debug)]
+enum Line {
+    Server(Client),
+    #[cfg(feature = "simulation")]
+    Model(Box<dyn crate::postgres::model::Session>),
+}
+
+impl Line {
+    /// Up to which transaction all are over in a snapshot before the barrier, and where that ends.
+    async fn write(&mut self) -> Result<(u64, Lsn), BarrierError> {
+        let client = match self {
+            Self::Server(client) => client,
+            #[cfg(feature = "simulation")]
+            Self::Model(session) => return Ok(session.barrier().await?),
+        };
+        let sql = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text, \
+                   pg_logical_emit_message(true, 'landfall.barrier', '')::text";
+        let row = client.query_one(sql, &[]).await?;
+        let (horizon, position): (String, String) = (row.get(0), row.get(1));
+        let position = Lsn::from_str(&position).map_err(|_| BarrierError::Answer(position))?;
+        let horizon: u64 = horizon.parse().map_err(|_| BarrierError::Answer(horizon))?;
+        Ok((horizon, position))
+    }
+}
+
 /// The second connection, by which barriers are written.
 #[derive(Debug)]
 pub(super) struct Barrier {
-    client: Client,
+    line: Line,
     horizon: Horizon,
     log: watch::Receiver<Log>,
 }
@@ -52,7 +82,17 @@ pub(super) struct Barrier {
 impl Barrier {
     /// Takes a session opened with [`BARRIER_SETTINGS`].
     pub(super) fn new(client: Client, horizon: Horizon, log: watch::Receiver<Log>) -> Self {
-        Self { client, horizon, log }
+        Self { line: Line::Server(client), horizon, log }
+    }
+
+    /// Takes a model's session.
+    #[cfg(feature = "simulation")]
+    pub(super) fn modelled(
+        session: Box<dyn crate::postgres::model::Session>,
+        horizon: Horizon,
+        log: watch::Receiver<Log>,
+    ) -> Self {
+        Self { line: Line::Model(session), horizon, log }
     }
 
     /// Returns when everything that had committed when it was called is durably folded.
@@ -60,12 +100,7 @@ impl Barrier {
     /// # Errors
     /// [`BarrierError::Late`] when that takes longer than 5 s.
     pub(super) async fn pass(&mut self) -> Result<(), BarrierError> {
-        let sql = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text, \
-                   pg_logical_emit_message(true, 'landfall.barrier', '')::text";
-        let row = self.client.query_one(sql, &[]).await?;
-        let (horizon, position): (String, String) = (row.get(0), row.get(1));
-        let position = Lsn::from_str(&position).map_err(|_| BarrierError::Answer(position))?;
-        let horizon: u64 = horizon.parse().map_err(|_| BarrierError::Answer(horizon))?;
+        let (horizon, position) = self.line.write().await?;
         let passed = self.log.wait_for(|log| log.seen_lsn >= position.0);
         match tokio::time::timeout(PASS_WITHIN, passed).await {
             Err(_elapsed) => return Err(BarrierError::Late),

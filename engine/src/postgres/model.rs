@@ -1,0 +1,321 @@
+//! The seam at which a simulator puts a model in the place of PostgreSQL. The traits have the steps
+//! that the statements of [`super::apply`] take, and no SQL.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use futures_util::future::BoxFuture;
+use landfall_protocol::dictionary::RowId;
+use landfall_protocol::id::Origin;
+use landfall_protocol::schema::{ColumnId, TableDef, TableId};
+use landfall_protocol::value::LongValue;
+
+use super::access::TableAccess;
+use super::apply::{
+    ApplyError, ConflictLine, LockPhase, LockRequest, Opening, ParentRequest, ParkedLine, RowWrite,
+};
+use super::catalog::Catalog;
+use super::lsn::Lsn;
+
+/// What a model's server says instead of an answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// There is no connection, or none any more; what was under way may have happened.
+    #[error("connection to the model is lost")]
+    Lost,
+    /// It refuses.
+    #[error("{message} (SQLSTATE {sqlstate})")]
+    Refused {
+        /// Its SQLSTATE.
+        sqlstate: String,
+        /// Its words.
+        message: String,
+    },
+}
+
+/// What a step comes to.
+pub type Step<'a, T> = BoxFuture<'a, Result<T, Fault>>;
+
+/// A database server.
+pub trait Model: fmt::Debug + Send + Sync {
+    /// Opens an apply connection.
+    fn connect_apply(&self) -> Step<'_, Box<dyn ApplySession>>;
+    /// Opens a connection whose commits are on disk when they return, and wait for no standby.
+    fn connect(&self) -> Step<'_, Box<dyn Session>>;
+    /// Reads the catalog.
+    fn catalog(&self) -> Step<'_, Catalog>;
+}
+
+/// A connection beside the one that applies.
+pub trait Session: fmt::Debug + Send + Sync {
+    /// Whether it is gone.
+    fn is_closed(&self) -> bool;
+    /// Writes a barrier: what the snapshot before it says of running transactions, and where its
+    /// message ends.
+    fn barrier(&mut self) -> Step<'_, (u64, Lsn)>;
+    /// Reads the token.
+    fn token(&mut self) -> Step<'_, Option<String>>;
+    /// Begins a transaction, and locks the token's row.
+    fn lock_token(&mut self) -> Step<'_, Option<String>>;
+    /// Writes the locked token and commits.
+    fn write_token<'a>(&'a mut self, token: &'a str) -> Step<'a, ()>;
+    /// Waits until a new snapshot sees this transaction, within bounds.
+    fn wait_visible(&mut self, xid: u32) -> Step<'_, ()>;
+}
+
+/// As `ApplyConnection`, without what that knows by itself.
+pub trait ApplySession: fmt::Debug + Send + Sync {
+    /// Takes over what a catalog says of these tables.
+    fn learn(&mut self, tables: &[(TableId, &TableDef)], catalog: &Catalog);
+    /// The rows of `landfall.progress`.
+    fn progress(&mut self) -> Step<'_, Vec<(String, i64)>>;
+    /// Makes the progress row of an origin, if there is none.
+    fn start_origin(&mut self, origin: Origin) -> Step<'_, ()>;
+    /// Starts a transaction; `false` when the progress row is elsewhere.
+    fn begin<'a>(&'a mut self, opening: &'a Opening) -> Step<'a, bool>;
+    /// Starts one that repairs.
+    fn begin_repair<'a>(&'a mut self, marker: &'a [u8], phase: LockPhase) -> Step<'a, ()>;
+    /// Writes a marker.
+    fn mark<'a>(&'a mut self, marker: &'a [u8]) -> Step<'a, ()>;
+    /// No more waiting for others.
+    fn end_lock_phase(&mut self) -> Result<(), ApplyError>;
+    /// Locks rows and parents; says who wrote each last.
+    fn lock<'a>(
+        &'a mut self,
+        rows: &'a [LockRequest<'a>],
+        parents: &'a [ParentRequest],
+    ) -> BoxFuture<'a, Result<Vec<Option<u32>>, ApplyError>>;
+    /// Writes rows; says whether all were met.
+    fn write<'a>(
+        &'a mut self,
+        writes: &'a [(&'a RowId, RowWrite<'a>)],
+    ) -> BoxFuture<'a, Result<bool, ApplyError>>;
+    /// Cells of rows as text.
+    fn shown<'a>(
+        &'a mut self,
+        rows: &'a [&'a RowId],
+    ) -> Step<'a, BTreeMap<RowId, BTreeMap<ColumnId, Option<String>>>>;
+    /// Lines for humans.
+    fn write_conflicts<'a>(&'a mut self, lines: &'a [ConflictLine]) -> Step<'a, ()>;
+    /// Lines for humans.
+    fn write_parked<'a>(&'a mut self, lines: &'a [ParkedLine]) -> Step<'a, ()>;
+    /// Puts a piece of a long value aside.
+    fn stage<'a>(&'a mut self, long: &'a LongValue, index: u32, piece: &'a str) -> Step<'a, ()>;
+    /// Removes them again.
+    fn unstage<'a>(&'a mut self, long: &'a LongValue) -> Step<'a, ()>;
+    /// A savepoint.
+    fn set_savepoint(&mut self) -> Step<'_, ()>;
+    /// Releases it.
+    fn keep(&mut self) -> Step<'_, ()>;
+    /// Goes back to it, and releases it.
+    fn undo(&mut self) -> Step<'_, ()>;
+    /// Commits.
+    fn commit(&mut self) -> Step<'_, ()>;
+    /// Rolls back.
+    fn rollback(&mut self) -> Step<'_, ()>;
+}
+
+/// [`super::apply::ApplyConnection`], or what stands for it.
+#[derive(Debug)]
+pub(crate) enum ApplyConnection {
+    Server(super::apply::ApplyConnection),
+    Model(ModelApply),
+}
+
+#[derive(Debug)]
+pub(crate) struct ModelApply {
+    session: Box<dyn ApplySession>,
+    tables: BTreeMap<TableId, TableAccess>,
+}
+
+/// Passes a call on; what the model says is judged as the server's word is.
+macro_rules! either {
+    ($self:ident, $server:ident => $on_server:expr, $model:ident => $on_model:expr) => {
+        match $self {
+            Self::Server($server) => $on_server,
+            Self::Model($model) => Ok($on_model.map_err(ApplyError::from)?),
+        }
+    };
+}
+
+impl ApplyConnection {
+    pub(crate) fn new(client: tokio_postgres::Client) -> Self {
+        Self::Server(super::apply::ApplyConnection::new(client))
+    }
+
+    pub(crate) fn modelled(session: Box<dyn ApplySession>) -> Self {
+        Self::Model(ModelApply { session, tables: BTreeMap::new() })
+    }
+
+    pub(crate) fn learn<'t>(
+        &mut self,
+        tables: impl Iterator<Item = (TableId, &'t TableDef)>,
+        catalog: &Catalog,
+    ) {
+        match self {
+            Self::Server(server) => server.learn(tables, catalog),
+            Self::Model(model) => {
+                let tables: Vec<_> = tables.collect();
+                model.session.learn(&tables, catalog);
+                let access = |def: &TableDef| TableAccess::build(def, catalog.table(&def.name)?);
+                let known = tables.iter().filter_map(|(id, def)| Some((*id, access(def)?)));
+                model.tables = known.collect();
+            }
+        }
+    }
+
+    pub(crate) fn table(&self, id: TableId) -> Result<&TableAccess, ApplyError> {
+        match self {
+            Self::Server(server) => server.table(id),
+            Self::Model(model) => model.tables.get(&id).ok_or(ApplyError::TableGone(id)),
+        }
+    }
+
+    pub(crate) async fn progress(&mut self) -> Result<Vec<(String, i64)>, ApplyError> {
+        either!(self, s => s.progress().await, m => m.session.progress().await)
+    }
+
+    pub(crate) async fn start_origin(&mut self, origin: Origin) -> Result<(), ApplyError> {
+        either!(self, s => s.start_origin(origin).await, m => m.session.start_origin(origin).await)
+    }
+
+    pub(crate) async fn begin(&mut self, opening: &Opening) -> Result<(), ApplyError> {
+        match self {
+            Self::Server(server) => server.begin(opening).await,
+            Self::Model(model) => model.begin(opening).await,
+        }
+    }
+
+    pub(crate) async fn begin_repair(
+        &mut self,
+        marker: &[u8],
+        phase: LockPhase,
+    ) -> Result<(), ApplyError> {
+        either!(self, s => s.begin_repair(marker, phase).await,
+            m => m.session.begin_repair(marker, phase).await)
+    }
+
+    pub(crate) async fn mark(&mut self, marker: &[u8]) -> Result<(), ApplyError> {
+        either!(self, s => s.mark(marker).await, m => m.session.mark(marker).await)
+    }
+
+    pub(crate) fn end_lock_phase(&mut self) -> Result<(), ApplyError> {
+        match self {
+            Self::Server(server) => server.end_lock_phase(),
+            Self::Model(model) => model.session.end_lock_phase(),
+        }
+    }
+
+    pub(crate) async fn lock_alone(
+        &mut self,
+        row: LockRequest<'_>,
+        parents: &[ParentRequest],
+    ) -> Result<Result<Option<u32>, String>, ApplyError> {
+        let model = match self {
+            Self::Server(server) => return server.lock_alone(row, parents).await,
+            Self::Model(model) => model,
+        };
+        model.session.set_savepoint().await?;
+        match model.session.lock(&[row], parents).await {
+            Ok(found) => {
+                model.session.keep().await?;
+                Ok(Ok(found.into_iter().next().flatten()))
+            }
+            Err(ApplyError::Data { message, .. }) => {
+                model.session.undo().await?;
+                Ok(Err(message))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(crate) async fn lock(
+        &mut self,
+        opening: Option<&Opening>,
+        rows: &[LockRequest<'_>],
+        parents: &[ParentRequest],
+    ) -> Result<Vec<Option<u32>>, ApplyError> {
+        match self {
+            Self::Server(server) => server.lock(opening, rows, parents).await,
+            Self::Model(model) => {
+                if let Some(opening) = opening {
+                    model.begin(opening).await?;
+                }
+                model.session.lock(rows, parents).await
+            }
+        }
+    }
+
+    pub(crate) async fn write(
+        &mut self,
+        writes: &[(&RowId, RowWrite<'_>)],
+    ) -> Result<bool, ApplyError> {
+        match self {
+            Self::Server(server) => server.write(writes).await,
+            Self::Model(model) => model.session.write(writes).await,
+        }
+    }
+
+    pub(crate) async fn shown(
+        &mut self,
+        rows: &[&RowId],
+    ) -> Result<BTreeMap<RowId, BTreeMap<ColumnId, Option<String>>>, ApplyError> {
+        either!(self, s => s.shown(rows).await, m => m.session.shown(rows).await)
+    }
+
+    pub(crate) async fn write_conflicts(
+        &mut self,
+        lines: &[ConflictLine],
+    ) -> Result<(), ApplyError> {
+        either!(self, s => s.write_conflicts(lines).await,
+            m => m.session.write_conflicts(lines).await)
+    }
+
+    pub(crate) async fn write_parked(&mut self, lines: &[ParkedLine]) -> Result<(), ApplyError> {
+        either!(self, s => s.write_parked(lines).await, m => m.session.write_parked(lines).await)
+    }
+
+    pub(crate) async fn stage(
+        &mut self,
+        long: &LongValue,
+        index: u32,
+        piece: &str,
+    ) -> Result<(), ApplyError> {
+        either!(self, s => s.stage(long, index, piece).await,
+            m => m.session.stage(long, index, piece).await)
+    }
+
+    pub(crate) async fn unstage(&mut self, long: &LongValue) -> Result<(), ApplyError> {
+        either!(self, s => s.unstage(long).await, m => m.session.unstage(long).await)
+    }
+
+    pub(crate) async fn set_savepoint(&mut self) -> Result<(), ApplyError> {
+        either!(self, s => s.set_savepoint().await, m => m.session.set_savepoint().await)
+    }
+
+    pub(crate) async fn keep(&mut self) -> Result<(), ApplyError> {
+        either!(self, s => s.keep().await, m => m.session.keep().await)
+    }
+
+    pub(crate) async fn undo(&mut self) -> Result<(), ApplyError> {
+        either!(self, s => s.undo().await, m => m.session.undo().await)
+    }
+
+    pub(crate) async fn commit(&mut self) -> Result<(), ApplyError> {
+        either!(self, s => s.commit().await, m => m.session.commit().await)
+    }
+
+    pub(crate) async fn rollback(&mut self) -> Result<(), ApplyError> {
+        either!(self, s => s.rollback().await, m => m.session.rollback().await)
+    }
+}
+
+impl ModelApply {
+    async fn begin(&mut self, opening: &Opening) -> Result<(), ApplyError> {
+        if self.session.begin(opening).await? {
+            return Ok(());
+        }
+        let expected = landfall_protocol::id::Seq(opening.first.0 - 1);
+        Err(ApplyError::Progress { origin: opening.origin, expected })
+    }
+}

@@ -14,6 +14,8 @@ mod executor;
 mod faults;
 mod network;
 mod options;
+#[cfg(test)]
+mod postgres;
 mod site;
 mod workload;
 mod world;

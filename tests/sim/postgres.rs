@@ -1,0 +1,29 @@
+//! A model of one PostgreSQL cluster, with the properties replication depends on.
+//!
+//! All state stands behind one lock ([`instance`]); what a session does is a step under that lock,
+//! and between two steps there are pauses of chance, so that the sessions' steps interleave and a
+//! crash can fall between any two. A commit is four steps: its record in the log, the log on disk,
+//! visible to others, its waiters woken.
+
+mod cluster;
+mod error;
+mod heap;
+mod instance;
+mod log;
+mod options;
+mod orphans;
+mod pgoutput;
+mod rows;
+mod session;
+mod walsender;
+
+#[cfg(test)]
+mod tests;
+
+pub(crate) use self::cluster::{Backup, Cluster, Restore};
+pub(crate) use self::error::PgError;
+pub(crate) use self::heap::Strength;
+pub(crate) use self::log::{Change, CommitRecord, Line, RowChange};
+pub(crate) use self::options::{Options, Pauses, TableSpec};
+pub(crate) use self::session::{Ended, OnConflict, Session, Settings, SyncCommit};
+pub(crate) use self::walsender::WalStream;

@@ -1,0 +1,82 @@
+//! What a cluster is like: its tables, its pauses and its faults.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use landfall_protocol::schema::{ColumnId, TableDef};
+
+/// A table of the application.
+#[derive(Debug, Clone)]
+pub(crate) struct TableSpec {
+    /// Name, columns and key.
+    pub(crate) def: Arc<TableDef>,
+    /// Whether the publication has it. Old rows are in the log as a whole.
+    pub(crate) is_published: bool,
+    /// Columns in which a number above this is refused (SQLSTATE 23514).
+    pub(crate) refused_above: Vec<(ColumnId, i64)>,
+    /// Columns that hold the key of a row of another table, with that table's place in
+    /// [`Options::tables`]. Deleting such a row is refused while it is pointed to.
+    pub(crate) parents: Vec<(Vec<ColumnId>, usize)>,
+}
+
+impl TableSpec {
+    /// A published table without constraints.
+    pub(crate) fn new(def: TableDef) -> Self {
+        let def = Arc::new(def);
+        Self { def, is_published: true, refused_above: Vec::new(), parents: Vec::new() }
+    }
+}
+
+/// How long things take. Chances are in percent.
+#[derive(Debug, Clone)]
+pub(crate) struct Pauses {
+    /// How often others may go first at once.
+    pub(crate) yields: u64,
+    /// How often time passes.
+    pub(crate) sleeps: u64,
+    /// At most so much.
+    pub(crate) sleep_ms_max: u64,
+}
+
+/// What a cluster is like.
+#[derive(Debug, Clone)]
+pub(crate) struct Options {
+    /// The application's tables.
+    pub(crate) tables: Vec<TableSpec>,
+    /// `pg_control`'s identifier.
+    pub(crate) system_identifier: u64,
+    /// The first transaction id, with its epoch.
+    pub(crate) first_xid: u64,
+    /// Pauses between steps.
+    pub(crate) pauses: Pauses,
+    /// Of a million statements so many lose their connection.
+    pub(crate) lost_per_million: u64,
+    /// Whether `synchronous_standby_names` names the walsender.
+    pub(crate) has_sync_standby: bool,
+    /// How long the log writer lets an asynchronous commit wait, at most.
+    pub(crate) writer_delay: Duration,
+    /// Time between checkpoints, at most; only they keep what slots have confirmed.
+    pub(crate) checkpoint_every: Duration,
+    /// How often a table is described again though nothing changed, in percent of transactions.
+    pub(crate) described_again: u64,
+    /// How long a walsender waits for a word of its client.
+    pub(crate) walsender_timeout: Duration,
+}
+
+impl Options {
+    /// A quick and faultless cluster with these tables.
+    pub(crate) fn new(tables: Vec<TableSpec>) -> Self {
+        Self {
+            tables,
+            system_identifier: 7_000_000_000_000_000_001,
+            first_xid: 700,
+            pauses: Pauses { yields: 40, sleeps: 20, sleep_ms_max: 2 },
+            lost_per_million: 0,
+            has_sync_standby: false,
+            writer_delay: Duration::from_millis(200),
+            checkpoint_every: Duration::from_secs(10),
+            described_again: 0,
+            walsender_timeout: Duration::from_secs(60),
+        }
+    }
+}

@@ -5,6 +5,7 @@
 //! crash can fall between any two. A commit is four steps: its record in the log, the log on disk,
 //! visible to others, its waiters woken.
 
+mod catalog;
 mod cluster;
 mod error;
 mod heap;

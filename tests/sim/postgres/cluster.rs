@@ -149,8 +149,7 @@ impl Cluster {
 
     /// The place of an application's table.
     pub(crate) fn table(&self, name: &TableName) -> Option<TableNo> {
-        let server = self.lock();
-        server.tables.iter().position(|table| table.spec.def.name == *name).map(TableNo)
+        self.lock().number_of(name)
     }
 
     /// Makes the replication slot at the end of the log.

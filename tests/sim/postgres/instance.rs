@@ -158,6 +158,10 @@ impl Instance {
         &self.tables[table.0]
     }
 
+    pub(super) fn number_of(&self, name: &TableName) -> Option<TableNo> {
+        self.tables.iter().position(|table| table.spec.def.name == *name).map(TableNo)
+    }
+
     pub(super) fn txn(&mut self, txn: TxnNo) -> &mut Txn {
         self.txns.get_mut(&txn).expect("a session's transaction is known until it ends")
     }

@@ -124,7 +124,8 @@ fn put_text(out: &mut BytesMut, text: &str) {
     out.put_u8(0);
 }
 
-fn type_oid(kind: ValueKind) -> u32 {
+/// The oid of a type with a form of its own, or of `text`.
+pub(super) fn type_oid(kind: ValueKind) -> u32 {
     match kind {
         ValueKind::Bool => 16,
         ValueKind::Bytes => 17,

@@ -67,7 +67,7 @@ impl Instance {
         &mut self,
         txn: TxnNo,
         (table, key, chain): Row<'_>,
-        change: &mut dyn FnMut(&[Value]) -> Vec<Value>,
+        change: &mut dyn FnMut(&[Value]) -> Option<Vec<Value>>,
         checks_keys: bool,
     ) -> Result<Step<bool>, PgError> {
         // Which lock it takes depends on what it writes, and that on the newest version.
@@ -75,7 +75,9 @@ impl Instance {
         let Some(seen) = cell.and_then(|cell| cell.seen_by(txn)) else {
             return Ok(Step::Done(false));
         };
-        let new: Arc<[Value]> = change(&seen.values).into();
+        let Some(new) = change(&seen.values).map(Arc::<[Value]>::from) else {
+            return Ok(Step::Done(false));
+        };
         let new_key = self.table(table).key_of(&new);
         let strength = if new_key == *key { Strength::NoKeyUpdate } else { Strength::Update };
         let Some(old) = done!(self.lock_row(txn, (table, key), chain, strength)) else {

@@ -189,12 +189,12 @@ impl Session {
     }
 
     /// `UPDATE` of rows by their keys: `change` makes the new row out of the place and the newest
-    /// old one. Gives how many there were.
+    /// old one, or nothing when it is not one to be updated. Gives how many there were.
     pub(crate) async fn update(
         &mut self,
         table: TableNo,
         keys: &[RowKey],
-        mut change: impl FnMut(usize, &[Value]) -> Vec<Value> + Send,
+        mut change: impl FnMut(usize, &[Value]) -> Option<Vec<Value>> + Send,
     ) -> Result<u64, PgError> {
         let is_replica = self.settings.is_replica;
         let (mut seen, mut place, mut count) = (None, 0, 0);

@@ -5,6 +5,7 @@ mod crashes;
 mod locks;
 mod own;
 mod stream;
+mod stress;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,7 +51,11 @@ fn options() -> Options {
 
 /// Runs a test under several seeds.
 fn check(options: Options, test: impl AsyncFn(Cluster)) {
-    for seed in 0..20 {
+    check_seeds(options, 0..20, test);
+}
+
+fn check_seeds(options: Options, seeds: std::ops::Range<u64>, test: impl AsyncFn(Cluster)) {
+    for seed in seeds {
         let mut runtime = tokio::runtime::Builder::new_current_thread();
         let runtime = runtime.enable_time().start_paused(true).build().unwrap();
         runtime.block_on(async {
@@ -58,6 +63,7 @@ fn check(options: Options, test: impl AsyncFn(Cluster)) {
             let clock = move || START + start.elapsed().as_micros() as i64;
             let cluster = Cluster::new(options.clone(), Dice::new(seed), clock);
             tokio::select! {
+                biased;
                 never = cluster.run() => match never {},
                 () = test(cluster.clone()) => {}
             }
@@ -90,7 +96,9 @@ async fn insert(session: &mut Session, id: i64, balance: i64) -> Result<u64, PgE
 
 /// `UPDATE accounts SET balance = balance + add WHERE id = id`.
 async fn add(session: &mut Session, id: i64, add: i64) -> Result<u64, PgError> {
-    session.update(ACCOUNTS, &[key(id)], |_, old| with_balance(old, balance_of(old) + add)).await
+    session
+        .update(ACCOUNTS, &[key(id)], |_, old| Some(with_balance(old, balance_of(old) + add)))
+        .await
 }
 
 fn with_balance(old: &[Value], balance: i64) -> Vec<Value> {

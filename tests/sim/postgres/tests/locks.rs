@@ -169,7 +169,7 @@ fn a_change_of_key_is_a_row_that_went_and_one_that_came() {
             move |_: usize, old: &[Value]| {
                 let mut new = old.to_vec();
                 new[0] = Value::Int(id);
-                new
+                Some(new)
             }
         };
         assert_eq!(refused(one.update(ACCOUNTS, &[key(1)], move_to(3)).await), "23505");

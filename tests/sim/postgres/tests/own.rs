@@ -54,7 +54,7 @@ fn progress_and_lines_are_part_of_their_transaction() {
         for commits in [false, true] {
             apply.begin().await.unwrap();
             let origin = [RowKey::new(&progress_row(0)[..1])];
-            apply.update(PROGRESS, &origin, |_, _| progress_row(3).to_vec()).await.unwrap();
+            apply.update(PROGRESS, &origin, |_, _| Some(progress_row(3).to_vec())).await.unwrap();
             apply.set_savepoint().await.unwrap();
             apply.write_lines(vec![conflict()]).await.unwrap();
             apply.undo().await.unwrap();
@@ -101,7 +101,7 @@ fn the_token_of_the_database_can_be_kept_by_whoever_locks_it() {
         let mut one = begun(&cluster).await;
         assert_eq!(one.insert(META, &[token("")], OnConflict::DoNothing).await, Ok(1));
         assert_eq!(one.lock(META, &place, Strength::Update).await.unwrap().len(), 1);
-        one.update(META, &place, |_, _| token("1.a").to_vec()).await.unwrap();
+        one.update(META, &place, |_, _| Some(token("1.a").to_vec())).await.unwrap();
         assert_eq!(one.select(META, &place).await, Ok(vec![Some(token("1.a"))]));
         let mut other = connect(&cluster).await;
         assert_eq!(other.select(META, &place).await, Ok(vec![None]));

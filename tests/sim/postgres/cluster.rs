@@ -137,14 +137,14 @@ impl Cluster {
     /// The server is down.
     pub(crate) async fn connect(&self, settings: Settings) -> Result<Session, PgError> {
         self.pause().await;
-        let life = {
+        let now = {
             let server = self.lock();
             if !server.is_up {
                 return Err(PgError::Down);
             }
-            server.life
+            (server.life, server.cuts)
         };
-        Ok(Session::new(self.clone(), life, settings))
+        Ok(Session::new(self.clone(), now, settings))
     }
 
     /// The place of an application's table.
@@ -197,6 +197,21 @@ impl Cluster {
             server.replay();
             server.is_up = true;
         }
+    }
+
+    /// Cuts all connections, sessions and streams alike; the server goes on.
+    pub(crate) fn cut_connections(&self) {
+        let mut server = self.lock();
+        server.cuts += 1;
+        let (now, open) = (Instant::now(), server.txns.keys().copied().collect::<Vec<_>>());
+        for txn in open {
+            let due = Some(now + server.throw_within(Duration::from_millis(20)));
+            server.chores.orphans.push(Orphan { txn, due });
+            server.txn(txn).wake.notify_waiters();
+        }
+        server.chores.wake.notify_waiters();
+        server.log_wake.notify_waiters();
+        server.standby_wake.notify_waiters();
     }
 
     /// Whether sessions can be opened.
@@ -329,13 +344,13 @@ impl Cluster {
         &self,
         sync: SyncCommit,
         end: Lsn,
-        life: u64,
+        (life, cuts): (u64, u64),
     ) -> Result<(), PgError> {
         let mut cancelled = None;
         loop {
             let woken = {
                 let server = self.lock();
-                if server.life != life {
+                if (server.life, server.cuts) != (life, cuts) {
                     return Err(PgError::Lost);
                 }
                 let before = *cancelled.get_or_insert(server.waits_cancelled);
@@ -350,8 +365,10 @@ impl Cluster {
 
     pub(super) fn commit_is_sent(&self, txn: TxnNo, life: u64) {
         let mut server = self.lock();
-        if server.life == life {
-            server.txn(txn).commit_sent = true;
+        if server.life == life
+            && let Some(txn) = server.txns.get_mut(&txn)
+        {
+            txn.commit_sent = true;
         }
     }
 

@@ -93,6 +93,8 @@ pub(super) struct Instance {
     /// Counts the lives of the process.
     pub(super) life: u64,
     pub(super) is_up: bool,
+    /// Counts the times all connections were cut.
+    pub(super) cuts: u64,
     /// The life that ended in an orderly way, if the last one did.
     pub(super) ended_orderly: Option<u64>,
     pub(super) tables: Vec<Table>,
@@ -135,6 +137,7 @@ impl Instance {
             dice,
             life: 0,
             is_up: true,
+            cuts: 0,
             ended_orderly: None,
             lines: Vec::new(),
             txns: BTreeMap::new(),

@@ -77,6 +77,8 @@ pub(crate) enum Ended {
 pub(crate) struct Session {
     cluster: Cluster,
     life: u64,
+    /// How often connections had been cut when it was made.
+    cuts: u64,
     settings: Settings,
     /// The settings of the open transaction.
     local: Settings,
@@ -94,10 +96,11 @@ impl Drop for Session {
 }
 
 impl Session {
-    pub(super) fn new(cluster: Cluster, life: u64, settings: Settings) -> Self {
+    pub(super) fn new(cluster: Cluster, (life, cuts): (u64, u64), settings: Settings) -> Self {
         Self {
             cluster,
             life,
+            cuts,
             settings,
             local: settings,
             txn: None,

@@ -33,6 +33,7 @@ pub(crate) struct SlotState {
 pub(crate) struct WalStream {
     cluster: Cluster,
     life: u64,
+    cuts: u64,
     sender: u64,
     /// The place of the next commit record to be sent.
     place: usize,
@@ -125,6 +126,7 @@ impl Cluster {
         Ok(WalStream {
             cluster: self.clone(),
             life: server.life,
+            cuts: server.cuts,
             sender,
             place: server.log.place_of(start),
             messages: VecDeque::new(),
@@ -192,7 +194,7 @@ impl WalStream {
     pub(crate) fn flush_writes(&mut self) -> Result<(), PgError> {
         let cluster = self.cluster.clone();
         let mut server = cluster.lock();
-        if server.life != self.life {
+        if (server.life, server.cuts) != (self.life, self.cuts) {
             return Err(PgError::Lost);
         }
         self.send_status(&mut server, Instant::now());
@@ -222,7 +224,7 @@ impl WalStream {
                 None => Err(PgError::Lost),
             };
         }
-        if server.standby_is_lost(now, self.heard) {
+        if server.standby_is_lost(now, self.heard) || server.cuts != self.cuts {
             return Err(PgError::Lost);
         }
         self.send_status(&mut server, now);
@@ -239,6 +241,10 @@ impl WalStream {
             let until = if has_frame { self.here_at } else { idle };
             let woken = if has_frame { Arc::default() } else { Arc::clone(&server.log_wake) };
             return Ok(Turn::Wait(until, woken.notified_owned()));
+        }
+        if server.throw_loss() {
+            self.cuts = u64::MAX;
+            return Err(PgError::Lost);
         }
         // Frames come in bunches.
         if server.dice.below(8) == 0 {

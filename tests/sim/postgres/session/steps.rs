@@ -46,7 +46,7 @@ impl Session {
     }
 
     fn is_alive(&self, server: &Instance) -> bool {
-        server.is_up && server.life == self.life
+        server.is_up && server.life == self.life && server.cuts == self.cuts
     }
 
     /// The connection is gone; the server will notice.
@@ -179,7 +179,7 @@ impl Session {
         if self.settings.sync != SyncCommit::Off {
             self.cluster.pause().await;
             self.with_server(|server| server.flush(end))?;
-            self.cluster.standby(self.settings.sync, end, self.life).await?;
+            self.cluster.standby(self.settings.sync, end, (self.life, self.cuts)).await?;
         }
         self.cluster.pause().await;
         let wake = self.with_server(|server| WakeLater(server.make_visible(txn)))?;

@@ -118,3 +118,20 @@ fn a_backup_brings_back_what_was() {
         }
     });
 }
+
+#[test]
+fn cut_connections_are_lost_and_what_they_held_is_free() {
+    check(options(), async |cluster| {
+        let start = cluster.create_slot();
+        let mut stream = cluster.start_replication(start).await.unwrap();
+        let mut session = begun(&cluster).await;
+        insert(&mut session, 1, 10).await.unwrap();
+        cluster.cut_connections();
+        assert_eq!(insert(&mut connect(&cluster).await, 1, 11).await, Ok(1));
+        assert_eq!(session.commit().await, Err(PgError::Lost));
+        assert_eq!(stream.next().await.unwrap_err(), PgError::Lost);
+        drop(stream);
+        sleep_ms(30).await;
+        assert!(cluster.start_replication(start).await.is_ok());
+    });
+}

@@ -74,7 +74,9 @@ async fn follow(cluster: &Cluster, start: Lsn, until: watch::Receiver<Option<Lsn
 
 async fn disturb(cluster: &Cluster, mut dice: Dice) {
     for _ in 0..2 {
-        sleep_ms(20 + dice.below(60)).await;
+        sleep_ms(20 + dice.below(40)).await;
+        cluster.cut_connections();
+        sleep_ms(dice.below(30)).await;
         cluster.crash();
         sleep_ms(dice.below(20)).await;
         cluster.start();

@@ -185,3 +185,60 @@ fn a_change_of_key_is_a_row_that_went_and_one_that_came() {
         assert_eq!((shown(&cluster, 1), shown(&cluster, 2)), (None, Some(10)));
     });
 }
+
+#[test]
+fn an_insert_that_does_nothing_waits_for_writers_only() {
+    check(options(), async |cluster| {
+        let mut one = connect(&cluster).await;
+        insert(&mut one, 1, 10).await.unwrap();
+        for (writes, at_least) in [(true, 200), (false, 0)] {
+            one.begin().await.unwrap();
+            match writes {
+                true => drop(add(&mut one, 1, 1).await.unwrap()),
+                false => drop(one.lock(ACCOUNTS, &[key(1)], Strength::Update).await.unwrap()),
+            }
+            let mut other = connect(&cluster).await;
+            let later = async {
+                sleep_ms(200).await;
+                one.commit().await.unwrap();
+            };
+            let rows = [account(1, 11)];
+            let started = Instant::now();
+            let inserting = async {
+                let inserted = other.insert(ACCOUNTS, &rows, OnConflict::DoNothing).await;
+                (inserted, started.elapsed())
+            };
+            let ((inserted, took), ()) = tokio::join!(inserting, later);
+            assert_eq!(inserted, Ok(0));
+            assert!(took >= Duration::from_millis(at_least));
+            assert_eq!(took < Duration::from_millis(100), !writes);
+        }
+    });
+}
+
+#[test]
+fn a_condition_is_looked_at_before_and_after_the_wait() {
+    check(options(), async |cluster| {
+        let mut one = connect(&cluster).await;
+        insert(&mut one, 1, 10).await.unwrap();
+        one.begin().await.unwrap();
+        add(&mut one, 1, 5).await.unwrap();
+        let from = |balance| {
+            move |_: usize, old: &[Value]| {
+                (balance_of(old) == balance).then(|| with_balance(old, balance + 1))
+            }
+        };
+        let mut other = connect(&cluster).await;
+        // What it looks for is not there yet, so there is nothing to wait for.
+        assert_eq!(other.update(ACCOUNTS, &[key(1)], from(15)).await, Ok(0));
+        let later = async {
+            sleep_ms(200).await;
+            one.commit().await.unwrap();
+        };
+        // What it looks for is there, and is not any more.
+        let one_key = [key(1)];
+        let update = other.update(ACCOUNTS, &one_key, from(10));
+        assert_eq!(tokio::join!(update, later).0, Ok(0));
+        assert_eq!(other.update(ACCOUNTS, &[key(1)], from(15)).await, Ok(1));
+    });
+}

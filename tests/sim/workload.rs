@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use landfall_engine::store::{Store, StoreError};
 use landfall_protocol::change::Fragment;
-use landfall_protocol::fold::{CapturedTransaction, RowEvent};
+use landfall_protocol::fold::{CapturedTransaction, Row, RowEvent};
 use landfall_protocol::schema::{ColumnDef, ColumnId, SetId, TableDef, TableName};
 use landfall_protocol::value::Value;
 use tokio::sync::watch;
@@ -55,11 +55,11 @@ pub(crate) async fn client(world: Rc<World>, site: Rc<Site>) {
             RowEvent {
                 relation: Arc::clone(&wal.table),
                 old: None,
-                new: Some(vec![
+                new: Some(Row::whole([
                     Value::Int(id),
                     Value::Text(text.into()),
                     Value::Int(dice.below(100) as i64),
-                ]),
+                ])),
             }
         });
         let rows = rows.collect();

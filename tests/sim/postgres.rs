@@ -5,6 +5,7 @@
 //! crash can fall between any two. A commit is four steps: its record in the log, the log on disk,
 //! visible to others, its waiters woken.
 
+mod apply;
 mod catalog;
 mod cluster;
 mod error;
@@ -15,6 +16,7 @@ mod options;
 mod orphans;
 mod pgoutput;
 mod rows;
+mod seam;
 mod session;
 mod walsender;
 

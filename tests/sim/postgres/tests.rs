@@ -1,5 +1,6 @@
 //! The model does what PostgreSQL does.
 
+mod apply;
 mod commits;
 mod crashes;
 mod locks;

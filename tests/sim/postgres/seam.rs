@@ -1,0 +1,275 @@
+//! The model in the place of PostgreSQL: the engine's seams, filled.
+
+use std::collections::BTreeMap;
+
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use landfall_engine::capture;
+use landfall_engine::capture::walsender::{Frame, StandbyStatus, SystemIdentity, TimelineSwitch};
+use landfall_engine::postgres::apply::{
+    ApplyError, ConflictLine, LockPhase, LockRequest, Opening, ParentRequest, ParkedLine, RowWrite,
+};
+use landfall_engine::postgres::catalog::Catalog;
+use landfall_engine::postgres::lsn::Lsn;
+use landfall_engine::postgres::model::{self, Fault, Step};
+use landfall_protocol::dictionary::RowId;
+use landfall_protocol::id::Origin;
+use landfall_protocol::schema::{ColumnId, TableDef, TableId};
+use landfall_protocol::value::{LongValue, RowKey, Value};
+
+use super::apply::Apply;
+use super::cluster::Cluster;
+use super::error::PgError;
+use super::heap::Strength;
+use super::instance::META;
+use super::log::Line;
+use super::session::{OnConflict, Session, Settings};
+use super::walsender::WalStream;
+
+/// Time between two looks whether a transaction is visible, and how many there are.
+const LOOK_EVERY: std::time::Duration = std::time::Duration::from_millis(5);
+const LOOKS_MAX: u32 = 200;
+
+impl From<PgError> for Fault {
+    fn from(error: PgError) -> Self {
+        match error {
+            PgError::Down | PgError::Lost => Self::Lost,
+            PgError::Refused { sqlstate, message } => {
+                Self::Refused { sqlstate: sqlstate.to_owned(), message }
+            }
+        }
+    }
+}
+
+impl model::Model for Cluster {
+    fn connect_apply(&self) -> Step<'_, Box<dyn model::ApplySession>> {
+        async {
+            let apply: Box<dyn model::ApplySession> = Box::new(Apply::connect(self).await?);
+            Ok(apply)
+        }
+        .boxed()
+    }
+
+    fn connect(&self) -> Step<'_, Box<dyn model::Session>> {
+        async {
+            // What the engine asks for here differs from the application in nothing.
+            let session = Self::connect(self, Settings::APPLICATION).await?;
+            let session: Box<dyn model::Session> = Box::new(session);
+            Ok(session)
+        }
+        .boxed()
+    }
+
+    fn catalog(&self) -> Step<'_, Catalog> {
+        async { Ok(Self::catalog(self).await?) }.boxed()
+    }
+}
+
+impl capture::model::Model for Cluster {
+    fn identify(&self) -> Step<'_, SystemIdentity> {
+        async { Ok(self.identify_system().await?) }.boxed()
+    }
+
+    fn history(&self) -> Step<'_, Vec<TimelineSwitch>> {
+        async { Ok(self.timeline_history().await?) }.boxed()
+    }
+
+    fn slot(&self) -> Step<'_, Option<(Lsn, bool)>> {
+        async {
+            let slot = Self::slot(self).await?;
+            Ok(slot.map(|slot| (slot.confirmed, slot.held_by.is_some())))
+        }
+        .boxed()
+    }
+
+    fn start(&self, from: Lsn) -> Step<'_, Box<dyn capture::model::Stream>> {
+        async move {
+            let stream = self.start_replication(from).await?;
+            let stream: Box<dyn capture::model::Stream> = Box::new(stream);
+            Ok(stream)
+        }
+        .boxed()
+    }
+}
+
+impl capture::model::Stream for WalStream {
+    fn next(&mut self) -> BoxFuture<'_, Result<Frame, Fault>> {
+        async { Ok(Self::next(self).await?) }.boxed()
+    }
+
+    fn try_next(&mut self) -> Result<Option<Frame>, Fault> {
+        Ok(Self::try_next(self)?)
+    }
+
+    fn queue_status(&mut self, status: StandbyStatus) {
+        Self::queue_status(self, status);
+    }
+
+    fn flush_writes(&mut self) -> Result<(), Fault> {
+        Ok(Self::flush_writes(self)?)
+    }
+}
+
+fn token_row(token: &str) -> [Value; 2] {
+    [Value::Text("token".into()), Value::Text(token.into())]
+}
+
+async fn read_token(session: &mut Session) -> Result<Option<String>, PgError> {
+    let rows = session.select(META, &[RowKey::new(&token_row("")[..1])]).await?;
+    Ok(rows[0].as_ref().and_then(|row| row[1].text().map(|text| text.into_owned())))
+}
+
+impl model::Session for Session {
+    fn is_closed(&self) -> bool {
+        self.is_lost()
+    }
+
+    fn barrier(&mut self) -> Step<'_, (u64, Lsn)> {
+        async { Ok(self.emit("landfall.barrier", b"").await?) }.boxed()
+    }
+
+    fn token(&mut self) -> Step<'_, Option<String>> {
+        async { Ok(read_token(self).await?) }.boxed()
+    }
+
+    fn lock_token(&mut self) -> Step<'_, Option<String>> {
+        async {
+            self.begin().await?;
+            let row = [token_row("").to_vec().into()];
+            self.insert(META, &row, OnConflict::DoNothing).await?;
+            let key = [RowKey::new(&token_row("")[..1])];
+            self.lock(META, &key, Strength::Update).await?;
+            Ok(read_token(self).await?)
+        }
+        .boxed()
+    }
+
+    fn write_token<'a>(&'a mut self, token: &'a str) -> Step<'a, ()> {
+        async {
+            let key = [RowKey::new(&token_row("")[..1])];
+            self.update(META, &key, |_, _| Some(token_row(token).to_vec())).await?;
+            self.commit().await?;
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn wait_visible(&mut self, xid: u32) -> Step<'_, ()> {
+        async move {
+            for _ in 0..LOOKS_MAX {
+                if self.is_visible(xid).await? {
+                    break;
+                }
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+            Ok(())
+        }
+        .boxed()
+    }
+}
+
+impl model::ApplySession for Apply {
+    fn learn(&mut self, tables: &[(TableId, &TableDef)], catalog: &Catalog) {
+        Self::learn(self, tables, catalog);
+    }
+
+    fn progress(&mut self) -> Step<'_, Vec<(String, i64)>> {
+        async { Ok(self.session.progress().await?) }.boxed()
+    }
+
+    fn start_origin(&mut self, origin: Origin) -> Step<'_, ()> {
+        async move { Ok(Self::start_origin(self, origin).await?) }.boxed()
+    }
+
+    fn begin<'a>(&'a mut self, opening: &'a Opening) -> Step<'a, bool> {
+        async { Ok(Self::begin(self, opening).await?) }.boxed()
+    }
+
+    fn begin_repair<'a>(&'a mut self, marker: &'a [u8], phase: LockPhase) -> Step<'a, ()> {
+        async move { Ok(Self::begin_repair(self, marker, phase).await?) }.boxed()
+    }
+
+    fn mark<'a>(&'a mut self, marker: &'a [u8]) -> Step<'a, ()> {
+        async { Ok(Self::mark(self, marker).await?) }.boxed()
+    }
+
+    fn end_lock_phase(&mut self) -> Result<(), ApplyError> {
+        Self::end_lock_phase(self)
+    }
+
+    fn lock<'a>(
+        &'a mut self,
+        rows: &'a [LockRequest<'a>],
+        parents: &'a [ParentRequest],
+    ) -> BoxFuture<'a, Result<Vec<Option<u32>>, ApplyError>> {
+        Self::lock(self, rows, parents).boxed()
+    }
+
+    fn write<'a>(
+        &'a mut self,
+        writes: &'a [(&'a RowId, RowWrite<'a>)],
+    ) -> BoxFuture<'a, Result<bool, ApplyError>> {
+        Self::write(self, writes).boxed()
+    }
+
+    fn shown<'a>(
+        &'a mut self,
+        rows: &'a [&'a RowId],
+    ) -> Step<'a, BTreeMap<RowId, BTreeMap<ColumnId, Option<String>>>> {
+        async { Ok(Self::shown(self, rows).await?) }.boxed()
+    }
+
+    fn write_conflicts<'a>(&'a mut self, lines: &'a [ConflictLine]) -> Step<'a, ()> {
+        async move {
+            if !lines.is_empty() {
+                self.session
+                    .write_lines(lines.iter().cloned().map(Line::Conflict).collect())
+                    .await?;
+            }
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn write_parked<'a>(&'a mut self, lines: &'a [ParkedLine]) -> Step<'a, ()> {
+        async move {
+            // One statement each.
+            for line in lines {
+                self.session.write_lines(vec![Line::Parked(line.clone())]).await?;
+            }
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn stage<'a>(&'a mut self, long: &'a LongValue, index: u32, piece: &'a str) -> Step<'a, ()> {
+        Self::stage(self, long, index, piece);
+        async { Ok(()) }.boxed()
+    }
+
+    fn unstage<'a>(&'a mut self, long: &'a LongValue) -> Step<'a, ()> {
+        Self::unstage(self, long);
+        async { Ok(()) }.boxed()
+    }
+
+    fn set_savepoint(&mut self) -> Step<'_, ()> {
+        async { Ok(self.session.set_savepoint().await?) }.boxed()
+    }
+
+    fn keep(&mut self) -> Step<'_, ()> {
+        async { Ok(self.session.release().await?) }.boxed()
+    }
+
+    fn undo(&mut self) -> Step<'_, ()> {
+        async { Ok(self.session.undo().await?) }.boxed()
+    }
+
+    fn commit(&mut self) -> Step<'_, ()> {
+        // That of a failed transaction is taken for a rollback without a word of complaint.
+        async { self.session.commit().await.map(drop).map_err(Fault::from) }.boxed()
+    }
+
+    fn rollback(&mut self) -> Step<'_, ()> {
+        async { Ok(self.session.rollback().await?) }.boxed()
+    }
+}

@@ -3,6 +3,7 @@
 mod apply;
 mod commits;
 mod crashes;
+mod engine;
 mod locks;
 mod own;
 mod stream;

@@ -253,7 +253,7 @@ impl Cluster {
 
     /// Committed transactions in the order of their commit records, from the place `from` on;
     /// those not on disk, or not visible yet, included.
-    pub(crate) fn committed(&self, from: usize) -> Vec<Arc<CommitRecord>> {
+    pub(crate) fn history(&self, from: usize) -> Vec<Arc<CommitRecord>> {
         self.lock().log.records.get(from..).unwrap_or_default().to_vec()
     }
 

@@ -24,7 +24,7 @@ fn a_commit_is_in_the_log_before_it_is_visible() {
         let watch = async {
             let mut hidden = 0;
             while shown(&cluster, 1).is_none() {
-                hidden += cluster.committed(0).len();
+                hidden += cluster.history(0).len();
                 sleep_ms(1).await;
             }
             assert!(hidden > 0);
@@ -68,7 +68,7 @@ fn a_refused_row_fails_back_to_its_savepoint_only() {
         session.undo().await.unwrap();
         assert_eq!(session.commit().await, Ok(Ended::Committed));
         assert_eq!((shown(&cluster, 1), shown(&cluster, 2)), (Some(10), None));
-        let record = cluster.committed(0).pop().unwrap();
+        let record = cluster.history(0).pop().unwrap();
         assert_eq!(record.changes.len(), 1);
     });
 }
@@ -85,7 +85,7 @@ fn a_row_written_under_a_savepoint_has_another_xmin_than_its_transaction() {
         session.begin().await.unwrap();
         let keys = [key(1), key(2), key(3)];
         let locked = session.lock(ACCOUNTS, &keys, Strength::Update).await.unwrap();
-        let xid = cluster.committed(0)[0].xid as u32;
+        let xid = cluster.history(0)[0].xid as u32;
         assert_eq!(locked, [(0, xid), (1, xid + 1)]);
     });
 }
@@ -99,7 +99,7 @@ fn ids_go_on_behind_the_turn_of_the_lower_half() {
         for id in 0..4 {
             insert(&mut session, id, 1).await.unwrap();
         }
-        let xids: Vec<u64> = cluster.committed(0).iter().map(|record| record.xid).collect();
+        let xids: Vec<u64> = cluster.history(0).iter().map(|record| record.xid).collect();
         let turn = 1 << 32;
         assert_eq!(xids, [turn - 2, turn - 1, turn + 3, turn + 4]);
         assert_eq!(session.emit("test", b"").await.unwrap().0, turn + 5);
@@ -145,7 +145,7 @@ fn a_commit_waits_for_the_standby_it_asks_for() {
         let settings = Settings { sync: SyncCommit::RemoteApply, ..Settings::APPLICATION };
         let mut session = cluster.connect(settings).await.unwrap();
         let ask = async {
-            while cluster.committed(0).is_empty() {
+            while cluster.history(0).is_empty() {
                 sleep_ms(1).await;
             }
             sleep_ms(5000).await;

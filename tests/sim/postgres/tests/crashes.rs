@@ -65,8 +65,8 @@ fn a_commit_whose_client_is_gone_is_done_or_not() {
         drop(session);
         sleep_ms(100).await;
         assert!(cluster.open_transactions().is_empty());
-        assert_eq!(cluster.committed(0).len(), usize::from(shown(&cluster, 1).is_some()));
-        done.set(done.get() + cluster.committed(0).len());
+        assert_eq!(cluster.history(0).len(), usize::from(shown(&cluster, 1).is_some()));
+        done.set(done.get() + cluster.history(0).len());
     });
     assert!((1..20).contains(&done.get()), "{} of 20", done.get());
 }
@@ -114,7 +114,7 @@ fn a_backup_brings_back_what_was() {
             assert_eq!(cluster.identify_system().await.unwrap().timeline, timeline);
             assert_eq!(cluster.timeline_history().await.unwrap().len(), timeline as usize - 1);
             add(&mut connect(&cluster).await, 1, 7).await.unwrap();
-            assert_eq!((shown(&cluster, 1), cluster.committed(0).len()), (Some(17), 2));
+            assert_eq!((shown(&cluster, 1), cluster.history(0).len()), (Some(17), 2));
         }
     });
 }

@@ -72,7 +72,7 @@ fn progress_and_lines_are_part_of_their_transaction() {
             assert_eq!(rows.len(), usize::from(commits));
             assert_eq!(cluster.view(|view| view.lines().len()), 2 * usize::from(commits));
         }
-        let record: Arc<CommitRecord> = cluster.committed(0).pop().unwrap();
+        let record: Arc<CommitRecord> = cluster.history(0).pop().unwrap();
         let [Line::Parked(parked), Line::Conflict(conflict)] = &record.lines[..] else {
             panic!("{:?}", record.lines);
         };

@@ -116,7 +116,7 @@ async fn run(cluster: &Cluster, seed: u64) -> String {
     };
     let (xids, ()) = tokio::join!(follow(cluster, start, until), clients);
     assert!(cluster.open_transactions().is_empty());
-    let history = cluster.committed(0);
+    let history = cluster.history(0);
     assert!(history.iter().map(|record| record.xid as u32).eq(xids.iter().copied()));
     assert_eq!(replayed(&history), seen(cluster));
     assert!(history.is_sorted_by_key(|record| record.lsn));

@@ -11,6 +11,66 @@
 //! | `failed-sync` | nothing; the disk refuses to keep the first own transactions, which are not kept |
 //! | `doubtful-sync` | nothing; the disk refuses to keep the first own transactions, which are kept |
 //! | `slow-capture` | nothing; each message of the WAL stream takes a millisecond longer |
+//! | `BLOW:PLACE:N` | nothing; the world strikes at the Nth [step](step) at this place since the start |
+//!
+//! | BLOW | what happens there |
+//! |---|---|
+//! | `die` | SIGKILL |
+//! | `stop` | SIGSTOP, until somebody lets the process go on |
+//! | `fail` | what was to be done fails as it does when the disk, the server or the network is to blame |
+//! | `full` | it fails as on a full disk |
+//!
+//! | PLACE | steps |
+//! |---|---|
+//! | `postgres` | before and after each write to a socket of PostgreSQL |
+//! | `sqlite` | before each call of SQLite, and after each COMMIT |
+//! | `sqlite-write` | before each call of SQLite that writes |
+//! | `quic` | before each datagram; one that fails is lost |
+//! | `stream` | before each write to a stream of a link; one that fails takes the link along |
+
+#[cfg(feature = "planted-bugs")]
+mod strike;
+
+#[cfg(feature = "planted-bugs")]
+pub(crate) use strike::{is_planned, step};
+
+/// Where the world can strike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(
+    not(feature = "planted-bugs"),
+    expect(dead_code, reason = "some are in test builds only")
+)]
+pub(crate) enum Place {
+    Postgres,
+    Sqlite,
+    SqliteWrite,
+    Quic,
+    Stream,
+}
+
+/// How a step that was struck, and survived it, fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(feature = "planted-bugs"), expect(dead_code, reason = "only test builds strike"))]
+pub(crate) enum Blow {
+    /// By the device.
+    Fail,
+    /// By lack of room.
+    Full,
+}
+
+/// Counts a step and says whether it is to fail. Only in builds with planted bugs it ever is.
+#[cfg(not(feature = "planted-bugs"))]
+pub(crate) fn step(_place: Place) -> Option<Blow> {
+    None
+}
+
+/// As [`step`], for connections.
+pub(crate) fn step_on_line(place: Place) -> std::io::Result<()> {
+    match step(place) {
+        None => Ok(()),
+        Some(_) => Err(std::io::ErrorKind::ConnectionReset.into()),
+    }
+}
 
 /// Whether the rule of this name is switched off. Always `false` unless the `planted-bugs` feature
 /// was compiled in and `LANDFALL_PLANT` names it, or a simulator says so.

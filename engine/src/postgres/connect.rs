@@ -21,11 +21,13 @@ use std::time::Duration;
 
 use thiserror::Error;
 use tokio_postgres::config::{ChannelBinding, Host, SslMode, SslNegotiation};
-use tokio_postgres::tls::MakeTlsConnect;
-use tokio_postgres::{Client, Config, Connection, Socket};
+use tokio_postgres::{Client, Config};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::tls::{self, RootCertError, TlsMode};
+
+#[cfg(feature = "planted-bugs")]
+mod line;
 
 /// How long a connection may take from the first packet to the end of the login, unless the
 /// connection string says `connect_timeout` (seconds).
@@ -210,13 +212,24 @@ impl PgSettings {
     ) -> Result<(Client, PgDriver), ConnectError> {
         let mut config = self.config.clone();
         config.application_name(application_name).options(self.startup_options(settings)?);
-        let tls = MakeRustlsConnect::new((*self.tls).clone());
         // Boxed: the login is a large state machine and would make every caller's future large.
-        match tokio::time::timeout(self.timeout, Box::pin(config.connect(tls))).await {
-            Ok(Ok((client, connection))) => Ok((client, PgDriver { connection })),
-            Ok(Err(error)) => Err(self.connect_error(&error)),
+        match tokio::time::timeout(self.timeout, Box::pin(self.open(&config))).await {
+            Ok(opened) => opened,
             Err(_elapsed) => Err(self.timed_out()),
         }
+    }
+
+    async fn open(&self, config: &Config) -> Result<(Client, PgDriver), ConnectError> {
+        #[cfg(feature = "planted-bugs")]
+        if let Some(path) = self.address.socket_path().filter(|_| line::is_to_be_struck()) {
+            let line = line::Line::open(&path).await.map_err(|e| self.unreachable(&e))?;
+            let opened = config.connect_raw(line, tokio_postgres::NoTls).await;
+            let (client, connection) = opened.map_err(|e| self.connect_error(&e))?;
+            return Ok((client, PgDriver { connection: Box::pin(connection) }));
+        }
+        let tls = MakeRustlsConnect::new((*self.tls).clone());
+        let (client, connection) = config.connect(tls).await.map_err(|e| self.connect_error(&e))?;
+        Ok((client, PgDriver { connection: Box::pin(connection) }))
     }
 
     /// The error for a login that took longer than [`Self::connect_timeout`].
@@ -294,14 +307,14 @@ impl fmt::Debug for PgSettings {
 /// Moves the bytes of one session; resolves when the session ends.
 #[must_use = "the client works only while its driver is polled"]
 pub struct PgDriver {
-    connection: Connection<Socket, <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream>,
+    connection: Pin<Box<dyn Future<Output = Result<(), tokio_postgres::Error>> + Send>>,
 }
 
 impl Future for PgDriver {
     type Output = Result<(), tokio_postgres::Error>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.connection).poll(cx)
+        self.connection.as_mut().poll(cx)
     }
 }
 

@@ -3,9 +3,10 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
-use rusqlite::{Connection, Params, Row, Statement};
+use rusqlite::{Connection, MAIN_DB, Params, Row, Statement};
 
 use super::error::StoreError;
+use crate::plant::{self, Blow, Place};
 
 /// Keeps every statement prepared that ran once; there are a few dozen, all written in this crate.
 pub(super) struct Database<'c> {
@@ -32,9 +33,38 @@ impl<'c> Database<'c> {
             Some(statement) => statement,
             None => self.connection.prepare(sql)?,
         };
+        // The end of a read touches no disk.
+        let commits = sql == "COMMIT" && !self.connection.is_readonly(MAIN_DB)?;
+        if commits || sql != "COMMIT" {
+            self.step(Place::Sqlite)?;
+        }
+        if commits || !statement.readonly() {
+            self.step(Place::SqliteWrite)?;
+        }
         let result = run(&mut statement);
         self.statements.borrow_mut().insert(sql, statement);
+        if commits {
+            self.step(Place::Sqlite)?;
+        }
         result
+    }
+
+    /// Fails where a test says so.
+    fn step(&self, place: Place) -> Result<(), StoreError> {
+        match plant::step(place) {
+            None => Ok(()),
+            Some(Blow::Full) => Err(StoreError::Full),
+            Some(Blow::Fail) => {
+                // As SQLite does when the disk is to blame.
+                if !self.connection.is_autocommit() {
+                    self.connection.execute_batch("ROLLBACK")?;
+                }
+                Err(StoreError::Sqlite {
+                    code: rusqlite::ffi::SQLITE_IOERR,
+                    message: "disk I/O error".to_owned(),
+                })
+            }
+        }
     }
 
     /// Runs a statement that returns no rows; says how many it changed.

@@ -8,6 +8,7 @@ use quinn::{ConnectionError, ReadError, StoppedError, VarInt, WriteError};
 
 #[cfg(feature = "simulation")]
 use super::simulated;
+use crate::plant::{self, Place};
 
 /// How much is taken from QUIC at once, in bytes: bounds what a reader holds beyond one frame.
 const READ_BYTES: usize = 64 << 10;
@@ -134,6 +135,9 @@ fn simulated_both(
 
 impl SendStream {
     pub(super) async fn write(&mut self, bytes: &[u8]) -> Result<usize, WriteError> {
+        if plant::step(Place::Stream).is_some() {
+            return Err(WriteError::ConnectionLost(ConnectionError::Reset));
+        }
         match self {
             Self::Quic(quic) => quic.write(bytes).await,
             #[cfg(feature = "simulation")]

@@ -1,9 +1,9 @@
 //! The UDP socket of this process: dials members and takes their calls.
 
-use std::fmt;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
+use std::{fmt, io};
 
 use landfall_protocol::id::PublicKey;
 use quinn::crypto::{CryptoError, HmacKey};
@@ -21,6 +21,9 @@ use crate::transport::settings::TransportSettings;
 #[cfg(feature = "simulation")]
 use crate::transport::simulated;
 use crate::transport::tls::{self, ALPN, PinnedKeys, Presented, Tls};
+
+#[cfg(feature = "planted-bugs")]
+mod socket;
 
 /// Datagrams held for one call that is not taken yet, and for all of them, in bytes.
 const INCOMING_BYTES: u64 = 64 << 10;
@@ -85,14 +88,10 @@ impl Endpoint {
             .max_incoming(settings.handshakes_max)
             .incoming_buffer_size(INCOMING_BYTES)
             .incoming_buffer_size_total(INCOMING_BYTES_TOTAL);
-        let failed = |error: std::io::Error| TransportError::Bind { addr, why: error.to_string() };
+        let failed = |error: io::Error| TransportError::Bind { addr, why: error.to_string() };
         let socket = UdpSocket::bind(addr).map_err(failed)?;
-        let quic = quinn::Endpoint::new(
-            endpoint_config(key),
-            Some(server.clone()),
-            socket,
-            Arc::new(TokioRuntime),
-        );
+        let config = (endpoint_config(key), Some(server.clone()));
+        let quic = over(socket, config);
         let line = Line::Quic(Arc::new(Quic {
             endpoint: quic.map_err(failed)?,
             tls,
@@ -328,6 +327,19 @@ impl fmt::Debug for Arriving {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Arriving").field("peer_addr", &self.peer_addr()).finish_non_exhaustive()
     }
+}
+
+fn over(
+    socket: UdpSocket,
+    (config, server): (EndpointConfig, Option<ServerConfig>),
+) -> io::Result<quinn::Endpoint> {
+    #[cfg(feature = "planted-bugs")]
+    if crate::plant::is_planned(crate::plant::Place::Quic) {
+        let socket = Arc::new(socket::Struck::new(socket)?);
+        let runtime = Arc::new(TokioRuntime);
+        return quinn::Endpoint::new_with_abstract_socket(config, server, socket, runtime);
+    }
+    quinn::Endpoint::new(config, server, socket, Arc::new(TokioRuntime))
 }
 
 /// The reset key is derived from the member key, so that after a restart we can tell the peers of

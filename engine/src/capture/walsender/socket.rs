@@ -2,8 +2,9 @@
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
+use crate::plant::{self, Place};
 use crate::postgres::connect::{ConnectError, PgHost, PgSettings};
 use crate::postgres::tls::TlsMode;
 use bytes::BytesMut;
@@ -105,11 +106,14 @@ impl AsyncWrite for WalSocket {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        match &mut *self {
+        plant::step_on_line(Place::Postgres)?;
+        let written = ready!(match &mut *self {
             Self::Tcp(s) => Pin::new(s).poll_write(cx, buf),
             Self::Unix(s) => Pin::new(s).poll_write(cx, buf),
             Self::Tls(s) => Pin::new(s.as_mut()).poll_write(cx, buf),
-        }
+        });
+        plant::step_on_line(Place::Postgres)?;
+        Poll::Ready(written)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

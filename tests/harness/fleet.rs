@@ -493,6 +493,19 @@ impl Fleet {
         self.wait_until_up(name)
     }
 
+    /// Starts a member's daemon under these rules of `LANDFALL_PLANT`, in place of the one before,
+    /// which is killed and its log forgotten. Does not wait for it, for it may not live long.
+    ///
+    /// # Errors
+    /// There is no such member or no such program.
+    pub fn replace_daemon(&mut self, name: &str, plant: &str) -> anyhow::Result<()> {
+        let member = self.members.get_mut(name).with_context(|| format!("no member {name}"))?;
+        drop(member.daemon.take());
+        let program = member.command(&["run"]).named(name).env("LANDFALL_PLANT", plant);
+        member.daemon = Some(program.try_start()?);
+        Ok(())
+    }
+
     fn wait_until_up(&self, name: &str) -> anyhow::Result<()> {
         let member = self.member(name);
         wait::try_wait_until(&format!("{name} to answer"), SOON, || {
@@ -528,6 +541,23 @@ impl Fleet {
         let Comparison { differences, rows, .. } = compare::compare(&sites, &tables)?;
         anyhow::ensure!(differences.is_empty(), "the sites differ\n{differences}");
         Ok(rows)
+    }
+
+    /// Waits until everybody knows the same, as [`Fleet::try_converge`] does, or until `early`
+    /// returns something.
+    ///
+    /// # Errors
+    /// Neither came about.
+    pub fn settle_unless<T>(
+        &self,
+        limit: Duration,
+        mut early: impl FnMut() -> Option<T>,
+    ) -> anyhow::Result<Option<T>> {
+        let running = self.running();
+        wait::try_wait_until("the fleet to converge", limit, || match early() {
+            Some(found) => Ok(Some(found)),
+            None => converged(&running, Dirt::Repaired).map(|_| None),
+        })
     }
 
     /// As [`Fleet::converge`], for daemons with planted bugs: rows may differ, and how many do is

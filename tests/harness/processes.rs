@@ -13,6 +13,7 @@ struct Entry {
     pid: u32,
     parent: u32,
     zombie: bool,
+    stopped: bool,
 }
 
 /// A signal, by the name `kill` knows it.
@@ -74,6 +75,11 @@ pub fn running(pids: &[u32]) -> anyhow::Result<Vec<u32>> {
     Ok(table.iter().filter(|e| !e.zombie && pids.contains(&e.pid)).map(|e| e.pid).collect())
 }
 
+/// Whether a process stands still after [`Signal::Stop`].
+pub fn is_stopped(pid: u32) -> anyhow::Result<bool> {
+    Ok(table()?.iter().any(|e| e.pid == pid && e.stopped))
+}
+
 fn table() -> anyhow::Result<Vec<Entry>> {
     if Path::new("/proc/self/stat").exists() {
         return from_proc().context("read the process table from /proc");
@@ -100,15 +106,19 @@ fn from_proc() -> io::Result<Vec<Entry>> {
 /// `pid (name) state ppid …`, where the name may itself hold spaces and parentheses.
 fn parse_stat(pid: u32, stat: &str) -> Option<Entry> {
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
-    let zombie = matches!(fields.next()?, "Z" | "X");
-    Some(Entry { pid, parent: fields.next()?.parse().ok()?, zombie })
+    let state = fields.next()?;
+    Some(entry(pid, fields.next()?.parse().ok()?, state))
 }
 
 fn parse_ps(line: &str) -> Option<Entry> {
     let mut fields = line.split_whitespace();
     let pid = fields.next()?.parse().ok()?;
     let parent = fields.next()?.parse().ok()?;
-    Some(Entry { pid, parent, zombie: fields.next()?.starts_with('Z') })
+    Some(entry(pid, parent, fields.next()?))
+}
+
+fn entry(pid: u32, parent: u32, state: &str) -> Entry {
+    Entry { pid, parent, zombie: state.starts_with(['Z', 'X']), stopped: state.starts_with('T') }
 }
 
 #[cfg(test)]
@@ -118,8 +128,10 @@ mod tests {
     #[test]
     fn stat_line_with_a_hostile_name_is_read() {
         let entry = parse_stat(7, "7 (post) (gres: w) Z 42 7 7 0").expect("a stat line");
-        assert_eq!(entry, Entry { pid: 7, parent: 42, zombie: true });
-        assert_eq!(parse_ps("  7  42 Ss"), Some(Entry { pid: 7, parent: 42, zombie: false }));
+        assert_eq!(entry, Entry { pid: 7, parent: 42, zombie: true, stopped: false });
+        let asleep = Entry { pid: 7, parent: 42, zombie: false, stopped: false };
+        assert_eq!(parse_ps("  7  42 Ss"), Some(asleep));
+        assert_eq!(parse_ps("  7  42 T"), Some(Entry { stopped: true, ..asleep }));
     }
 
     #[test]

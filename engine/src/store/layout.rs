@@ -15,9 +15,6 @@ const FORMAT_VERSION: i64 = 2;
 const PAGE_BYTES: u64 = 4096;
 /// SQLite's write-ahead log is cut back to this after a burst.
 const JOURNAL_BYTES_MAX: u64 = 64 << 20;
-/// SQLite's write-ahead log is written back when it is this long: a page that changes often is
-/// written back once for many times that it changed.
-const CHECKPOINT_BYTES: u64 = 16 << 20;
 const READER_CACHE_BYTES: u64 = 4 << 20;
 
 /// One row per fold flush of own transactions not sealed yet in `tail`; everything sealed in
@@ -147,7 +144,7 @@ impl Paths {
         set_up(&connection, settings.cache_bytes)?;
         connection.pragma_update(None, "synchronous", "FULL")?;
         connection.pragma_update(None, "journal_size_limit", JOURNAL_BYTES_MAX as i64)?;
-        let pages = CHECKPOINT_BYTES / PAGE_BYTES;
+        let pages = settings.checkpoint_bytes / PAGE_BYTES;
         connection.pragma_update(None, "wal_autocheckpoint", pages as i64)?;
         if let Some(bytes) = settings.budget_bytes {
             connection.pragma_update(None, "max_page_count", (bytes / PAGE_BYTES).max(1) as i64)?;

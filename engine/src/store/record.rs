@@ -45,6 +45,9 @@ pub struct Settings {
     pub recent_clocks_bytes: usize,
     /// Plain bytes after which a unit is sealed; a larger transaction is a unit by itself.
     pub unit_bytes_max: usize,
+    /// Length at which SQLite's write-ahead log is written back: a page that changes often is
+    /// written back once for many times that it changed.
+    pub checkpoint_bytes: u64,
 }
 
 impl Default for Settings {
@@ -56,6 +59,7 @@ impl Default for Settings {
             unit_cache_bytes: 8 << 20,
             recent_clocks_bytes: 6 << 20,
             unit_bytes_max: UNIT_PLAIN_BYTES_TARGET,
+            checkpoint_bytes: 16 << 20,
         }
     }
 }

@@ -5,6 +5,7 @@ mod crash;
 mod failure;
 mod folding;
 mod measure;
+mod power;
 mod units;
 
 use std::collections::BTreeMap;
@@ -141,6 +142,7 @@ fn assert_chain(units: &[Unit]) {
 }
 
 /// What a store must hold after the same commands.
+#[derive(Clone)]
 struct Model {
     fold: Fold,
     clocks: BTreeMap<RowId, RowClock>,

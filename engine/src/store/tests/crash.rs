@@ -8,15 +8,15 @@ use crate::store::Sealing;
 
 const ROUNDS: u64 = 40;
 /// Bytes of WAL of one captured transaction in these tests.
-const LSN_STEP: u64 = 100;
+pub(super) const LSN_STEP: u64 = 100;
 /// Every this many captured transactions one shows a foreign transaction.
-const APPLY_EVERY: u64 = 5;
+pub(super) const APPLY_EVERY: u64 = 5;
 const FOREIGN: i64 = 400;
 /// Set for the process that will be killed.
 const CHILD_DIR: &str = "LANDFALL_TEST_STORE_DIR";
 
 /// The `n`th captured transaction, from 0, of a WAL that is the same every time it is read.
-fn captured(table: &Arc<TableDef>, n: u64) -> CapturedTransaction {
+pub(super) fn captured(table: &Arc<TableDef>, n: u64) -> CapturedTransaction {
     if n % APPLY_EVERY == APPLY_EVERY - 1 {
         let seq = n / APPLY_EVERY + 1;
         let shown = insert(table, row(-(seq as i64), "foreign", seq as i64));

@@ -22,7 +22,7 @@
 //!
 //! | PLACE | steps |
 //! |---|---|
-//! | `postgres` | before and after each write to a socket of PostgreSQL |
+//! | `postgres` | before and after each write to a socket of PostgreSQL, but for status |
 //! | `sqlite` | before each call of SQLite, and after each COMMIT |
 //! | `sqlite-write` | before each call of SQLite that writes |
 //! | `quic` | before each datagram; one that fails is lost |

@@ -58,9 +58,9 @@ const DISK: &[&str] = &["disk I/O error", "store is closed"];
 const FULL: &[&str] = &["store is full", "units wait", "is not noted", "last position"];
 
 const KINDS: [Kind; 15] = [
-    kind(SHIP, "die:postgres", Outcome::Dies, 400),
-    kind(SHIP, "fail:postgres", Outcome::GoesOn, 400),
-    kind(SHIP, "stop:postgres", Outcome::GoesOn, 400),
+    kind(SHIP, "die:postgres", Outcome::Dies, 800),
+    kind(SHIP, "fail:postgres", Outcome::GoesOn, 800),
+    kind(SHIP, "stop:postgres", Outcome::GoesOn, 800),
     kind(SHIP, "die:sqlite", Outcome::Dies, 1000),
     Kind { alarms: DISK, ..kind(SHIP, "fail:sqlite", Outcome::GivesUp, 1000) },
     Kind { alarms: FULL, ..kind(SHIP, "full:sqlite-write", Outcome::GivesUpOrGoesOn, 500) },
@@ -121,22 +121,38 @@ impl World {
         let struck = if kind.rule.starts_with("stop:") {
             round.go_on(&self.fleet);
             self.fleet.replace_daemon(kind.member, &rule).expect("start");
-            self.kill_server_when_stopped(kind)
+            self.kill_server_when_stopped(kind, &round)
         } else {
             self.fleet.replace_daemon(kind.member, &rule).expect("start");
             round.go_on(&self.fleet);
-            self.settle_or_end(kind)
+            self.settle_or_end(kind, &round)
         };
+        if !struck {
+            // It may come yet, when nobody looks any more.
+            self.fleet.replace_daemon(kind.member, "").expect("start");
+        }
         self.fleet.converge();
         round.check(&self.fleet);
         self.fleet.assert_quiet(kind.alarms);
         struck
     }
 
-    fn settle_or_end(&mut self, kind: &Kind) -> bool {
+    /// Waits until everybody knows the same, or `early` says something.
+    fn settle_unless<T>(&self, round: &Round, early: impl Fn() -> Option<T>) -> Option<T> {
+        // Daemons are asked last: each question is some steps.
+        let found = wait_for("the rows to be shown", CONVERGE, || match early() {
+            Some(found) => Some(Some(found)),
+            None => round.is_shown(&self.fleet).then_some(None),
+        });
+        if found.is_some() {
+            return found;
+        }
+        self.fleet.settle_unless(CONVERGE, early).unwrap_or_else(|error| panic!("{error:#}"))
+    }
+
+    fn settle_or_end(&mut self, kind: &Kind, round: &Round) -> bool {
         let daemon = self.fleet.member(kind.member).daemon();
-        let ended = || daemon.exited().expect("look");
-        let ended = self.fleet.settle_unless(CONVERGE, ended).unwrap_or_else(|e| panic!("{e:#}"));
+        let ended = self.settle_unless(round, || daemon.exited().expect("look"));
         let struck = is_struck(&daemon.log());
         let Some(status) = ended else {
             let goes_on = matches!(kind.outcome, Outcome::GoesOn | Outcome::GivesUpOrGoesOn);
@@ -153,7 +169,7 @@ impl World {
     }
 
     /// The daemon stops itself before a write; then its server is killed.
-    fn kill_server_when_stopped(&self, kind: &Kind) -> bool {
+    fn kill_server_when_stopped(&self, kind: &Kind, round: &Round) -> bool {
         let member = self.fleet.member(kind.member);
         let pid = member.daemon().pid().expect("it runs");
         let over = AtomicBool::new(false);
@@ -174,9 +190,8 @@ impl World {
                 }
                 struck
             });
-            let settled = self.fleet.settle_unless(CONVERGE, || None::<()>);
+            self.settle_unless(round, || None::<()>);
             over.store(true, Ordering::Release);
-            settled.unwrap_or_else(|error| panic!("{error:#}"));
             killer.join().expect("the killer")
         })
     }
@@ -207,8 +222,7 @@ fn strike(world: &mut World, tally: &mut Tally, kind: &Kind, n: u64) -> bool {
 }
 
 /// Each kind at least once, at steps of any order of magnitude.
-fn sample(world: &mut World, tallies: &mut [Tally]) {
-    let mut dice = Dice::from_env();
+fn sample(world: &mut World, tallies: &mut [Tally], dice: &mut Dice) {
     for sample in 0..SAMPLES {
         let at = sample % KINDS.len();
         let magnitude = dice.below(u64::from(KINDS[at].steps.ilog2()) + 1);
@@ -221,17 +235,18 @@ fn sample(world: &mut World, tallies: &mut [Tally]) {
 fn a_strike_at_any_step_loses_nothing_and_repeats_nothing() {
     let mut world = start();
     let mut tallies = [Tally::default(); KINDS.len()];
+    let mut dice = Dice::from_env();
     match std::env::var(EVERY) {
         Ok(every) => {
             let every: u64 = every.parse().expect("a number of steps");
             for (tally, kind) in tallies.iter_mut().zip(&KINDS) {
-                let mut n = 1;
+                let mut n = 1 + dice.below(every);
                 while strike(&mut world, tally, kind, n) {
                     n += every;
                 }
             }
         }
-        Err(_) => sample(&mut world, &mut tallies),
+        Err(_) => sample(&mut world, &mut tallies, &mut dice),
     }
     println!("{:6} {:20} {:>7} {:>7}", "member", "strike", "rounds", "struck");
     for (kind, tally) in KINDS.iter().zip(&tallies) {

@@ -221,7 +221,7 @@ impl PgSettings {
 
     async fn open(&self, config: &Config) -> Result<(Client, PgDriver), ConnectError> {
         #[cfg(feature = "planted-bugs")]
-        if let Some(path) = self.address.socket_path().filter(|_| line::is_to_be_struck()) {
+        if let Some(path) = self.address.socket_path().filter(|_| line::is_to_be_struck(config)) {
             let line = line::Line::open(&path).await.map_err(|e| self.unreachable(&e))?;
             let opened = config.connect_raw(line, tokio_postgres::NoTls).await;
             let (client, connection) = opened.map_err(|e| self.connect_error(&e))?;

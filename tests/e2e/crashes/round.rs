@@ -14,6 +14,8 @@ const SITES: [&str; 2] = [SHIP, CLINIC];
 /// So many rows of this length do not fit into memory at once.
 const BULK_ROWS: u64 = 400;
 const BULK_BYTES: u64 = 32 * 8;
+/// Rows of both sites that stay: few, many, and one that is long.
+const ROWS: u64 = 2 * (3 + BULK_ROWS + 1);
 /// More than travels within a row.
 const LONG_BYTES: u64 = 32 * 9000;
 
@@ -69,6 +71,20 @@ impl Round {
         }
     }
 
+    /// Whether the last transaction of each site seems to have come to the other. Asks no daemon,
+    /// and says no while a server is away.
+    pub(super) fn is_shown(&self, fleet: &Fleet) -> bool {
+        let (now, gone) = (self.0, self.0.saturating_sub(2));
+        let sql = format!(
+            "SELECT count(*) FILTER (WHERE round = {now}) = {ROWS} \
+             AND count(*) FILTER (WHERE round = {gone}) = 0 FROM entry"
+        );
+        SITES.iter().all(|site| {
+            let shown = fleet.member(site).cluster().try_query_rows(DB, &sql);
+            shown.is_ok_and(|rows| rows[0][0].as_deref() == Some("t"))
+        })
+    }
+
     /// Every site shows what was acknowledged, as often as it was written. That all show the same
     /// is known already.
     pub(super) fn check(&self, fleet: &Fleet) {
@@ -82,7 +98,7 @@ impl Round {
                  FROM entry WHERE round = {now}"
             );
             let bulk = BULK_ROWS * 2;
-            assert_eq!(value(fleet, site, &sql), format!("2 4 {bulk} 2 {}", bulk + 8), "{site}");
+            assert_eq!(value(fleet, site, &sql), format!("2 4 {bulk} 2 {ROWS}"), "{site}");
             let old = format!("SELECT count(*) FROM entry WHERE round < {before}");
             assert_eq!(value(fleet, site, &old), "0", "{site}");
             if before == 0 {

@@ -7,12 +7,14 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
+use tokio_postgres::Config;
 
 use crate::plant::{self, Place};
 
 /// Whether such a connection is wanted.
-pub(super) fn is_to_be_struck() -> bool {
-    plant::is_planned(Place::Postgres)
+pub(super) fn is_to_be_struck(config: &Config) -> bool {
+    // Status is asked as often as a test likes, which would count as steps.
+    plant::is_planned(Place::Postgres) && config.get_application_name() != Some("landfall status")
 }
 
 /// Every write is a step.

@@ -25,6 +25,7 @@ mod switchboard;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use landfall_protocol::fleet::Fleet;
 use landfall_protocol::id::{Origin, SiteId};
@@ -32,6 +33,7 @@ use landfall_protocol::sync::LocalFacts;
 use tokio::sync::watch;
 
 use crate::config::LinkConfig;
+use crate::plant;
 use crate::store::Store;
 use crate::tasks::Tasks;
 use crate::transport::{Endpoint, PinnedKeys, TransportSettings};
@@ -100,7 +102,12 @@ pub fn pinned_keys(fleet: &Fleet, own: SiteId) -> PinnedKeys {
 
 /// Transport settings as configured.
 pub fn transport_settings(config: &LinkConfig) -> TransportSettings {
-    TransportSettings { keep_alive: config.keep_alive, ..TransportSettings::default() }
+    let mut settings =
+        TransportSettings { keep_alive: config.keep_alive, ..TransportSettings::default() };
+    if plant::active("impatient-link") {
+        settings.idle_timeout = Duration::from_secs(2);
+    }
+    settings
 }
 
 /// Shows how the links are. Clones show the same.

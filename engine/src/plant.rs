@@ -11,6 +11,7 @@
 //! | `failed-sync` | nothing; the disk refuses to keep the first own transactions, which are not kept |
 //! | `doubtful-sync` | nothing; the disk refuses to keep the first own transactions, which are kept |
 //! | `slow-capture` | nothing; each message of the WAL stream takes a millisecond longer |
+//! | `impatient-link` | nothing; a link is given up after two seconds of silence |
 //! | `BLOW:PLACE:N` | nothing; the world strikes at the Nth [step](step) at this place since the start |
 //!
 //! | BLOW | what happens there |

@@ -1,12 +1,15 @@
 //! Links that fail at any byte, lose, and delay: everything arrives exactly once.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 
-use landfall_tests::fleet::{DB, Fleet, SOON};
+use landfall_tests::dice::Dice;
+use landfall_tests::fleet::{CONVERGE, DB, Fleet, SOON};
 use landfall_tests::relay::Profile;
 use landfall_tests::session::Session;
-use landfall_tests::wait::wait_for;
+use landfall_tests::wait::{wait_for, wait_until};
 
 use crate::support::{assert_quiet, value};
 
@@ -22,6 +25,7 @@ CREATE TRIGGER land AFTER INSERT ON entry FOR EACH ROW EXECUTE FUNCTION land();
 ALTER TABLE entry ENABLE ALWAYS TRIGGER land;";
 
 const SITES: [&str; 2] = ["ship-a", "ship-b"];
+const FOUR: [&str; 4] = ["ship-a", "ship-b", "ship-c", "ship-d"];
 const CUTS: usize = 26;
 const SEED: u64 = 0x1a2b_3c4d_5e6f_7081;
 
@@ -33,7 +37,7 @@ fn links_cut_at_random_bytes_lose_and_repeat_nothing() {
         .start();
     fleet.sql("ship-a", "INSERT INTO hot SELECT n FROM generate_series(1, 8) n");
     fleet.converge();
-    let writers = Writers::start(&fleet);
+    let writers = Writers::start(&fleet, &SITES);
     let mut luck = Luck(SEED);
     for cut in 0..CUTS {
         let site = SITES[cut % 2];
@@ -65,36 +69,99 @@ fn links_cut_at_random_bytes_lose_and_repeat_nothing() {
     writers.turns(50);
     let written = writers.stop();
     fleet.converge();
-    for (site, written) in SITES.iter().zip(written) {
+    assert_once(&fleet, &SITES, &written);
+    assert_quiet(&fleet, &["ship-a", "ship-b", "shore"], &[]);
+}
+
+/// What was written at each site is at all of them, and came to each row once.
+#[track_caller]
+fn assert_once(fleet: &Fleet, sites: &[&str], written: &[u64]) {
+    for (site, written) in sites.iter().zip(written) {
         let sql = format!("SELECT count(*) FROM entry WHERE site = '{site}'");
-        assert_eq!(value(&fleet, "ship-a", &sql), written.to_string(), "entries of {site}");
+        assert_eq!(value(fleet, sites[0], &sql), written.to_string(), "entries of {site}");
     }
     let twice = "SELECT count(*) - count(DISTINCT (site, n)) FROM landed";
     let missed = "SELECT count(*) FROM (SELECT site, n FROM entry EXCEPT TABLE landed) missed";
-    for site in SITES {
-        assert_eq!(value(&fleet, site, twice), "0", "written twice at {site}");
-        assert_eq!(value(&fleet, site, missed), "0", "never written at {site}");
+    for site in sites {
+        assert_eq!(value(fleet, site, twice), "0", "written twice at {site}");
+        assert_eq!(value(fleet, site, missed), "0", "never written at {site}");
     }
-    assert_quiet(&fleet, &["ship-a", "ship-b", "shore"], &[]);
+}
+
+/// One link after the other is stopped and, in another order, healed, while everybody writes. Those
+/// who can reach each other know the same, whoever else is away.
+#[test]
+fn links_stopped_one_by_one_heal_in_any_order() {
+    let fleet =
+        Fleet::new(SCHEMA, &["public.entry", "public.hot"]).star("shore", &FOUR).unsynced().start();
+    fleet.sql(FOUR[0], "INSERT INTO hot SELECT n FROM generate_series(1, 8) n");
+    fleet.converge();
+    let writers = Writers::start(&fleet, &FOUR);
+    let mut dice = Dice::from_env();
+    for _ in 0..4 {
+        for site in shuffled(&mut dice) {
+            writers.turns(3);
+            fleet.link(site, "shore").cut();
+        }
+        let mut reachable = Vec::new();
+        for site in shuffled(&mut dice) {
+            writers.turns(3);
+            fleet.link(site, "shore").heal();
+            reachable.push(site);
+            let written = writers.written();
+            wait_until(&format!("{reachable:?} to know the same"), CONVERGE, || {
+                reachable.iter().try_for_each(|site| shows(&fleet, site, &reachable, &written))
+            });
+        }
+    }
+    let written = writers.stop();
+    fleet.converge();
+    assert_once(&fleet, &FOUR, &written);
+    fleet.assert_quiet(&[]);
+}
+
+fn shuffled(dice: &mut Dice) -> Vec<&'static str> {
+    let mut left = FOUR.to_vec();
+    (0..FOUR.len()).map(|_| left.remove(dice.below(left.len() as u64) as usize)).collect()
+}
+
+/// Whether a site shows as many entries of each of `others` as were written there.
+fn shows(fleet: &Fleet, site: &str, others: &[&str], written: &[u64]) -> Result<(), String> {
+    for (other, written) in FOUR.iter().zip(written).filter(|(site, _)| others.contains(site)) {
+        let sql = format!("SELECT count(*) FROM entry WHERE site = '{other}'");
+        let shown: u64 = value(fleet, site, &sql).parse().expect("a number");
+        if shown < *written {
+            return Err(format!("{site} shows {shown} entries of {other}, not {written}"));
+        }
+    }
+    Ok(())
 }
 
 /// One writing thread per site. They write when told, so that they do not run away from replication
 /// while a link is down.
 struct Writers {
     turns: Vec<SyncSender<()>>,
+    written: Vec<Arc<AtomicU64>>,
     threads: Vec<JoinHandle<u64>>,
 }
 
 impl Writers {
-    fn start(fleet: &Fleet) -> Self {
-        let (mut turns, mut threads) = (Vec::new(), Vec::new());
-        for site in SITES {
+    fn start(fleet: &Fleet, sites: &[&'static str]) -> Self {
+        let mut writers = Self { turns: Vec::new(), written: Vec::new(), threads: Vec::new() };
+        for site in sites.iter().copied() {
             let session = fleet.member(site).cluster().session(DB).expect("connect");
             let (give, take) = sync_channel(1);
-            turns.push(give);
-            threads.push(thread::spawn(move || write(site, &session, &take)));
+            let written = Arc::new(AtomicU64::new(0));
+            writers.turns.push(give);
+            writers.written.push(Arc::clone(&written));
+            writers.threads.push(thread::spawn(move || write(site, &session, &take, &written)));
         }
-        Self { turns, threads }
+        writers
+    }
+
+    /// How much each has written so far.
+    fn written(&self) -> Vec<u64> {
+        self.written.iter().map(|written| written.load(Ordering::Acquire)).collect()
     }
 
     /// One transaction at each site; returns when the ones before are written.
@@ -115,7 +182,7 @@ impl Writers {
     }
 }
 
-fn write(site: &str, session: &Session, turns: &Receiver<()>) -> u64 {
+fn write(site: &str, session: &Session, turns: &Receiver<()>, told: &AtomicU64) -> u64 {
     let mut written = 0;
     while let Ok(()) = turns.recv() {
         written += 1;
@@ -125,6 +192,7 @@ fn write(site: &str, session: &Session, turns: &Receiver<()>) -> u64 {
              UPDATE hot SET last = '{site} {n}' WHERE id = {row}"
         );
         session.batch(&batch).expect("write");
+        told.store(written, Ordering::Release);
     }
     written
 }

@@ -7,6 +7,7 @@ mod crashes;
 mod cuts;
 mod disk;
 mod fragments;
+mod frozen;
 mod harness;
 mod kill;
 mod large;

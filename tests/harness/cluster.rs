@@ -409,6 +409,34 @@ impl Cluster {
         })
     }
 
+    /// Freezes the postmaster and all its children until [`Cluster::thaw`]. Does nothing when the
+    /// server is down.
+    ///
+    /// # Panics
+    /// When the system does not let us.
+    #[track_caller]
+    pub fn freeze(&self) {
+        or_panic(self.signal_family(Signal::Stop));
+    }
+
+    /// Undoes [`Cluster::freeze`].
+    ///
+    /// # Panics
+    /// When the system does not let us.
+    #[track_caller]
+    pub fn thaw(&self) {
+        or_panic(self.signal_family(Signal::Continue));
+    }
+
+    fn signal_family(&self, signal: Signal) -> anyhow::Result<()> {
+        let mut server = self.server();
+        let Some(postmaster) = server.running() else { return Ok(()) };
+        let pid = postmaster.id();
+        // Frozen first, it makes no further children.
+        processes::signal(&[pid], signal)?;
+        processes::signal(&processes::children_of(pid)?, signal)
+    }
+
     /// Starts the server again on the same port, after a fast stop if it is still up.
     ///
     /// # Panics

@@ -235,6 +235,18 @@ impl Daemon {
         }
     }
 
+    /// Sends a signal, such as [`Signal::Stop`]. Does nothing when it has ended.
+    ///
+    /// # Panics
+    /// When the system does not let us.
+    #[track_caller]
+    pub fn signal(&self, signal: Signal) {
+        let result = self.pid().map_or(Ok(()), |pid| processes::signal(&[pid], signal));
+        if let Err(error) = result {
+            panic!("signal {}: {error:#}", self.name());
+        }
+    }
+
     /// Asks it to end (SIGTERM) and returns at once; see [`Daemon::wait_exit`].
     ///
     /// # Panics

@@ -8,7 +8,7 @@ use crate::cargo::{TEST_FEATURES, build_daemons, cargo, now, on_path, run, secon
 use crate::postgres;
 
 /// The test target that needs PostgreSQL and the daemons, and takes longest.
-const END_TO_END: &str = "e2e";
+pub(crate) const END_TO_END: &str = "e2e";
 
 /// The version beside the usual one in tests across versions: the newest we support.
 const ACROSS: u32 = 18;
@@ -91,7 +91,8 @@ pub(crate) fn ci() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn workspace_tests<'a>(args: impl IntoIterator<Item = &'a str>) -> Command {
+/// Runs tests of the whole workspace, in the build that all tests share.
+pub(crate) fn workspace_tests<'a>(args: impl IntoIterator<Item = &'a str>) -> Command {
     let all = ["test", "--locked", "--workspace"].into_iter().chain(TEST_FEATURES);
     cargo(all.chain(args))
 }

@@ -62,6 +62,11 @@ enum Task {
         /// Only these links; all of tests/harness/relay/profiles.toml unless told.
         #[arg(long = "profile", value_name = "NAME")]
         profiles: Vec<String>,
+        /// Instead of all that, strikes at every single step of a round of synchronisation, of which
+        /// there are some thousand; with a number, at every so many steps.
+        #[arg(long, value_name = "EVERY", num_args = 0..=1, default_missing_value = "1",
+              conflicts_with_all = ["minutes", "profiles"])]
+        crashes: Option<u64>,
     },
     /// Runs what must pass before a push: formatting, lints, documentation, tests, dependencies.
     Ci,
@@ -86,7 +91,8 @@ fn main() -> ExitCode {
             bench::run(&names, rounds, &options)
         }
         Task::Fuzz(options) => fuzz::run(&options),
-        Task::Soak { minutes, seed, profiles } => soak::run(minutes, seed, &profiles),
+        Task::Soak { seed, crashes: Some(every), .. } => soak::crashes(every, seed),
+        Task::Soak { minutes, seed, profiles, .. } => soak::run(minutes, seed, &profiles),
         Task::Ci => checks::ci(),
         Task::Pg { install } => postgres::report(install),
     };

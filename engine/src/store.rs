@@ -226,6 +226,7 @@ fn open_database(
     settings: &Settings,
 ) -> Result<(Connection, State, Arc<RecentClocks>), StoreError> {
     let writing = paths.open_writer(settings)?;
+    layout::write_back(&writing)?;
     let db = Database::new(&writing);
     let (state, recent) = (State::load(&db)?, Arc::new(RecentClocks::load(&db)?));
     drop(db);

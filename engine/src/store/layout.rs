@@ -194,6 +194,18 @@ fn set_up(connection: &Connection, cache_bytes: u64) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// Moves SQLite's log into the database. After a sync that failed, the system takes what it could
+/// not write for written, and shows it: so what was recovered is durable only once it is written
+/// again.
+pub(super) fn write_back(connection: &Connection) -> Result<(), StoreError> {
+    let done = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+    match done.map_err(StoreError::from) {
+        // Then it stays where it is until there is room.
+        Err(StoreError::Full) => Ok(()),
+        other => other,
+    }
+}
+
 /// Removes a file that may not be there.
 pub(super) fn remove(path: &Path) -> Result<(), StoreError> {
     match fs::remove_file(path) {

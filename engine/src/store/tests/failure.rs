@@ -331,6 +331,29 @@ async fn the_database_is_set_up_to_survive_a_power_cut() {
     opened.0.close().await;
 }
 
+/// After a sync that failed, the system shows what the disk has not got, and does not write it any
+/// more. A start believes what it sees, so it must write that again.
+#[tokio::test]
+async fn what_a_start_recovers_is_written_again() {
+    let (dir, store) = fresh(1);
+    store.fold(one_row(&table("t"), 1, "in doubt"), 2000, Vec::new()).await.unwrap();
+    let log = store.watch().borrow().clone();
+    let with = |files: &[&str], from: &Path| {
+        let dir = tempfile::tempdir().unwrap();
+        for file in files {
+            std::fs::copy(from.join(file), dir.path().join(file)).unwrap();
+        }
+        let (store, opened) = open(dir.path(), 1);
+        (dir, store, opened.log)
+    };
+    let (_lost, _, without) = with(&["landfall.db"], dir.path());
+    assert_ne!(without, log, "only the write-ahead log has it");
+    let (started, _store, recovered) = with(&["landfall.db", "landfall.db-wal"], dir.path());
+    assert_eq!(recovered, log);
+    let (_kept, _, written) = with(&["landfall.db"], started.path());
+    assert_eq!(written, log, "the database has it");
+}
+
 #[tokio::test]
 async fn only_the_right_file_is_opened_and_none_is_overwritten() {
     let dir = tempfile::tempdir().unwrap();

@@ -22,11 +22,11 @@ use super::Shared;
 use super::incoming::{Arrived, Fault, Intake, read_head};
 use super::serving::Serving;
 use super::status::Heard;
-use crate::store::{Log, Store, StoreError};
+use crate::store::{self, Log, Store, StoreError};
 use crate::tasks::Child;
 use crate::time;
 use crate::transport::{
-    Connection, FrameError, FrameReader, FrameWriter, StreamCode, TransportError,
+    CloseCode, Connection, FrameError, FrameReader, FrameWriter, StreamCode, TransportError,
 };
 
 /// The control stream goes before units.
@@ -129,6 +129,12 @@ impl Link {
         end
     }
 
+    /// Tells the peer why before any stream is dropped; see [`Driver::drop`].
+    fn close(&self, end: LinkEnd) -> LinkEnd {
+        self.connection.close(end.code(), &end.to_string());
+        end
+    }
+
     async fn drive(self) -> Result<std::convert::Infallible, LinkEnd> {
         let limit = Duration::from_millis(HELLO_TIMEOUT_MS);
         let control = match self.dialled {
@@ -142,7 +148,9 @@ impl Link {
             }
         };
         control.0.set_priority(CONTROL_PRIORITY);
-        Driver::open(self, control).await?.run().await
+        let held = self.shared.store.held(self.peer).await;
+        let held = held.map_err(|error| self.close(error.into()))?;
+        Driver::open(self, held, control).run().await
     }
 }
 
@@ -179,13 +187,13 @@ enum Taking {
 }
 
 impl Driver {
-    async fn open(
+    fn open(
         link: Link,
+        held: Vec<store::Held>,
         (writer, reader): (FrameWriter, FrameReader),
-    ) -> Result<Self, StoreError> {
+    ) -> Self {
         let (shared, peer) = (&link.shared, link.peer);
         let now_ms = shared.clock.now_ms();
-        let held = shared.store.held(peer).await?;
         let holds_of_peer = held
             .into_iter()
             .map(|held| Held { origin: held.origin, seq: held.seq, hash: held.hash })
@@ -202,7 +210,7 @@ impl Driver {
             }
         };
         let config = SessionConfig { ack_delay_ms: ACK_DELAY_MS };
-        Ok(Self {
+        Self {
             session: Session::new(shared.facts.clone(), opening, config, now_ms),
             serving: Serving::new(shared.clone(), link.connection.clone()),
             log,
@@ -217,14 +225,21 @@ impl Driver {
             followed: BTreeSet::new(),
             probes: 0,
             link,
-        })
+        }
     }
 
     async fn run(mut self) -> Result<std::convert::Infallible, LinkEnd> {
-        loop {
-            let wake_ms = self.drain().await?;
-            self.next(wake_ms).await?;
-        }
+        let end = loop {
+            if let Err(end) = self.step().await {
+                break end;
+            }
+        };
+        Err(self.link.close(end))
+    }
+
+    async fn step(&mut self) -> Result<(), LinkEnd> {
+        let wake_ms = self.drain().await?;
+        self.next(wake_ms).await
     }
 
     fn now_ms(&self) -> u64 {
@@ -455,6 +470,14 @@ impl Driver {
             }
             fault => Err(link_end(fault)),
         }
+    }
+}
+
+impl Drop for Driver {
+    /// Whoever drops an unfinished stream gives it up. A peer that hears of that before it hears
+    /// that the connection is over must think that we broke the protocol.
+    fn drop(&mut self) {
+        self.link.connection.close(CloseCode::DONE, "");
     }
 }
 

@@ -12,8 +12,8 @@ pub(super) const TABLES: [&str; 2] = ["public.entry", "public.hot"];
 
 const SITES: [&str; 2] = [SHIP, CLINIC];
 /// So many rows of this length do not fit into memory at once.
-const BULK_ROWS: u64 = 400;
-const BULK_BYTES: u64 = 32 * 8;
+const BULK_ROWS: u64 = 100;
+const BULK_BYTES: u64 = 32 * 30;
 /// Rows of both sites that stay: few, many, and one that is long.
 const ROWS: u64 = 2 * (3 + BULK_ROWS + 1);
 /// More than travels within a row.

@@ -55,7 +55,8 @@ const fn kind(member: &'static str, rule: &'static str, outcome: Outcome, steps:
 }
 
 const DISK: &[&str] = &["disk I/O error", "store is closed"];
-const FULL: &[&str] = &["store is full", "units wait", "is not noted", "last position"];
+const FULL: &[&str] =
+    &["store is full", "sealing stays", "units wait", "is not noted", "last position"];
 
 const POSTGRES: [Kind; 3] = [
     kind(SHIP, "die:postgres", Outcome::Dies, 800),

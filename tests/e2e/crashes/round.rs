@@ -5,9 +5,16 @@ use landfall_tests::fleet::{DB, Fleet};
 use super::{CLINIC, SHIP};
 use crate::support::value;
 
+/// `landed` counts what is written to `entry` at this site, by the application and by replication
+/// alike; it is not replicated itself.
 pub(super) const SCHEMA: &str = "\
 CREATE TABLE entry (id text PRIMARY KEY, round int NOT NULL, note text, scan text);
-CREATE TABLE hot (id text PRIMARY KEY, a text, b text);";
+CREATE TABLE hot (id text PRIMARY KEY, a text, b text);
+CREATE TABLE landed (id text);
+CREATE FUNCTION land() RETURNS trigger LANGUAGE plpgsql AS
+    $$ BEGIN INSERT INTO public.landed VALUES (new.id); RETURN NULL; END $$;
+CREATE TRIGGER land AFTER INSERT ON entry FOR EACH ROW EXECUTE FUNCTION land();
+ALTER TABLE entry ENABLE ALWAYS TRIGGER land;";
 pub(super) const TABLES: [&str; 2] = ["public.entry", "public.hot"];
 
 const SITES: [&str; 2] = [SHIP, CLINIC];
@@ -101,6 +108,11 @@ impl Round {
             assert_eq!(value(fleet, site, &sql), format!("2 4 {bulk} 2 {ROWS}"), "{site}");
             let old = format!("SELECT count(*) FROM entry WHERE round < {before}");
             assert_eq!(value(fleet, site, &old), "0", "{site}");
+            let landed = "WITH seen AS (DELETE FROM landed RETURNING id) \
+                 SELECT concat_ws(' ', count(*) - count(DISTINCT id), count(*)) FROM seen";
+            // Some rows were deleted again, perhaps before the other site heard of them.
+            let landed = value(fleet, site, landed);
+            assert!(landed.starts_with("0 "), "rows were written twice at {site}: {landed}");
             if before == 0 {
                 continue;
             }

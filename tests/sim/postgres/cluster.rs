@@ -212,6 +212,7 @@ impl Cluster {
         server.chores.wake.notify_waiters();
         server.log_wake.notify_waiters();
         server.standby_wake.notify_waiters();
+        server.cut_wake.notify_waiters();
     }
 
     /// Whether sessions can be opened.

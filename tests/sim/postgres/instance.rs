@@ -113,6 +113,8 @@ pub(super) struct Instance {
     pub(super) log_wake: Arc<Notify>,
     /// Tells commits of the standby's reports.
     pub(super) standby_wake: Arc<Notify>,
+    /// Tells sessions that they are cut off.
+    pub(super) cut_wake: Arc<Notify>,
     /// What the background has to do.
     pub(super) chores: Chores,
     /// How often commits that waited for the standby were told not to.
@@ -149,6 +151,7 @@ impl Instance {
             senders: 0,
             log_wake: Arc::default(),
             standby_wake: Arc::default(),
+            cut_wake: Arc::default(),
             chores: Chores::default(),
             waits_cancelled: 0,
             next_txn: 0,
@@ -456,6 +459,7 @@ impl Instance {
         }
         self.log_wake.notify_waiters();
         self.standby_wake.notify_waiters();
+        self.cut_wake.notify_waiters();
         self.standby = Standby::default();
         self.log.lose_unflushed();
         if let Some(slot) = &mut self.slot {

@@ -115,6 +115,20 @@ impl Session {
         self.is_lost
     }
 
+    /// Returns when the connection is gone, also while nothing is asked of it.
+    pub(crate) async fn closed(&self) {
+        loop {
+            let cut = {
+                let server = self.cluster.lock();
+                if self.is_lost || !self.is_alive(&server) {
+                    return;
+                }
+                Arc::clone(&server.cut_wake).notified_owned()
+            };
+            cut.await;
+        }
+    }
+
     /// What the workload calls the transactions that begin from now on.
     pub(crate) fn set_tag(&mut self, tag: Option<u64>) {
         self.tag = tag;

@@ -45,7 +45,7 @@ impl Session {
         Ok(())
     }
 
-    fn is_alive(&self, server: &Instance) -> bool {
+    pub(super) fn is_alive(&self, server: &Instance) -> bool {
         server.is_up && server.life == self.life && server.cuts == self.cuts
     }
 

@@ -135,3 +135,23 @@ fn cut_connections_are_lost_and_what_they_held_is_free() {
         assert!(cluster.start_replication(start).await.is_ok());
     });
 }
+
+#[test]
+fn a_session_hears_that_it_is_cut_off() {
+    check(options(), async |cluster| {
+        for crashes in [true, false] {
+            let session = connect(&cluster).await;
+            let later = async {
+                sleep_ms(100).await;
+                match crashes {
+                    true => cluster.crash(),
+                    false => cluster.cut_connections(),
+                }
+            };
+            let started = Instant::now();
+            tokio::join!(session.closed(), later);
+            assert_eq!(started.elapsed(), Duration::from_millis(100));
+            cluster.start();
+        }
+    });
+}

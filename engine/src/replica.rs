@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
+use futures_util::future::select_all;
 
 use landfall_protocol::dictionary::Dictionary;
 use landfall_protocol::fold::{Fold, MarkerKey};
@@ -99,6 +100,9 @@ pub enum ReplicaError {
     /// The task of a large transaction ended before its work did.
     #[error(transparent)]
     Task(#[from] TaskError),
+    /// A connection ended without an error.
+    #[error("the server closed a connection")]
+    Lost,
     /// The database is older than the store.
     #[error(
         "the database shows transactions of origin {origin} up to {database}, this store up to {store}: \
@@ -137,6 +141,7 @@ impl ReplicaError {
             Self::Connect(_)
             | Self::Catalog(_)
             | Self::Task(_)
+            | Self::Lost
             | Self::Barrier(BarrierError::Late | BarrierError::Connection(_)) => true,
             Self::Apply(error) => {
                 #[cfg(feature = "simulation")]
@@ -284,6 +289,9 @@ pub async fn run(context: ReplicaContext, stop: CancellationToken) -> Result<(),
     }
 }
 
+/// What drives a connection.
+type Driver = Child<Result<(), tokio_postgres::Error>>;
+
 /// The error of a loop that only ends by one.
 type Endless = Result<std::convert::Infallible, ReplicaError>;
 
@@ -321,7 +329,7 @@ pub(crate) struct Replica {
     /// What it waited for when it last gave up.
     lane_waits: Option<String>,
     /// What drives the connections.
-    _drivers: Vec<Child<Result<(), tokio_postgres::Error>>>,
+    drivers: Vec<Driver>,
 }
 
 impl Replica {
@@ -329,11 +337,14 @@ impl Replica {
         #[cfg(feature = "simulation")]
         if let Some(model) = &context.model {
             let mut session = model.connect().await?;
-            let apply = ApplyConnection::modelled(model.connect_apply().await?);
+            let apply = model.connect_apply().await?;
+            let closed = apply.closed().map(|()| Ok(()));
+            let driver = context.tasks.spawn_child("apply connection", closed);
+            let apply = ApplyConnection::modelled(apply);
             bond::verify_modelled(&mut *session, &context.store).await?;
             let barrier =
                 Barrier::modelled(session, context.horizon.clone(), context.store.watch());
-            return Ok(Self::new(context, apply, barrier, Vec::new()));
+            return Ok(Self::new(context, apply, barrier, vec![driver]));
         }
         let (client, driver) =
             context.postgres.connect("landfall apply", &session_settings()).await?;
@@ -352,7 +363,7 @@ impl Replica {
         context: &ReplicaContext,
         apply: ApplyConnection,
         barrier: Barrier,
-        drivers: Vec<Child<Result<(), tokio_postgres::Error>>>,
+        drivers: Vec<Driver>,
     ) -> Self {
         Self {
             own: context.own,
@@ -371,7 +382,7 @@ impl Replica {
             refreshed: None,
             lane: None,
             lane_waits: None,
-            _drivers: drivers,
+            drivers,
         }
     }
 
@@ -423,6 +434,7 @@ impl Replica {
                 () = sleep_until_wall(held.values().min().copied()) => {}
                 () = next_turn => {}
                 ended = large::end_of(&mut self.lane) => self.leave_lane(ended??),
+                error = loss(&mut self.drivers) => return Err(error),
             }
         }
     }
@@ -661,6 +673,17 @@ struct Wake {
     /// Soon: somebody is in the way.
     waits: Option<String>,
     held: BTreeMap<Origin, u64>,
+}
+
+/// Waits until a connection is gone, which nobody would notice who asks nothing of it. A server that
+/// crashed has forgotten commits that were not on its disk, and what they showed must be shown again.
+async fn loss(drivers: &mut [Driver]) -> ReplicaError {
+    let (ended, ..) = select_all(drivers.iter_mut()).await;
+    match ended {
+        Ok(Ok(())) => ReplicaError::Lost,
+        Ok(Err(error)) => ApplyError::Connection(error).into(),
+        Err(error) => error.into(),
+    }
 }
 
 async fn sleep_until_wall(at_ms: Option<u64>) {

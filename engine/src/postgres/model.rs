@@ -65,6 +65,8 @@ pub trait Session: fmt::Debug + Send + Sync {
 
 /// As `ApplyConnection`, without what that knows by itself.
 pub trait ApplySession: fmt::Debug + Send + Sync {
+    /// Ends when the connection is gone.
+    fn closed(&self) -> BoxFuture<'static, ()>;
     /// Takes over what a catalog says of these tables.
     fn learn(&mut self, tables: &[(TableId, &TableDef)], catalog: &Catalog);
     /// The rows of `landfall.progress`.

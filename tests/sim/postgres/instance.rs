@@ -125,6 +125,11 @@ pub(super) struct Instance {
 }
 
 impl Instance {
+    /// Whether it still serves a connection that was made in this life, after so many cuts.
+    pub(super) fn serves(&self, (life, cuts): (u64, u64)) -> bool {
+        self.is_up && self.life == life && self.cuts == cuts
+    }
+
     pub(super) fn new(options: Options, mut dice: Dice) -> Self {
         let own = [
             own_table("progress", "origin", ("seq", "bigint")),

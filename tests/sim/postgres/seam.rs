@@ -169,6 +169,10 @@ impl model::Session for Session {
 }
 
 impl model::ApplySession for Apply {
+    fn closed(&self) -> BoxFuture<'static, ()> {
+        self.session.closed().boxed()
+    }
+
     fn learn(&mut self, tables: &[(TableId, &TableDef)], catalog: &Catalog) {
         Self::learn(self, tables, catalog);
     }

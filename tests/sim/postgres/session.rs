@@ -115,17 +115,20 @@ impl Session {
         self.is_lost
     }
 
-    /// Returns when the connection is gone, also while nothing is asked of it.
-    pub(crate) async fn closed(&self) {
-        loop {
-            let cut = {
-                let server = self.cluster.lock();
-                if self.is_lost || !self.is_alive(&server) {
-                    return;
-                }
-                Arc::clone(&server.cut_wake).notified_owned()
-            };
-            cut.await;
+    /// Ends when the server is gone or has cut its connections, also while nothing is asked of it.
+    pub(crate) fn closed(&self) -> impl Future<Output = ()> + Send + use<> {
+        let (cluster, place) = (self.cluster.clone(), (self.life, self.cuts));
+        async move {
+            loop {
+                let cut = {
+                    let server = cluster.lock();
+                    if !server.serves(place) {
+                        return;
+                    }
+                    Arc::clone(&server.cut_wake).notified_owned()
+                };
+                cut.await;
+            }
         }
     }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use landfall_engine::capture::pgoutput::Texts;
 use landfall_engine::capture::walsender::{
     Frame, Reply, StandbyStatus, SystemIdentity, TimelineSwitch,
 };
@@ -325,5 +326,5 @@ impl Instance {
 }
 
 fn frame((start, data): (Lsn, Bytes), wal_end: Lsn, clock: i64) -> Frame {
-    Frame::XLogData { start, wal_end, sent_at: pg_time(clock), data }
+    Frame::XLogData { start, wal_end, sent_at: pg_time(clock), data, texts: Texts::Whole }
 }

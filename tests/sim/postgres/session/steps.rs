@@ -46,7 +46,7 @@ impl Session {
     }
 
     pub(super) fn is_alive(&self, server: &Instance) -> bool {
-        server.is_up && server.life == self.life && server.cuts == self.cuts
+        server.serves((self.life, self.cuts))
     }
 
     /// The connection is gone; the server will notice.

@@ -2,10 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
 
 use landfall_engine::store::{Log, Store};
 use landfall_protocol::change::Transaction;
+use landfall_protocol::fold::{MARKER_PREFIX, Marker, MarkerKey};
 use landfall_protocol::id::{Origin, Seq, TxnId};
+use landfall_protocol::value::{RowKey, Value};
+use landfall_protocol::version::VersionVector;
+
+use super::oracle::{self, Event, Moment, Oracle, Table};
+use super::postgres::{Change, CommitRecord, View};
+use super::workload::{ACCOUNTS, DEPOSIT, account};
 
 use super::site::Site;
 use super::world::World;
@@ -69,4 +78,189 @@ pub(crate) async fn contents(store: &Store) -> Result<BTreeMap<Origin, Vec<Trans
         found.insert(origin, transactions);
     }
     Ok(found)
+}
+
+/// Looks at what everybody sees at a site, again and again: accounts of one site, wherever they are
+/// shown, always hold the same together.
+pub(crate) async fn watch_accounts(world: Rc<World>, site: Rc<Site>) {
+    let mut dice = world.split();
+    let Some(cluster) = &site.cluster else { return };
+    loop {
+        tokio::time::sleep(Duration::from_millis(1 + dice.below(world.options.phase_ms / 8 + 1)))
+            .await;
+        for owner in world.sites.iter().filter(|owner| owner.cluster.is_some()) {
+            if let Err(wrong) = cluster.view(|view| check_accounts(&view, owner)) {
+                return world.fail(format!("{} shows {wrong}", site.id));
+            }
+        }
+    }
+}
+
+fn check_accounts(view: &View<'_>, owner: &Site) -> Result<(), String> {
+    let Some((table, _)) = view.tables().find(|(_, name)| name.name == "account") else {
+        return Err("no accounts".into());
+    };
+    let ids: Vec<RowKey> =
+        (0..ACCOUNTS).map(|number| RowKey::new(&[Value::Int(account(owner, number))])).collect();
+    let shown = view.rows(table).filter(|(key, _)| ids.contains(key));
+    let balances: Vec<i64> = shown
+        .filter_map(|(_, row)| match row[1] {
+            Value::Int(balance) => Some(balance),
+            _ => None,
+        })
+        .collect();
+    let total: i64 = balances.iter().sum();
+    let whole = balances.len() as i64 == ACCOUNTS && total == ACCOUNTS * DEPOSIT;
+    if balances.is_empty() || whole { Ok(()) } else { Err(format!("{balances:?}")) }
+}
+
+/// What a site's log says, with what its store says of it.
+pub(crate) struct SiteLog<'a> {
+    pub(crate) origin: Origin,
+    pub(crate) marker_key: &'a MarkerKey,
+    pub(crate) records: Vec<Arc<CommitRecord>>,
+    /// Its own transactions, as its store holds them.
+    pub(crate) own: &'a [Transaction],
+}
+
+/// A step in the life of a site's database.
+enum Entry<'a> {
+    Own(Seq, &'a CommitRecord),
+    Applied { origin: Origin, first: Seq, last: Seq },
+}
+
+/// How many columns the keys of our tables have.
+const KEYS: [usize; 2] = [1, 1];
+
+fn events(record: &CommitRecord, first_table: usize) -> Vec<Event> {
+    let row = |change: &Change| match change {
+        Change::Row(row) if row.table.0 >= first_table => Some(Event {
+            table: row.table.0 - first_table,
+            old: row.old.clone(),
+            new: row.new.clone(),
+        }),
+        Change::Row(_) | Change::Message { .. } => None,
+    };
+    record.changes.iter().filter_map(row).collect()
+}
+
+fn entries<'a>(log: &'a SiteLog<'_>, first_table: usize) -> Result<Vec<Entry<'a>>, String> {
+    let mut found = Vec::new();
+    let mut own = Seq::ZERO;
+    for record in &log.records {
+        let marker = record.changes.iter().rev().find_map(|change| match change {
+            Change::Message { prefix, content, .. } if *prefix == MARKER_PREFIX => {
+                log.marker_key.open(content).ok().flatten()
+            }
+            _ => None,
+        });
+        match marker {
+            Some(Marker::Apply { origin, first, last, .. }) => {
+                found.push(Entry::Applied { origin, first, last });
+            }
+            Some(_) => {}
+            None if oracle::changes_anything(&events(record, first_table), &KEYS) => {
+                own = own.next();
+                found.push(Entry::Own(own, record));
+            }
+            None => {}
+        }
+    }
+    if own.0 != log.own.len() as u64 {
+        let (origin, held) = (log.origin, log.own.len());
+        return Err(format!("{origin} committed {own} transactions, and its store holds {held}"));
+    }
+    Ok(found)
+}
+
+/// Checks order and stamps of everything that became visible anywhere, and says what all must show.
+pub(crate) fn judge(logs: &[SiteLog<'_>], first_table: usize) -> Result<Vec<Table>, String> {
+    let mut oracle = Oracle::default();
+    // What each origin had seen before each of its transactions, and the stamps of these.
+    let mut seen: BTreeMap<TxnId, VersionVector> = BTreeMap::new();
+    let mut stamps = BTreeMap::new();
+    let mut lives = Vec::new();
+    for log in logs {
+        let life = entries(log, first_table)?;
+        let mut applied = VersionVector::new();
+        for entry in &life {
+            match entry {
+                Entry::Own(seq, record) => {
+                    let txn = TxnId { origin: log.origin, seq: *seq };
+                    let hlc = log.own[seq.0 as usize - 1].hlc;
+                    if hlc.ms() < (record.time / 1_000).max(0) as u64 {
+                        return Err(format!("{txn} is stamped {hlc:?}, before its commit"));
+                    }
+                    let (site, incarnation) = (log.origin.site, log.origin.incarnation);
+                    let (site, incarnation) = (site.number(), incarnation.number());
+                    let at = Moment { hlc: hlc.0, site, incarnation };
+                    oracle.commit(at, &events(record, first_table), &KEYS);
+                    stamps.insert(txn, hlc);
+                    seen.insert(txn, applied.clone());
+                }
+                Entry::Applied { origin, first, last } => {
+                    if applied.get(*origin).next() != *first {
+                        let (at, reached) = (log.origin.site, applied.get(*origin));
+                        return Err(format!("{at} applied {origin} from {first} after {reached}"));
+                    }
+                    applied.advance(*origin, *last);
+                }
+            }
+        }
+        lives.push(life);
+    }
+    for (log, life) in logs.iter().zip(&lives) {
+        follow(log, life, &seen, &stamps)?;
+    }
+    Ok((0..KEYS.len()).map(|table| oracle.table(table)).collect())
+}
+
+/// Checks that a site never showed anything before what that had come after.
+fn follow(
+    log: &SiteLog<'_>,
+    life: &[Entry<'_>],
+    seen: &BTreeMap<TxnId, VersionVector>,
+    stamps: &BTreeMap<TxnId, landfall_protocol::clock::Hlc>,
+) -> Result<(), String> {
+    let mut applied = VersionVector::new();
+    let mut newest = landfall_protocol::clock::Hlc::ZERO;
+    for entry in life {
+        match entry {
+            Entry::Own(seq, _) => {
+                let txn = TxnId { origin: log.origin, seq: *seq };
+                applied.advance(log.origin, *seq);
+                if stamps[&txn] <= newest {
+                    return Err(format!("{txn} is not stamped after what it could see"));
+                }
+                newest = stamps[&txn];
+            }
+            Entry::Applied { origin, first, last } => {
+                for seq in first.0..=last.0 {
+                    let txn = TxnId { origin: *origin, seq: Seq(seq) };
+                    let Some(before) = seen.get(&txn) else {
+                        return Err(format!("{} applied {txn}, which was never", log.origin.site));
+                    };
+                    if !applied.contains(before) {
+                        let site = log.origin.site;
+                        return Err(format!("{site} applied {txn} before what it had seen"));
+                    }
+                    newest = newest.max(stamps[&txn]);
+                }
+                applied.advance(*origin, *last);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What a site shows.
+pub(crate) fn shown(view: &View<'_>) -> Vec<Table> {
+    let table = |(number, _)| {
+        let rows = view.rows(number).map(|(_, row)| {
+            let texts = oracle::texts(row);
+            (texts[..1].to_vec(), texts[1..].to_vec())
+        });
+        rows.collect()
+    };
+    view.tables().map(table).collect()
 }

@@ -26,12 +26,25 @@ pub(crate) async fn direct(world: &Rc<World>) {
 fn strike(world: &Rc<World>, dice: &mut Dice) {
     let length = world.options.phase_ms;
     let site = &world.sites[dice.below(world.sites.len() as u64) as usize];
-    match dice.below(10) {
+    match dice.below(15) {
         0..=2 => crash(world, site, dice.below(length / 4 + 1)),
         3..=5 => cut(world, dice),
         6 => lose(world, dice),
         7 => fill(world, site, dice.below(length / 4 + 1)),
         8 => jump(world, site, dice),
+        9 | 10 => crash_database(world, site, dice.below(length / 4 + 1)),
+        11 => {
+            // The power.
+            crash_database(world, site, dice.below(length / 4 + 1));
+            crash(world, site, dice.below(length / 4 + 1));
+        }
+        12 => restart_database(world, site, dice.below(length / 4 + 1)),
+        13 => {
+            if let Some(cluster) = &site.cluster {
+                world.trace(|| format!("the connections to the database of {} are cut", site.id));
+                cluster.cut_connections();
+            }
+        }
         _ => {
             // Twice in short order: the second during the start.
             crash(world, site, dice.below(20));
@@ -45,6 +58,20 @@ fn strike(world: &Rc<World>, dice: &mut Dice) {
 fn crash(world: &Rc<World>, site: &Rc<Site>, down_ms: u64) {
     site.crash(world);
     world.start_later(site, down_ms);
+}
+
+fn crash_database(world: &Rc<World>, site: &Rc<Site>, down_ms: u64) {
+    let Some(cluster) = site.cluster.clone() else { return };
+    world.trace(|| format!("the database of {} crashes", site.id));
+    cluster.crash();
+    later(world, down_ms, move |_| cluster.start());
+}
+
+fn restart_database(world: &Rc<World>, site: &Rc<Site>, down_ms: u64) {
+    let Some(cluster) = site.cluster.clone() else { return };
+    world.trace(|| format!("the database of {} shuts down", site.id));
+    cluster.shut_down();
+    later(world, down_ms, move |_| cluster.start());
 }
 
 fn later(world: &Rc<World>, after_ms: u64, act: impl FnOnce(&World) + 'static) {
@@ -98,8 +125,10 @@ fn fill(world: &Rc<World>, site: &Rc<Site>, full_ms: u64) {
 }
 
 fn jump(world: &Rc<World>, site: &Rc<Site>, dice: &mut Dice) {
-    let most: i64 = dice.pick(&[1_000, 3_600_000, 315_360_000_000]);
-    let by = dice.below(2 * most as u64) as i64 - most;
+    let ahead = dice.pick(&[1_000, 240_000, 400_000]);
+    let behind = dice.pick(&[1_000, 3_600_000, 315_360_000_000]);
+    let goes_back = dice.below(2) == 0;
+    let by = if goes_back { -(dice.below(behind) as i64) } else { dice.below(ahead) as i64 };
     world.trace(|| format!("the clock of {} jumps by {by} ms", site.id));
     site.clock.jump(by);
 }

@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context as _, bail};
+use landfall_engine::config::{LogConfig, LogFormat};
+use landfall_engine::telemetry;
 use landfall_tests::sim::{self, Options, Trace};
 
 /// What the command line says.
@@ -44,6 +46,13 @@ fn read(mut args: impl Iterator<Item = String>) -> anyhow::Result<Orders> {
 }
 
 fn show(seed: u64, planted: &[String]) -> ExitCode {
+    // With RUST_LOG, also what the engine has to tell.
+    let quiet = LogConfig { level: tracing::Level::WARN, format: LogFormat::Text };
+    if std::env::var_os("RUST_LOG").is_some()
+        && let Err(error) = telemetry::init(quiet)
+    {
+        println!("no log: {error}");
+    }
     let options = Options::draw(seed, planted);
     println!("{options:#?}");
     let report = sim::run(options, Trace::On);

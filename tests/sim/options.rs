@@ -13,8 +13,18 @@ pub struct Options {
     pub sites: u64,
     /// Members that only pass on.
     pub relays: u64,
-    /// Application transactions per site.
+    /// Application transactions per client.
     pub transactions: u64,
+    /// Clients per site.
+    pub clients: u64,
+    /// Keys that everybody changes.
+    pub hot_keys: u64,
+    /// How long a step in PostgreSQL takes, at most.
+    pub postgres_ms_max: u64,
+    /// Of a million statements so many lose their connection.
+    pub lost_per_million: u64,
+    /// Changes that share one apply transaction, at most.
+    pub group_changes_max: usize,
     /// Faults, all kinds together.
     pub faults: u64,
     /// How long the first phase lasts.
@@ -46,7 +56,12 @@ impl Options {
             seed,
             sites: dice.pick(&[2, 2, 2, 3, 3, 4]),
             relays: dice.pick(&[0, 0, 0, 1]),
-            transactions: 2 + dice.below(6),
+            transactions: 2 + dice.below(4),
+            clients: dice.pick(&[1, 1, 2]),
+            hot_keys: dice.pick(&[1, 2, 4, 8]),
+            postgres_ms_max: dice.pick(&[1, 2, 10]),
+            lost_per_million: dice.pick(&[0, 0, 2_000, 20_000]),
+            group_changes_max: dice.pick(&[1, 3, 1_000]),
             faults: dice.pick(&[0, 1, 2, 4, 6]),
             phase_ms: dice.pick(&[500, 5_000, 60_000]),
             store_ms_max: dice.pick(&[0, 1, 5, 40]),

@@ -23,10 +23,19 @@ mod walsender;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use self::cluster::{Backup, Cluster, Restore};
+#[cfg(test)]
+pub(crate) use self::cluster::{Backup, Restore};
+pub(crate) use self::cluster::{Cluster, View};
 pub(crate) use self::error::PgError;
+#[cfg(test)]
 pub(crate) use self::heap::Strength;
-pub(crate) use self::log::{Change, CommitRecord, Line, RowChange};
+pub(crate) use self::heap::TableNo;
+pub(crate) use self::log::{Change, CommitRecord};
+#[cfg(test)]
+pub(crate) use self::log::{Line, RowChange};
 pub(crate) use self::options::{Options, Pauses, TableSpec};
-pub(crate) use self::session::{Ended, OnConflict, Session, Settings, SyncCommit};
+#[cfg(test)]
+pub(crate) use self::session::{Ended, SyncCommit};
+pub(crate) use self::session::{OnConflict, Session, Settings};
+#[cfg(test)]
 pub(crate) use self::walsender::WalStream;

@@ -14,7 +14,8 @@ mod executor;
 mod faults;
 mod network;
 mod options;
-#[cfg(test)]
+mod oracle;
+#[cfg_attr(not(test), expect(dead_code, reason = "its own tests need more of it than the world"))]
 mod postgres;
 mod site;
 mod workload;

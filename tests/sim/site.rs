@@ -3,17 +3,25 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::LocalBoxFuture;
+use landfall_engine::capture::assemble::Scratch;
+use landfall_engine::capture::horizon::Horizon;
+use landfall_engine::capture::stream::{self, CaptureContext, CaptureStatus};
 use landfall_engine::config::LinkConfig;
 use landfall_engine::links::{self, Links};
+use landfall_engine::postgres::connect::PgSettings;
+use landfall_engine::replica::{self, ReplicaContext, ReplicaStatus};
 use landfall_engine::simulation::{self, Surroundings};
-use landfall_engine::store::{Log, MemoryDisk, Moment, Pace, Settings, Store, StoreError};
+use landfall_engine::store::{Log, MemoryDisk, Moment, Opened, Pace, Settings, Store, StoreError};
 use landfall_engine::tasks::Tasks;
 use landfall_engine::transport::Endpoint;
+use landfall_protocol::fleet::Fleet;
+use landfall_protocol::fold::MarkerKey;
 use landfall_protocol::id::{Origin, SiteId};
 use landfall_protocol::unit::simulated;
 use tokio::sync::watch;
@@ -21,6 +29,7 @@ use tokio::time::Instant;
 
 use super::executor::Life;
 use super::network::address;
+use super::postgres::Cluster;
 use super::world::World;
 use crate::dice::Dice;
 
@@ -31,42 +40,52 @@ const BEGIN_MS: u64 = 1_767_225_600_000;
 #[derive(Debug)]
 pub(crate) struct SiteClock {
     start: Instant,
-    offset_ms: Cell<i64>,
+    offset_ms: AtomicI64,
     /// Of a million milliseconds it counts so many too many.
     drift: i64,
 }
 
 impl SiteClock {
     pub(crate) fn new(offset_ms: i64, drift: i64) -> Self {
-        Self { start: Instant::now(), offset_ms: Cell::new(offset_ms), drift }
+        Self { start: Instant::now(), offset_ms: AtomicI64::new(offset_ms), drift }
     }
 
     pub(crate) fn now_ms(&self) -> u64 {
-        let passed = self.start.elapsed().as_millis() as i64;
-        let shown = BEGIN_MS as i64 + passed + passed * self.drift / 1_000_000;
-        (shown + self.offset_ms.get()).max(0) as u64
+        (self.now_us() / 1_000) as u64
+    }
+
+    /// Microseconds since 1970; never before that.
+    pub(crate) fn now_us(&self) -> i64 {
+        let passed = self.start.elapsed().as_micros() as i64;
+        let shown = BEGIN_MS as i64 * 1_000 + passed + passed * self.drift / 1_000_000;
+        (shown + self.offset_ms.load(Ordering::Relaxed) * 1_000).max(0)
     }
 
     /// Sets it wrong, or right, by so much.
     pub(crate) fn jump(&self, by_ms: i64) {
-        self.offset_ms.set(self.offset_ms.get() + by_ms);
+        self.offset_ms.fetch_add(by_ms, Ordering::Relaxed);
+    }
+
+    /// Sets it right, as far as it is not its own rate that is wrong.
+    pub(crate) fn set_right(&self) {
+        self.offset_ms.store(0, Ordering::Relaxed);
     }
 }
 
 /// What a process of the site sees of the world.
 pub(crate) struct Around {
-    clock: Rc<SiteClock>,
+    clock: Arc<SiteClock>,
     dice: RefCell<Dice>,
     planted: Rc<BTreeSet<String>>,
 }
 
 impl Around {
     pub(crate) fn new(
-        clock: &Rc<SiteClock>,
+        clock: &Arc<SiteClock>,
         dice: Dice,
         planted: &Rc<BTreeSet<String>>,
     ) -> Rc<Self> {
-        let (clock, planted) = (Rc::clone(clock), Rc::clone(planted));
+        let (clock, planted) = (Arc::clone(clock), Rc::clone(planted));
         Rc::new(Self { clock, dice: RefCell::new(dice), planted })
     }
 }
@@ -124,14 +143,15 @@ pub(crate) struct Process {
 pub(crate) struct Site {
     pub(crate) id: SiteId,
     pub(crate) origin: Origin,
-    pub(crate) clock: Rc<SiteClock>,
+    pub(crate) clock: Arc<SiteClock>,
     pub(crate) disk: RefCell<Rc<MemoryDisk>>,
     pub(crate) has_room: Rc<Cell<bool>>,
     pub(crate) process: RefCell<Option<Process>>,
     /// The most that was ever told to be durable.
     pub(crate) told: RefCell<Log>,
-    /// What replication sees of its database; nothing at a relay.
-    pub(crate) wal: Option<super::workload::Wal>,
+    /// Its database; nothing at a relay.
+    pub(crate) cluster: Option<Cluster>,
+    pub(crate) marker_key: MarkerKey,
 }
 
 impl Site {
@@ -166,7 +186,7 @@ impl Site {
         let tasks = Tasks::simulated(Arc::new(world.lives.spawner(life)));
         let pins = links::pinned_keys(&world.fleet, self.id);
         let endpoint = Endpoint::simulated(&world.network, address(self.id), key, pins);
-        let (_, may_speak) = watch::channel(true);
+        let (looked, may_speak) = watch::channel(self.cluster.is_none());
         let config = LinkConfig {
             keep_alive: None,
             reconnect_min: Duration::from_secs(1),
@@ -183,8 +203,8 @@ impl Site {
             may_speak,
         };
         links.start(&tasks);
-        if self.wal.is_some() {
-            world.lives.spawn(life, super::workload::capture(Rc::clone(self), store.clone()));
+        if let Some(cluster) = &self.cluster {
+            replicate(world, cluster, &opened, &store, &tasks, looked);
         }
         world
             .lives
@@ -205,4 +225,58 @@ impl Site {
         world.network.unplug(address(self.id));
         world.lives.end(process.life);
     }
+}
+
+/// Starts capture and apply, as the daemon does.
+fn replicate(
+    world: &World,
+    cluster: &Cluster,
+    opened: &Opened,
+    store: &Store,
+    tasks: &Tasks,
+    looked: watch::Sender<bool>,
+) {
+    let horizon = Horizon::default();
+    let (schema_epoch, epochs) = watch::channel(0);
+    let (capture_status, _) = watch::channel(CaptureStatus::starting());
+    let (replica_status, _) = watch::channel(ReplicaStatus::starting());
+    let database = opened.identity.database.clone().expect("it was made for a database");
+    let capturing = CaptureContext {
+        postgres: nowhere(),
+        database,
+        marker_key: opened.marker_key.clone(),
+        publication: "landfall".into(),
+        fleet: Fleet::clone(&world.fleet),
+        scratch: Scratch { dir: "simulated".into(), memory_bytes_max: 16 << 20 },
+        store: store.clone(),
+        horizon: horizon.clone(),
+        schema_epoch,
+        tasks: tasks.clone(),
+        status: capture_status,
+        looked,
+        model: Some(Arc::new(cluster.clone())),
+    };
+    tasks.spawn("capture", stream::run(capturing, tasks.stop()));
+    let applying = ReplicaContext {
+        postgres: nowhere(),
+        fleet: Fleet::clone(&world.fleet),
+        own: opened.identity.origin,
+        marker_key: opened.marker_key.clone(),
+        store: store.clone(),
+        horizon,
+        schema_epoch: epochs,
+        group_changes_max: world.options.group_changes_max,
+        drift_ms_max: 300_000,
+        tasks: tasks.clone(),
+        status: replica_status,
+        model: Some(Arc::new(cluster.clone())),
+    };
+    tasks.spawn("apply", replica::run(applying, tasks.stop()));
+}
+
+/// Settings that lead to no server.
+fn nowhere() -> PgSettings {
+    static NOWHERE: OnceLock<PgSettings> = OnceLock::new();
+    let parse = || PgSettings::parse("host=127.0.0.1 user=nobody dbname=none", None);
+    NOWHERE.get_or_init(|| parse().expect("they are well-formed")).clone()
 }

@@ -1,106 +1,230 @@
 //! What applications do.
 
-use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use landfall_engine::store::{Store, StoreError};
-use landfall_protocol::change::Fragment;
-use landfall_protocol::fold::{CapturedTransaction, Row, RowEvent};
 use landfall_protocol::schema::{ColumnDef, ColumnId, SetId, TableDef, TableName};
-use landfall_protocol::value::Value;
-use tokio::sync::watch;
+use landfall_protocol::value::{RowKey, Value};
 
+use super::postgres::{Cluster, OnConflict, PgError, Session, Settings, TableNo};
 use super::site::Site;
 use super::world::World;
+use crate::dice::Dice;
 
-/// A log of committed transactions in place of a database.
-pub(crate) struct Wal {
-    pub(crate) records: RefCell<Vec<CapturedTransaction>>,
-    length: watch::Sender<u64>,
-    table: Arc<TableDef>,
-}
+/// What an account holds at first.
+pub(crate) const DEPOSIT: i64 = 100;
+/// Accounts of one site, which only that site's clients touch.
+pub(crate) const ACCOUNTS: i64 = 3;
+/// Keys of a site's own begin at this times its number.
+const OWN_KEYS: i64 = 1_000_000;
 
-impl Wal {
-    pub(crate) fn new(table: &Arc<TableDef>) -> Self {
-        let (length, _) = watch::channel(0);
-        Self { records: RefCell::default(), length, table: Arc::clone(table) }
-    }
-}
-
-/// The table of all workloads.
-pub(crate) fn table() -> TableDef {
-    let column =
-        |name: &str, type_name: &str| ColumnDef { name: name.into(), type_name: type_name.into() };
-    TableDef {
-        name: TableName::new("public", "note"),
+/// The tables of all workloads: what everybody changes, and accounts.
+pub(crate) fn tables() -> Vec<TableDef> {
+    let table = |name: &str, columns: &[(&str, &str)]| TableDef {
+        name: TableName::new("public", name),
         set: SetId(1),
-        columns: vec![column("id", "bigint"), column("a", "text"), column("b", "bigint")],
+        columns: columns
+            .iter()
+            .map(|(name, kind)| ColumnDef { name: (*name).into(), type_name: (*kind).into() })
+            .collect(),
         key: vec![ColumnId(0)],
-    }
+    };
+    vec![
+        table("item", &[("id", "bigint"), ("a", "text"), ("b", "bigint"), ("c", "text")]),
+        table("account", &[("id", "bigint"), ("balance", "bigint")]),
+    ]
 }
 
-/// Commits the site's transactions one after the other.
-pub(crate) async fn client(world: Rc<World>, site: Rc<Site>) {
-    let mut dice = world.split();
-    let Some(wal) = &site.wal else { return };
-    for number in 0..world.options.transactions {
-        let pause = world.options.phase_ms / world.options.transactions.max(1);
-        tokio::time::sleep(Duration::from_millis(dice.below(2 * pause + 1))).await;
-        let rows = 1 + dice.below(3);
-        let rows = (0..rows).map(|row| {
-            let id = i64::from(site.id.number()) * 1_000_000 + (number * 10 + row) as i64;
-            let text = format!("{} {number}", site.id);
-            RowEvent {
-                relation: Arc::clone(&wal.table),
-                old: None,
-                new: Some(Row::whole([
-                    Value::Int(id),
-                    Value::Text(text.into()),
-                    Value::Int(dice.below(100) as i64),
-                ])),
+pub(crate) fn account(site: &Site, number: i64) -> i64 {
+    i64::from(site.id.number()) * OWN_KEYS + number
+}
+
+/// One client of a site.
+pub(crate) struct Client {
+    world: Rc<World>,
+    site: Rc<Site>,
+    cluster: Cluster,
+    dice: Dice,
+    number: u64,
+    item: TableNo,
+    account: TableNo,
+}
+
+impl Client {
+    /// The client of this number at a site with a database.
+    pub(crate) fn new(world: &Rc<World>, site: &Rc<Site>, number: u64) -> Option<Self> {
+        let cluster = site.cluster.clone()?;
+        let table = |name: &str| cluster.table(&TableName::new("public", name));
+        Some(Self {
+            item: table("item")?,
+            account: table("account")?,
+            world: Rc::clone(world),
+            site: Rc::clone(site),
+            cluster,
+            dice: world.split(),
+            number,
+        })
+    }
+
+    /// Runs its transactions one after the other, whatever becomes of them.
+    pub(crate) async fn run(mut self) {
+        let mut session = None;
+        if self.number == 0 {
+            self.open_accounts().await;
+        }
+        let count = self.world.options.transactions;
+        let pause = self.world.options.phase_ms / count.max(1);
+        for number in 0..count {
+            let most = if self.dice.below(3) == 0 { 1 } else { 2 * pause + 1 };
+            tokio::time::sleep(Duration::from_millis(self.dice.below(most))).await;
+            let outcome = self.try_one(&mut session, number).await;
+            self.world.trace(|| {
+                let (site, client) = (self.site.id, self.number);
+                format!("{site} client {client} transaction {number}: {outcome:?}")
+            });
+            if outcome.is_err() {
+                session = None;
             }
-        });
-        let rows = rows.collect();
-        let commit_ms = site.clock.now_ms();
-        let fragment = Fragment::Whole;
-        let captured = CapturedTransaction { commit_ms, rows, marker: None, fragment, piece: None };
-        wal.records.borrow_mut().push(captured);
-        wal.length.send_modify(|length| *length += 1);
-        world.trace(|| format!("{} commits {number}", site.id));
+        }
+        self.world.client_done();
     }
-    world.client_done();
-}
 
-/// Folds the log into the store, from where the store is.
-pub(crate) async fn capture(site: Rc<Site>, store: Store) {
-    let Some(wal) = &site.wal else { return };
-    let mut length = wal.length.subscribe();
-    loop {
-        let Ok((position, _)) = store.position().await else { return };
-        match capture_from(wal, &store, &mut length, position).await {
-            Err(StoreError::Full) => tokio::time::sleep(Duration::from_millis(500)).await,
-            Err(StoreError::FoldStopped) => {}
-            _ => return,
+    async fn open_accounts(&mut self) {
+        loop {
+            let rows: Vec<Arc<[Value]>> = (0..ACCOUNTS)
+                .map(|number| {
+                    let id = account(&self.site, number);
+                    [Value::Int(id), Value::Int(DEPOSIT)].into()
+                })
+                .collect();
+            let open = async {
+                let mut session = self.connect().await?;
+                session.begin().await?;
+                session.insert(self.account, &rows, OnConflict::DoNothing).await?;
+                session.commit().await
+            };
+            if open.await.is_ok() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
-}
 
-async fn capture_from(
-    wal: &Wal,
-    store: &Store,
-    length: &mut watch::Receiver<u64>,
-    mut position: u64,
-) -> Result<(), StoreError> {
-    loop {
-        let end = *length.borrow_and_update();
-        if position < end {
-            let batch = wal.records.borrow()[position as usize..end as usize].to_vec();
-            let folded = store.fold(batch, end, Vec::new()).await?;
-            position = folded.fold_lsn;
-        } else if length.changed().await.is_err() {
-            return Ok(());
+    async fn connect(&self) -> Result<Session, PgError> {
+        let mut session = self.cluster.connect(Settings::APPLICATION).await?;
+        session.set_tag(Some(self.number));
+        Ok(session)
+    }
+
+    async fn try_one(
+        &mut self,
+        kept: &mut Option<Session>,
+        number: u64,
+    ) -> Result<&'static str, PgError> {
+        let mut session = match kept.take() {
+            Some(session) => session,
+            None => self.connect().await?,
+        };
+        session.begin().await?;
+        let what = match self.dice.below(8) {
+            0 | 1 => self.transfer(&mut session).await,
+            2 => self.insert_own(&mut session, number).await,
+            _ => self.change_items(&mut session).await,
+        };
+        match what {
+            Ok(what) if self.dice.below(12) > 0 => {
+                session.commit().await?;
+                *kept = Some(session);
+                Ok(what)
+            }
+            Ok(_) | Err(PgError::Refused { .. }) => {
+                session.rollback().await?;
+                *kept = Some(session);
+                Ok("rolled back")
+            }
+            Err(error) => Err(error),
         }
+    }
+
+    /// Moves money between two of the site's own accounts.
+    async fn transfer(&mut self, session: &mut Session) -> Result<&'static str, PgError> {
+        let picked = self.dice.distinct(2, ACCOUNTS as u64);
+        let [from, to] = [picked[0], picked[1]].map(|n| account(&self.site, n as i64));
+        let amount = 1 + self.dice.below(20) as i64;
+        // In one order, so that two never wait for each other.
+        for (id, by) in [(from, -amount), (to, amount)] {
+            let key = [RowKey::new(&[Value::Int(id)])];
+            let change = |_: usize, old: &[Value]| {
+                let Value::Int(balance) = old[1] else { return None };
+                Some(vec![old[0].clone(), Value::Int(balance + by)])
+            };
+            if session.update(self.account, &key, change).await? == 0 {
+                // They are not open yet, or lost in a crash.
+                return Err(PgError::Refused { sqlstate: "00000", message: "no account".into() });
+            }
+        }
+        Ok("transfer")
+    }
+
+    /// Inserts a row that nobody else ever inserts.
+    async fn insert_own(
+        &mut self,
+        session: &mut Session,
+        number: u64,
+    ) -> Result<&'static str, PgError> {
+        let id = account(&self.site, 1_000 * (self.number as i64 + 1) + number as i64);
+        let row = self.row(id);
+        session.insert(self.item, &[row], OnConflict::Fail).await?;
+        Ok("own row")
+    }
+
+    fn row(&mut self, id: i64) -> Arc<[Value]> {
+        [Value::Int(id), self.text(), Value::Int(self.dice.below(1_000) as i64), self.text()].into()
+    }
+
+    fn text(&mut self) -> Value {
+        match self.dice.below(6) {
+            0 => Value::Null,
+            n => Value::Text(format!("{}{n}{}", self.site.id, self.dice.below(100)).into()),
+        }
+    }
+
+    /// Inserts, updates and deletes rows that everybody changes.
+    async fn change_items(&mut self, session: &mut Session) -> Result<&'static str, PgError> {
+        let statements = 1 + self.dice.below(3);
+        for _ in 0..statements {
+            let id = 1 + self.dice.below(self.world.options.hot_keys) as i64;
+            let key = [RowKey::new(&[Value::Int(id)])];
+            match self.dice.below(9) {
+                0..=2 => {
+                    let row = self.row(id);
+                    let fails = self.dice.below(4) == 0;
+                    let taken = if fails { OnConflict::Fail } else { OnConflict::DoNothing };
+                    session.insert(self.item, &[row], taken).await?;
+                }
+                3 | 4 => drop(session.delete(self.item, &key).await?),
+                5 => {
+                    // As an update of the key does it.
+                    let other = 1 + self.dice.below(self.world.options.hot_keys) as i64;
+                    let row = self.row(other);
+                    if session.delete(self.item, &key).await? > 0 {
+                        session.insert(self.item, &[row], OnConflict::DoNothing).await?;
+                    }
+                }
+                _ => {
+                    let place = 1 + self.dice.below(3) as usize;
+                    let new = self.row(id);
+                    let whole = self.dice.below(4) == 0;
+                    let change = |_: usize, old: &[Value]| {
+                        let mut row = if whole { new.to_vec() } else { old.to_vec() };
+                        row[place] = new[place].clone();
+                        Some(row)
+                    };
+                    session.update(self.item, &key, change).await?;
+                }
+            }
+        }
+        Ok("items")
     }
 }

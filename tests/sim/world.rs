@@ -10,25 +10,30 @@ use landfall_engine::store::{DatabaseIdentity, Identity, Log, MemoryDisk, StoreE
 use landfall_engine::tasks::TaskError;
 use landfall_engine::transport::Network;
 use landfall_protocol::fleet::{Fleet, Member, Role, Set};
+use landfall_protocol::fold::MarkerKey;
 use landfall_protocol::id::{Incarnation, Origin, Seq, SiteId};
-use landfall_protocol::schema::SetId;
+use landfall_protocol::schema::{SetId, TableDef};
 use landfall_protocol::unit::simulated;
 use landfall_protocol::version::VersionVector;
 use tokio::time::Instant;
 
-use super::checks;
+use super::checks::{self, SiteLog};
 use super::executor::{Executor, Life, Lives, Steps};
 use super::faults;
 use super::network::{Sky, address};
 use super::options::Options;
+use super::oracle::Table;
+use super::postgres::{self, Cluster, Pauses, TableSpec};
 use super::site::{Around, Site, SiteClock};
-use super::workload::{self, Wal};
+use super::workload::{self, Client};
 use crate::dice::Dice;
 
 /// More steps than any run needs.
 const STEPS_MAX: u64 = 2_000_000;
 /// Within this much time after the last fault everything must be everywhere.
-const LIVENESS: Duration = Duration::from_secs(1_800);
+const LIVENESS: Duration = Duration::from_secs(3_600);
+/// Tables of the model that are not the application's.
+const OWN_TABLES: usize = 2;
 /// How often the world looks whether it is.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
@@ -102,11 +107,18 @@ pub fn run(options: Options, trace: Trace) -> Report {
 /// The world's own task.
 async fn live(world: Rc<World>) {
     for site in &world.sites {
+        if let Some(cluster) = site.cluster.clone() {
+            world.lives.spawn(world.life, async move { match cluster.run().await {} });
+            let watch = checks::watch_accounts(Rc::clone(&world), Rc::clone(site));
+            world.lives.spawn(world.life, watch);
+        }
         if let Err(error) = site.start(&world) {
             return world.fail(format!("{} does not start: {error}", site.id));
         }
-        if site.wal.is_some() {
-            world.lives.spawn(world.life, workload::client(Rc::clone(&world), Rc::clone(site)));
+        for number in 0..world.options.clients {
+            if let Some(client) = Client::new(&world, site, number) {
+                world.lives.spawn(world.life, client.run());
+            }
         }
     }
     faults::direct(&world).await;
@@ -122,7 +134,7 @@ async fn live(world: Rc<World>) {
 
 impl World {
     fn new(options: Options, lives: Lives, mut dice: Dice, trace: Trace) -> Self {
-        let table = Arc::new(workload::table());
+        let tables = workload::tables();
         let members = options.sites + options.relays;
         let site = |number| SiteId::new(number as u16).expect("numbers begin with 1");
         let member = |number| Member {
@@ -134,7 +146,8 @@ impl World {
             ],
             role: if number <= options.sites { Role::Site } else { Role::Hub },
         };
-        let set = Set { id: SetId(1), name: "all".into(), tables: vec![table.name.clone()] };
+        let names = tables.iter().map(|table| table.name.clone()).collect();
+        let set = Set { id: SetId(1), name: "all".into(), tables: names };
         let fleet = Fleet::new(1, vec![set], (1..=members).map(member).collect());
         let sky = Sky::new(options.line, options.portion_max, dice.split());
         let sites = (1..=members).map(|number| {
@@ -146,27 +159,33 @@ impl World {
                 database: "simulated".into(),
                 slot: "landfall".into(),
             });
-            let disk = MemoryDisk::new(Identity { origin, database }, [number as u8; 32], 0);
+            let clock = Arc::new(clock(&mut dice));
+            let cluster =
+                has_database.then(|| cluster(&options, number, &tables, &clock, dice.split()));
+            let start = cluster.as_ref().map_or(0, |cluster| cluster.create_slot().0);
+            let secret = [number as u8; 32];
+            let disk = MemoryDisk::new(Identity { origin, database }, secret, start);
             Rc::new(Site {
                 id: origin.site,
                 origin,
-                clock: Rc::new(clock(&mut dice)),
+                clock,
                 disk: RefCell::new(Rc::new(disk.expect("there is memory"))),
                 has_room: Rc::new(Cell::new(true)),
                 process: RefCell::new(None),
                 told: RefCell::new(Log::default()),
-                wal: has_database.then(|| Wal::new(&table)),
+                cluster,
+                marker_key: MarkerKey::new(secret),
             })
         });
         let sites: Vec<Rc<Site>> = sites.collect();
         let planted = Rc::new(options.planted.iter().cloned().collect());
-        let true_clock = Rc::new(SiteClock::new(0, 0));
+        let true_clock = Arc::new(SiteClock::new(0, 0));
         let life = lives.begin(Around::new(&true_clock, dice.split(), &planted));
         Self {
             planted,
             network: Network::new(Arc::new(sky.clone())),
             fleet: Arc::new(fleet.expect("the fleet is sound")),
-            clients: Cell::new(options.sites),
+            clients: Cell::new(options.sites * options.clients),
             lives,
             life,
             sky,
@@ -261,6 +280,10 @@ impl World {
         self.sky.clear();
         for site in &self.sites {
             site.has_room.set(true);
+            site.clock.set_right();
+            if let Some(cluster) = &site.cluster {
+                cluster.start();
+            }
             if site.process.borrow().is_none() {
                 self.start_later(site, 0);
             }
@@ -297,20 +320,29 @@ impl World {
                 continue;
             };
             let log = process.store.watch().borrow().clone();
-            if let Some(wal) = &site.wal
-                && log.own.0 != wal.records.borrow().len() as u64
-            {
-                waits.push(format!("{} has folded {} transactions", site.id, log.own));
+            if log.dirty > 0 {
+                waits.push(format!("{} has {} rows to repair", site.id, log.dirty));
             }
-            logs.push((site, log.received));
+            if let Some(cluster) = &site.cluster
+                && log.seen_lsn < cluster.log_ends().1.0
+            {
+                waits.push(format!("{} has read its log up to {}", site.id, log.seen_lsn));
+            }
+            logs.push((site, log));
         }
-        let all = self.sites.iter().filter_map(|site| {
-            let wal = site.wal.as_ref()?;
-            Some((site.origin, Seq(wal.records.borrow().len() as u64)))
-        });
-        let all: VersionVector = all.collect();
-        let behind = logs.iter().filter(|(_, received)| *received != all);
-        waits.extend(behind.map(|(site, received)| format!("{} has {received:?}", site.id)));
+        if !waits.is_empty() {
+            return waits;
+        }
+        let all: VersionVector = logs.iter().map(|(site, log)| (site.origin, log.own)).collect();
+        let all: VersionVector = all.iter().filter(|(_, seq)| *seq > Seq::ZERO).collect();
+        for (site, log) in logs {
+            if log.received != all {
+                waits.push(format!("{} has received {:?}", site.id, log.received));
+            }
+            if site.cluster.is_some() && log.applied != all {
+                waits.push(format!("{} has applied {:?}", site.id, log.applied));
+            }
+        }
         waits
     }
 
@@ -322,11 +354,10 @@ impl World {
             let Some(store) = store else { return Err(format!("{} does not run", site.id)) };
             let contents = checks::contents(&store).await;
             let contents = contents.map_err(|error| format!("{}: {error}", site.id))?;
-            if let Some(wal) = &site.wal {
-                let own = contents.get(&site.origin).map_or(0, Vec::len);
-                if own != wal.records.borrow().len() {
-                    return Err(format!("{} has {own} own transactions", site.id));
-                }
+            let log = store.watch().borrow().clone();
+            if site.cluster.is_some() && log.fates.total() != log.received_changes {
+                let (fates, received) = (log.fates, log.received_changes);
+                return Err(format!("{} received {received} changes: {fates:?}", site.id));
             }
             match &first {
                 None => first = Some(contents),
@@ -334,15 +365,70 @@ impl World {
                 Some(_) => return Err(format!("{} holds something else", site.id)),
             }
         }
+        let contents = first.unwrap_or_default();
+        let databases = self.sites.iter().filter_map(|site| Some((site, site.cluster.as_ref()?)));
+        let logs = databases.clone().map(|(site, cluster)| SiteLog {
+            origin: site.origin,
+            marker_key: &site.marker_key,
+            records: cluster.history(0),
+            own: contents.get(&site.origin).map_or(&[], Vec::as_slice),
+        });
+        let due = checks::judge(&logs.collect::<Vec<_>>(), OWN_TABLES)?;
+        for (site, cluster) in databases {
+            let shown = cluster.view(|view| checks::shown(&view));
+            if shown != due {
+                let id = site.id;
+                return Err(format!("{id} does not show what it must: {}", differ(&shown, &due)));
+            }
+        }
         Ok(())
     }
+}
+
+fn differ(shown: &[Table], due: &[Table]) -> String {
+    let mut lines = Vec::new();
+    for (shown, due) in shown.iter().zip(due) {
+        let keys = shown.keys().chain(due.keys()).collect::<BTreeSet<_>>();
+        for key in keys.into_iter().filter(|key| shown.get(*key) != due.get(*key)) {
+            lines.push(format!("{key:?} shows {:?}, due is {:?}", shown.get(key), due.get(key)));
+        }
+    }
+    lines.join("; ")
+}
+
+fn cluster(
+    options: &Options,
+    number: u64,
+    tables: &[TableDef],
+    clock: &Arc<SiteClock>,
+    mut dice: Dice,
+) -> Cluster {
+    let clock = Arc::clone(clock);
+    let tables = tables.iter().cloned().map(TableSpec::new).collect();
+    let pauses = Pauses { yields: 30, sleeps: 15, sleep_ms_max: options.postgres_ms_max };
+    let near_wrap = dice.below(4) == 0;
+    let options = postgres::Options {
+        system_identifier: number,
+        first_xid: if near_wrap { (1 << 32) - dice.below(40) } else { 700 + dice.below(100) },
+        pauses,
+        lost_per_million: options.lost_per_million,
+        described_again: dice.pick(&[0, 10]),
+        ..postgres::Options::new(tables)
+    };
+    Cluster::new(options, dice, move || clock.now_us())
 }
 
 /// Most clocks are a little wrong, some very.
 fn clock(dice: &mut Dice) -> SiteClock {
     let hour = 3_600_000;
     let year = 24 * 365 * hour;
-    let most = dice.pick(&[0, 100, 100, hour, 10 * year]);
-    let offset = dice.below(2 * most as u64 + 1) as i64 - most;
+    // Not far ahead: what is stamped then waits until everybody is there.
+    let ahead = dice.pick(&[0, 100, 100, 240_000, 400_000]);
+    let behind = dice.pick(&[0, 100, 100, hour, 10 * year, 60 * year]);
+    let offset = if dice.below(2) == 0 {
+        dice.below(ahead + 1) as i64
+    } else {
+        -(dice.below(behind + 1) as i64)
+    };
     SiteClock::new(offset, dice.below(401) as i64 - 200)
 }

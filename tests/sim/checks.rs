@@ -1,12 +1,13 @@
 //! What must always be true, and what must be true in the end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use landfall_engine::store::{Log, Store};
 use landfall_protocol::change::Transaction;
+use landfall_protocol::clock::Hlc;
 use landfall_protocol::fold::{MARKER_PREFIX, Marker, MarkerKey};
 use landfall_protocol::id::{Origin, Seq, TxnId};
 use landfall_protocol::value::{RowKey, Value};
@@ -124,10 +125,27 @@ pub(crate) struct SiteLog<'a> {
 }
 
 /// A step in the life of a site's database.
-enum Entry<'a> {
-    Own(Seq, &'a CommitRecord),
-    Applied { origin: Origin, first: Seq, last: Seq },
+enum Entry {
+    Own(Seq),
+    Applied {
+        origin: Origin,
+        first: Seq,
+        last: Seq,
+    },
+    /// Rows rewritten to what their clocks say, or what changed nothing.
+    Other,
 }
+
+/// A transaction of an application, as its origin committed it.
+struct Committed {
+    at: Moment,
+    hlc: Hlc,
+    events: Vec<Event>,
+    /// What its origin showed before.
+    seen: VersionVector,
+}
+
+type History = BTreeMap<TxnId, Committed>;
 
 /// How many columns the keys of our tables have.
 const KEYS: [usize; 2] = [1, 1];
@@ -144,10 +162,10 @@ fn events(record: &CommitRecord, first_table: usize) -> Vec<Event> {
     record.changes.iter().filter_map(row).collect()
 }
 
-fn entries<'a>(log: &'a SiteLog<'_>, first_table: usize) -> Result<Vec<Entry<'a>>, String> {
-    let mut found = Vec::new();
+/// The steps of a log, one for each record.
+fn entries(log: &SiteLog<'_>, first_table: usize) -> Result<Vec<Entry>, String> {
     let mut own = Seq::ZERO;
-    for record in &log.records {
+    let entry = |record: &Arc<CommitRecord>| {
         let marker = record.changes.iter().rev().find_map(|change| match change {
             Change::Message { prefix, content, .. } if *prefix == MARKER_PREFIX => {
                 log.marker_key.open(content).ok().flatten()
@@ -156,16 +174,17 @@ fn entries<'a>(log: &'a SiteLog<'_>, first_table: usize) -> Result<Vec<Entry<'a>
         });
         match marker {
             Some(Marker::Apply { origin, first, last, .. }) => {
-                found.push(Entry::Applied { origin, first, last });
+                Entry::Applied { origin, first, last }
             }
-            Some(_) => {}
+            Some(_) => Entry::Other,
             None if oracle::changes_anything(&events(record, first_table), &KEYS) => {
                 own = own.next();
-                found.push(Entry::Own(own, record));
+                Entry::Own(own)
             }
-            None => {}
+            None => Entry::Other,
         }
-    }
+    };
+    let found = log.records.iter().map(entry).collect();
     if own.0 != log.own.len() as u64 {
         let (origin, held) = (log.origin, log.own.len());
         return Err(format!("{origin} committed {own} transactions, and its store holds {held}"));
@@ -173,84 +192,136 @@ fn entries<'a>(log: &'a SiteLog<'_>, first_table: usize) -> Result<Vec<Entry<'a>
     Ok(found)
 }
 
-/// Checks order and stamps of everything that became visible anywhere, and says what all must show.
+/// Checks everything that became visible anywhere, and says what all must show.
 pub(crate) fn judge(logs: &[SiteLog<'_>], first_table: usize) -> Result<Vec<Table>, String> {
     let mut oracle = Oracle::default();
-    // What each origin had seen before each of its transactions, and the stamps of these.
-    let mut seen: BTreeMap<TxnId, VersionVector> = BTreeMap::new();
-    let mut stamps = BTreeMap::new();
+    let mut history = History::new();
     let mut lives = Vec::new();
     for log in logs {
         let life = entries(log, first_table)?;
-        let mut applied = VersionVector::new();
-        for entry in &life {
-            match entry {
-                Entry::Own(seq, record) => {
-                    let txn = TxnId { origin: log.origin, seq: *seq };
-                    let hlc = log.own[seq.0 as usize - 1].hlc;
-                    if hlc.ms() < (record.time / 1_000).max(0) as u64 {
-                        return Err(format!("{txn} is stamped {hlc:?}, before its commit"));
-                    }
-                    let (site, incarnation) = (log.origin.site, log.origin.incarnation);
-                    let (site, incarnation) = (site.number(), incarnation.number());
-                    let at = Moment { hlc: hlc.0, site, incarnation };
-                    oracle.commit(at, &events(record, first_table), &KEYS);
-                    stamps.insert(txn, hlc);
-                    seen.insert(txn, applied.clone());
-                }
-                Entry::Applied { origin, first, last } => {
-                    if applied.get(*origin).next() != *first {
-                        let (at, reached) = (log.origin.site, applied.get(*origin));
-                        return Err(format!("{at} applied {origin} from {first} after {reached}"));
-                    }
-                    applied.advance(*origin, *last);
-                }
-            }
-        }
+        gather(log, &life, first_table, &mut history)?;
         lives.push(life);
     }
     for (log, life) in logs.iter().zip(&lives) {
-        follow(log, life, &seen, &stamps)?;
+        follow(log, life, first_table, &history)?;
+    }
+    for committed in history.values() {
+        oracle.commit(committed.at, &committed.events, &KEYS);
     }
     Ok((0..KEYS.len()).map(|table| oracle.table(table)).collect())
 }
 
-/// Checks that a site never showed anything before what that had come after.
-fn follow(
+/// Collects what a site's applications committed.
+fn gather(
     log: &SiteLog<'_>,
-    life: &[Entry<'_>],
-    seen: &BTreeMap<TxnId, VersionVector>,
-    stamps: &BTreeMap<TxnId, landfall_protocol::clock::Hlc>,
+    life: &[Entry],
+    first_table: usize,
+    history: &mut History,
 ) -> Result<(), String> {
     let mut applied = VersionVector::new();
-    let mut newest = landfall_protocol::clock::Hlc::ZERO;
-    for entry in life {
+    for (entry, record) in life.iter().zip(&log.records) {
         match entry {
-            Entry::Own(seq, _) => {
+            Entry::Other => {}
+            Entry::Own(seq) => {
                 let txn = TxnId { origin: log.origin, seq: *seq };
-                applied.advance(log.origin, *seq);
-                if stamps[&txn] <= newest {
-                    return Err(format!("{txn} is not stamped after what it could see"));
+                let hlc = log.own[seq.0 as usize - 1].hlc;
+                if hlc.ms() < (record.time / 1_000).max(0) as u64 {
+                    return Err(format!("{txn} is stamped {hlc:?}, before its commit"));
                 }
-                newest = stamps[&txn];
+                let (site, incarnation) = (log.origin.site, log.origin.incarnation);
+                let (site, incarnation) = (site.number(), incarnation.number());
+                let at = Moment { hlc: hlc.0, site, incarnation };
+                let (events, seen) = (events(record, first_table), applied.clone());
+                history.insert(txn, Committed { at, hlc, events, seen });
             }
             Entry::Applied { origin, first, last } => {
-                for seq in first.0..=last.0 {
-                    let txn = TxnId { origin: *origin, seq: Seq(seq) };
-                    let Some(before) = seen.get(&txn) else {
-                        return Err(format!("{} applied {txn}, which was never", log.origin.site));
-                    };
-                    if !applied.contains(before) {
-                        let site = log.origin.site;
-                        return Err(format!("{site} applied {txn} before what it had seen"));
-                    }
-                    newest = newest.max(stamps[&txn]);
+                if applied.get(*origin).next() != *first {
+                    let (at, reached) = (log.origin.site, applied.get(*origin));
+                    return Err(format!("{at} applied {origin} from {first} after {reached}"));
                 }
                 applied.advance(*origin, *last);
             }
         }
     }
     Ok(())
+}
+
+/// Follows a site's log: nothing may show before what it came after, own transactions are stamped
+/// after all they could see, and a row that is there shows what was newest by then.
+fn follow(
+    log: &SiteLog<'_>,
+    life: &[Entry],
+    first_table: usize,
+    history: &History,
+) -> Result<(), String> {
+    let site = log.origin.site;
+    let mut applied = VersionVector::new();
+    let mut newest = Hlc::ZERO;
+    let mut due = Oracle::default();
+    let mut shown: Vec<Table> = vec![Table::new(); KEYS.len()];
+    for (entry, record) in life.iter().zip(&log.records) {
+        for event in events(record, first_table) {
+            replay(&mut shown[event.table], &event);
+        }
+        match entry {
+            Entry::Other => {}
+            Entry::Own(seq) => {
+                let txn = TxnId { origin: log.origin, seq: *seq };
+                let own = &history[&txn];
+                if own.hlc <= newest {
+                    return Err(format!("{txn} is not stamped after what it could see"));
+                }
+                newest = own.hlc;
+                applied.advance(log.origin, *seq);
+                due.commit(own.at, &own.events, &KEYS);
+            }
+            Entry::Applied { origin, first, last } => {
+                let txns = (first.0..=last.0).map(|seq| TxnId { origin: *origin, seq: Seq(seq) });
+                let mut touched = BTreeSet::new();
+                for txn in txns {
+                    let foreign = history
+                        .get(&txn)
+                        .ok_or_else(|| format!("{site} applied {txn}, which was never"))?;
+                    if !applied.contains(&foreign.seen) {
+                        return Err(format!("{site} applied {txn} before what it had seen"));
+                    }
+                    newest = newest.max(foreign.hlc);
+                    due.commit(foreign.at, &foreign.events, &KEYS);
+                    touched.extend(foreign.events.iter().flat_map(keys_of));
+                }
+                applied.advance(*origin, *last);
+                for (table, key) in touched {
+                    // Whether it is there may be wrong for a moment: an insert or delete may have
+                    // come between.
+                    let (shows, due) = (shown[table].get(&key), due.row(table, &key));
+                    if let (Some(shows), Some(due)) = (shows, due)
+                        && *shows != due
+                    {
+                        return Err(format!(
+                            "{site} shows {shows:?} in {key:?} with {origin}/{last}, due is {due:?}"
+                        ));
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn keys_of(event: &Event) -> Vec<(usize, Vec<String>)> {
+    let rows = event.old.iter().chain(&event.new);
+    rows.map(|row| (event.table, oracle::texts(&row[..KEYS[event.table]]))).collect()
+}
+
+fn replay(table: &mut Table, event: &Event) {
+    let split = |row: &Arc<[Value]>| {
+        let (key, cells) = row.split_at(KEYS[event.table]);
+        (oracle::texts(key), oracle::texts(cells))
+    };
+    if let Some(old) = &event.old {
+        table.remove(&split(old).0);
+    }
+    table.extend(event.new.iter().map(split));
 }
 
 /// What a site shows.

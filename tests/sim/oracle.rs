@@ -58,14 +58,15 @@ impl Oracle {
         }
     }
 
+    /// What a row shows.
+    pub(crate) fn row(&self, table: usize, key: &[String]) -> Option<Vec<String>> {
+        self.rows.get(&(table, key.to_vec()))?.shown()
+    }
+
     /// What a table shows.
     pub(crate) fn table(&self, table: usize) -> Table {
         let rows = self.rows.range((table, Vec::new())..(table + 1, Vec::new()));
-        rows.filter_map(|((_, key), row)| {
-            let (_, true) = row.existence? else { return None };
-            Some((key.clone(), row.cells.values().map(|(_, text)| text.clone()).collect()))
-        })
-        .collect()
+        rows.filter_map(|((_, key), row)| Some((key.clone(), row.shown()?))).collect()
     }
 }
 
@@ -109,6 +110,11 @@ fn note(net: &mut Net, old: Option<Arc<[Value]>>, new: Option<Arc<[Value]>>) {
 }
 
 impl Row {
+    fn shown(&self) -> Option<Vec<String>> {
+        let (_, true) = self.existence? else { return None };
+        Some(self.cells.values().map(|(_, text)| text.clone()).collect())
+    }
+
     fn take(&mut self, at: Moment, net: &Net, key: usize) {
         let (exists, all) = match (&net.before, &net.after) {
             (None, None) => return,

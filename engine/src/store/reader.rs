@@ -17,7 +17,7 @@ use rusqlite::{Connection, params};
 use tokio::sync::{mpsc, oneshot};
 
 use super::clocks::{self, RecentClocks};
-use super::error::StoreError;
+use super::error::{Severity, StoreError};
 use super::layout::Paths;
 use super::record::{Backlog, DirtyRow, Held, OpenUnit, PeerRecord, Sizes};
 use super::sql::{Database, blob, number, stored};
@@ -52,7 +52,7 @@ impl Read {
 
 /// The owner of the reading connection.
 pub(super) struct Reader<'c> {
-    db: Database<'c>,
+    pub(super) db: Database<'c>,
     paths: Paths,
     own: Origin,
     cache: Arc<UnitCache>,
@@ -123,7 +123,7 @@ impl Reader<'_> {
             let unit = units::containing(&self.db, row.log.no, next)
                 .and_then(|place| place.ok_or_else(|| missing(&row, next)))
                 .and_then(|place| units::load(&self.db, origin, row.log.no, &place));
-            if unit.is_err() && !found.is_empty() {
+            if is_damaged(&unit) && !found.is_empty() {
                 break;
             }
             let unit = unit?;
@@ -151,7 +151,7 @@ impl Reader<'_> {
         while next <= row.log.received && (found.is_empty() || bytes < bytes_max as u64) {
             let unit = units::open(&self.db, &self.cache, origin, row.log.no, next)
                 .and_then(|unit| unit.ok_or_else(|| missing(&row, next)));
-            if unit.is_err() && !found.is_empty() {
+            if is_damaged(&unit) && !found.is_empty() {
                 break;
             }
             let unit = unit?;
@@ -314,6 +314,11 @@ impl Reader<'_> {
         let before = units::at_or_before(&self.db, row.log.no, Seq(place.first.0 - 1))?;
         Ok(before.map_or((0, 0), |before| (before.changes_to, before.bytes_to)))
     }
+}
+
+/// Other errors are never put off: the disk may have failed, and must not be asked again.
+fn is_damaged<T>(found: &Result<T, StoreError>) -> bool {
+    found.as_ref().is_err_and(|error| error.severity() < Severity::Fatal)
 }
 
 fn missing(row: &OriginRow, seq: Seq) -> StoreError {

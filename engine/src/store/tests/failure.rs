@@ -331,6 +331,26 @@ async fn the_database_is_set_up_to_survive_a_power_cut() {
     opened.0.close().await;
 }
 
+/// What is damaged may end an answer, for whoever asks on is told. A disk that fails is not asked
+/// again: it may answer, and nobody would know.
+#[tokio::test]
+async fn what_is_read_before_the_disk_fails_does_not_hide_the_failure() {
+    let (_dir, store) = fresh(1);
+    store.set_sealing(Sealing::Eager).await.unwrap();
+    let long: String = (0..99_u8).map(|n| blake3::hash(&[n]).to_hex().to_string()).collect();
+    store.fold(one_row(&table("t"), 1, "short"), 2000, Vec::new()).await.unwrap();
+    store.fold(one_row(&table("t"), 2, &long), 2001, Vec::new()).await.unwrap();
+    let limit = rusqlite::limits::Limit::SQLITE_LIMIT_LENGTH;
+    let refuse = move |reader: &crate::store::Reader<'_>| {
+        Ok(reader.db.connection().set_limit(limit, 2000)?)
+    };
+    store.read(refuse).await.unwrap();
+    assert_eq!(store.units_after(origin(1), Seq(0), 1).await.unwrap().len(), 1);
+    let units = store.units_after(origin(1), Seq(0), usize::MAX).await.unwrap_err();
+    let opened = store.inbox(origin(1), Seq(0), usize::MAX).await.unwrap_err();
+    assert_eq!((units.severity(), opened.severity()), (Severity::Fatal, Severity::Fatal));
+}
+
 /// After a sync that failed, the system shows what the disk has not got, and does not write it any
 /// more. A start believes what it sees, so it must write that again.
 #[tokio::test]

@@ -58,7 +58,13 @@ impl Reporter {
 
     /// The status as JSON.
     pub(super) async fn status(&self) -> Result<serde_json::Value, String> {
-        let status = self.gather().await.map_err(|error| error.to_string())?;
+        let status = self.gather().await.map_err(|error| {
+            // Whoever asked may be a machine that asks again.
+            if error != StoreError::Closed {
+                tracing::error!(%error, advice = error.advice(), "the store cannot be read");
+            }
+            error.to_string()
+        })?;
         serde_json::to_value(status).map_err(|error| error.to_string())
     }
 

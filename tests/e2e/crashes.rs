@@ -67,19 +67,19 @@ const POSTGRES: [Kind; 3] = [
 const STORE: [Kind; 6] = [
     kind(SHIP, "die:sqlite", Outcome::Dies, 1000),
     Kind { alarms: DISK, ..kind(SHIP, "fail:sqlite", Outcome::GivesUp, 1000) },
-    Kind { alarms: FULL, ..kind(SHIP, "full:sqlite-write", Outcome::GivesUpOrGoesOn, 500) },
+    Kind { alarms: FULL, ..kind(SHIP, "full:sqlite-write", Outcome::GivesUpOrGoesOn, 200) },
     kind(HUB, "die:sqlite", Outcome::Dies, 300),
     Kind { alarms: DISK, ..kind(HUB, "fail:sqlite", Outcome::GivesUp, 300) },
-    Kind { alarms: FULL, ..kind(HUB, "full:sqlite-write", Outcome::GivesUpOrGoesOn, 150) },
+    Kind { alarms: FULL, ..kind(HUB, "full:sqlite-write", Outcome::GivesUpOrGoesOn, 100) },
 ];
 
 const LINKS: [Kind; 6] = [
-    kind(SHIP, "die:quic", Outcome::Dies, 100),
-    kind(SHIP, "fail:quic", Outcome::GoesOn, 100),
-    kind(SHIP, "fail:stream", Outcome::GoesOn, 50),
-    kind(HUB, "die:quic", Outcome::Dies, 100),
-    kind(HUB, "fail:quic", Outcome::GoesOn, 100),
-    kind(HUB, "fail:stream", Outcome::GoesOn, 50),
+    kind(SHIP, "die:quic", Outcome::Dies, 32),
+    kind(SHIP, "fail:quic", Outcome::GoesOn, 32),
+    kind(SHIP, "fail:stream", Outcome::GoesOn, 64),
+    kind(HUB, "die:quic", Outcome::Dies, 32),
+    kind(HUB, "fail:quic", Outcome::GoesOn, 32),
+    kind(HUB, "fail:stream", Outcome::GoesOn, 90),
 ];
 
 /// What came of the strikes of a kind.
@@ -141,6 +141,10 @@ impl World {
         self.fleet.converge();
         round.check(&self.fleet);
         self.fleet.assert_quiet(kind.alarms);
+        if !kind.alarms.is_empty() {
+            // What it said is none of the next round's business.
+            self.fleet.replace_daemon(kind.member, "").expect("start");
+        }
         struck
     }
 

@@ -64,19 +64,22 @@ impl From<StoreError> for PumpError {
 
 impl Pump {
     pub(super) async fn run(mut self) -> Result<Pumped, PumpError> {
-        let sent = self.send().await;
-        // What was sent must still arrive when what follows it cannot be read: a stream that is
-        // only dropped takes back whatever is on its way.
-        if (self.stop.is_cancelled() || matches!(sent, Err(PumpError::Store(_))))
-            && let Some(mut stream) = self.stream.take()
-        {
-            stream.finish().await?;
-        }
+        let sent = self.send_all().await;
+        // What was sent is whole; to give the stream up would take back what is under way of it.
+        let is_over = match &sent {
+            Ok(()) => self.stop.is_cancelled(),
+            Err(error) => matches!(error, PumpError::Store(_) | PumpError::NothingThere),
+        };
+        let finished = match self.stream.take_if(|_| is_over) {
+            Some(mut stream) => stream.finish().await,
+            None => Ok(()),
+        };
         sent?;
+        finished?;
         Ok(Pumped { sent: self.sent, stream: self.stream })
     }
 
-    async fn send(&mut self) -> Result<(), PumpError> {
+    async fn send_all(&mut self) -> Result<(), PumpError> {
         while !self.stop.is_cancelled() && self.known() > self.sent {
             // Before anything is read: streams are few, and what waits for one should be small.
             self.open_stream().await?;

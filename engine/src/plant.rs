@@ -5,6 +5,12 @@
 //! | `no-barrier` | apply decides by clocks that may not know the newest local writes |
 //! | `no-repair` | rows that do not show what their clocks say stay as they are |
 //! | `no-causal-order` | a transaction does not wait for what its origin had seen |
+//! | `torn-fold` | the position in the log becomes durable after what was folded up to it |
+//! | `volatile-clock` | a start forgets the last clock reading |
+//! | `confirm-before-sync` | the slot is confirmed up to what is received, not what is durable |
+//! | `ack-before-sync` | a peer is told of units before they are durable |
+//! | `early-horizon` | transactions count as folded before their clocks are stored |
+//! | `no-chain-check` | a unit need not follow on the one before |
 //! | `stalled-store` | nothing; what capture sends to the store never gets done |
 //! | `unwritten-token` | nothing; it hangs when the store knows the next token and the database does not |
 //! | `unconfirmed-token` | nothing; it hangs when the database has the next token and the store does not know |

@@ -126,6 +126,10 @@ impl RowClock {
             RowOp::Delete => {
                 self.join_existence(Existence { stamp, live: false }, &mut outcome);
                 self.raise_base(stamp);
+                #[cfg(feature = "simulation")]
+                if crate::planted::active("tombstone-forgets") {
+                    self.cells.clear();
+                }
             }
         }
         outcome
@@ -145,16 +149,27 @@ impl RowClock {
     fn join_cells(&mut self, stamp: Stamp, columns: &[ColumnId], outcome: &mut JoinOutcome) {
         for column in columns {
             match self.cell(*column) {
+                #[cfg(feature = "simulation")]
+                Some(known)
+                    if known.hlc == stamp.hlc && crate::planted::active("arrival-order") =>
+                {
+                    self.set(*column, stamp);
+                    outcome.won.push(*column);
+                }
                 Some(known) if known > stamp => outcome.lost.push((*column, known)),
                 Some(known) if known == stamp => {}
                 _ => {
-                    match self.place(*column) {
-                        Ok(place) => self.cells[place].1 = stamp,
-                        Err(place) => self.cells.insert(place, (*column, stamp)),
-                    }
+                    self.set(*column, stamp);
                     outcome.won.push(*column);
                 }
             }
+        }
+    }
+
+    fn set(&mut self, column: ColumnId, stamp: Stamp) {
+        match self.place(column) {
+            Ok(place) => self.cells[place].1 = stamp,
+            Err(place) => self.cells.insert(place, (column, stamp)),
         }
     }
 

@@ -31,6 +31,8 @@ pub mod id;
 pub mod lattice;
 
 pub mod plan;
+#[cfg(feature = "simulation")]
+pub mod planted;
 pub mod queue;
 pub mod schema;
 pub mod sync;

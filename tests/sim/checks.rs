@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use landfall_engine::links::LinksHandle;
 use landfall_engine::store::{Log, Store};
 use landfall_protocol::change::Transaction;
 use landfall_protocol::clock::Hlc;
@@ -95,6 +96,35 @@ pub(crate) async fn watch_accounts(world: Rc<World>, site: Rc<Site>) {
             }
         }
     }
+}
+
+/// Looks at what a process was told by its peers, whenever it is.
+pub(crate) async fn watch_peers(world: Rc<World>, site: Rc<Site>, links: LinksHandle) {
+    let mut changes = links.changes();
+    loop {
+        if let Err(wrong) = check_acknowledged(&world, &site, &links) {
+            return world.fail(wrong);
+        }
+        if changes.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// What a site takes for held by a peer is durable there.
+fn check_acknowledged(world: &World, site: &Site, links: &LinksHandle) -> Result<(), String> {
+    for peer in links.peers() {
+        let Some(there) = world.sites.iter().find(|other| other.id == peer.site) else { continue };
+        let mut durable = there.told.borrow().received.clone();
+        if let Some(process) = &*there.process.borrow() {
+            durable.join(&process.store.watch().borrow().received);
+        }
+        if !durable.contains(&peer.received) {
+            let (site, peer, acked) = (site.id, peer.site, peer.received);
+            return Err(format!("{site} takes {peer} for holding {acked:?}, it holds {durable:?}"));
+        }
+    }
+    Ok(())
 }
 
 fn check_accounts(view: &View<'_>, owner: &Site) -> Result<(), String> {

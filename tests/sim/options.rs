@@ -64,7 +64,7 @@ impl Options {
             group_changes_max: dice.pick(&[1, 3, 1_000]),
             faults: dice.pick(&[0, 1, 2, 4, 6]),
             phase_ms: dice.pick(&[500, 5_000, 60_000]),
-            store_ms_max: dice.pick(&[0, 1, 5, 40]),
+            store_ms_max: dice.pick(&[0, 1, 5, 40, 400]),
             unit_bytes_max: dice.pick(&[1, 200, 4 << 20]),
             clock_bytes: dice.pick(&[0, 2_000, 6 << 20]),
             portion_max: dice.pick(&[0, 0, 16, 200]),

@@ -110,7 +110,11 @@ struct Disk {
     dice: RefCell<Dice>,
     ms_max: u64,
     has_room: Rc<Cell<bool>>,
+    /// Where nothing is synced: what a crash leaves of it.
+    kept: Option<Kept>,
 }
+
+pub(crate) type Kept = Rc<RefCell<Option<Rc<MemoryDisk>>>>;
 
 impl Pace for Disk {
     fn pause(&self, moment: Moment) -> LocalBoxFuture<'static, ()> {
@@ -130,7 +134,14 @@ impl Pace for Disk {
         self.has_room.get()
     }
 
-    fn committed(&self, _disk: &MemoryDisk) {}
+    fn committed(&self, disk: &MemoryDisk) {
+        if let Some(kept) = &self.kept
+            && self.dice.borrow_mut().below(3) > 0
+            && let Ok(copy) = disk.copy()
+        {
+            kept.replace(Some(Rc::new(copy)));
+        }
+    }
 }
 
 /// A running process.
@@ -146,6 +157,7 @@ pub(crate) struct Site {
     pub(crate) clock: Arc<SiteClock>,
     pub(crate) disk: RefCell<Rc<MemoryDisk>>,
     pub(crate) has_room: Rc<Cell<bool>>,
+    pub(crate) kept: Kept,
     pub(crate) process: RefCell<Option<Process>>,
     /// The most that was ever told to be durable.
     pub(crate) told: RefCell<Log>,
@@ -175,6 +187,7 @@ impl Site {
             dice: RefCell::new(world.split()),
             ms_max: options.store_ms_max,
             has_room: Rc::clone(&self.has_room),
+            kept: world.planted.contains("unsynced").then(|| Rc::clone(&self.kept)),
         };
         let disk = Rc::clone(&self.disk.borrow());
         let signer = Arc::new(move |message: &[u8]| simulated::sign(&key, message));
@@ -202,13 +215,15 @@ impl Site {
             software: "simulated".into(),
             may_speak,
         };
-        links.start(&tasks);
+        let links = links.start(&tasks);
         if let Some(cluster) = &self.cluster {
             replicate(world, cluster, &opened, &store, &tasks, looked);
         }
         world
             .lives
             .spawn(life, super::checks::watch(Rc::clone(world), Rc::clone(self), store.clone()));
+        let peers = super::checks::watch_peers(Rc::clone(world), Rc::clone(self), links);
+        world.lives.spawn(life, peers);
         let (mine, me, supervised) = (Rc::clone(world), Rc::clone(self), tasks.clone());
         world.lives.spawn(life, async move {
             let ended = supervised.wait().await;
@@ -222,6 +237,9 @@ impl Site {
     pub(crate) fn crash(&self, world: &World) {
         let Some(process) = self.process.borrow_mut().take() else { return };
         world.trace(|| format!("{} crashes", self.id));
+        if let Some(kept) = self.kept.take() {
+            self.disk.replace(kept);
+        }
         world.network.unplug(address(self.id));
         world.lives.end(process.life);
     }

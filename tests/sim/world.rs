@@ -34,6 +34,7 @@ const STEPS_MAX: u64 = 2_000_000;
 const LIVENESS: Duration = Duration::from_secs(3_600);
 /// Tables of the model that are not the application's.
 const OWN_TABLES: usize = 2;
+const YEAR_MS: i64 = 365 * 24 * 3_600_000;
 /// How often the world looks whether it is.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
@@ -80,6 +81,7 @@ pub(crate) struct World {
 
 /// Runs a world to its end.
 pub fn run(options: Options, trace: Trace) -> Report {
+    landfall_protocol::planted::plant(&options.planted);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
@@ -150,6 +152,8 @@ impl World {
         let set = Set { id: SetId(1), name: "all".into(), tables: names };
         let fleet = Fleet::new(1, vec![set], (1..=members).map(member).collect());
         let sky = Sky::new(options.line, options.portion_max, dice.split());
+        // Clocks that show 1970 give many equal readings.
+        let dead_batteries = dice.below(12) == 0;
         let sites = (1..=members).map(|number| {
             let has_database = number <= options.sites;
             let incarnation = Incarnation::new(1 + dice.below(1 << 40)).expect("it is not zero");
@@ -159,7 +163,9 @@ impl World {
                 database: "simulated".into(),
                 slot: "landfall".into(),
             });
-            let clock = Arc::new(clock(&mut dice));
+            let clock =
+                if dead_batteries { SiteClock::new(-60 * YEAR_MS, 0) } else { clock(&mut dice) };
+            let clock = Arc::new(clock);
             let cluster =
                 has_database.then(|| cluster(&options, number, &tables, &clock, dice.split()));
             let start = cluster.as_ref().map_or(0, |cluster| cluster.create_slot().0);
@@ -171,6 +177,7 @@ impl World {
                 clock,
                 disk: RefCell::new(Rc::new(disk.expect("there is memory"))),
                 has_room: Rc::new(Cell::new(true)),
+                kept: Rc::default(),
                 process: RefCell::new(None),
                 told: RefCell::new(Log::default()),
                 cluster,
@@ -421,10 +428,9 @@ fn cluster(
 /// Most clocks are a little wrong, some very.
 fn clock(dice: &mut Dice) -> SiteClock {
     let hour = 3_600_000;
-    let year = 24 * 365 * hour;
     // Not far ahead: what is stamped then waits until everybody is there.
     let ahead = dice.pick(&[0, 100, 100, 240_000, 400_000]);
-    let behind = dice.pick(&[0, 100, 100, hour, 10 * year, 60 * year]);
+    let behind = dice.pick(&[0, 100, 100, hour, 10 * YEAR_MS as u64, 60 * YEAR_MS as u64]);
     let offset = if dice.below(2) == 0 {
         dice.below(ahead + 1) as i64
     } else {

@@ -22,7 +22,7 @@ pub(crate) const TABLES: &[(&str, &[Floor])] = &[
     (
         "protocol/src/",
         &[
-            (Blind, &["id"]),
+            (Blind, &["id", "planted"]),
             (Blind, &["clock"]),
             (Blind, &["codec", "compress"]),
             (Blind, &["version", "value"]),

@@ -10,6 +10,9 @@ use crate::postgres;
 /// The test target that needs PostgreSQL and the daemons, and takes longest.
 pub(crate) const END_TO_END: &str = "e2e";
 
+/// The test target that needs the engine built for simulation.
+const SIMULATION: &str = "sim";
+
 /// The version beside the usual one in tests across versions: the newest we support.
 const ACROSS: u32 = 18;
 
@@ -28,13 +31,14 @@ pub(crate) fn test(extra: &[String]) -> anyhow::Result<()> {
     run("build the tests", workspace_tests(["--no-run"]))?;
 
     let targets = test_targets()?;
-    let others = targets.iter().filter(|name| *name != END_TO_END);
+    let others = targets.iter().filter(|name| ![END_TO_END, SIMULATION].contains(&name.as_str()));
     let others: Vec<&str> = others.flat_map(|name| ["--test", name.as_str()]).collect();
     let quick = ["--no-fail-fast", "--lib", "--bins", "--examples"].into_iter().chain(others);
-    // All three select the whole workspace: then cargo builds the same thing for all of them.
+    // All but the simulation select the whole workspace: then cargo builds the same thing for them.
     let steps = [
         ("unit, property and tidy tests", workspace_tests(quick)),
         ("doc tests", workspace_tests(["--no-fail-fast", "--doc"])),
+        ("simulation", simulation()),
         ("end-to-end tests", workspace_tests(["--test", END_TO_END])),
     ];
     let mut failed = Vec::new();
@@ -70,6 +74,9 @@ pub(crate) fn ci() -> anyhow::Result<()> {
     let lints = ["clippy", "--locked", "--target-dir", "target", "--no-default-features"];
     let lints = lints.into_iter().chain(fuzzers).chain(deny_warnings);
     run("lints of the fuzzers", cargo(lints))?;
+    let simulation = ["clippy", "--locked", "-p", "landfall-tests", "--features", "simulation"];
+    let simulation = simulation.into_iter().chain(["--all-targets"]).chain(deny_warnings);
+    run("lints of the simulation", cargo(simulation))?;
     let mut doc = cargo(["doc", "--locked", "--workspace", "--no-deps"]);
     doc.env("RUSTDOCFLAGS", "-D warnings");
     run("documentation", doc)?;
@@ -89,6 +96,11 @@ pub(crate) fn ci() -> anyhow::Result<()> {
     }
     eprintln!("\n=== ci passed in {}", seconds(began));
     Ok(())
+}
+
+fn simulation() -> Command {
+    let package = ["test", "--locked", "-p", "landfall-tests", "--features", "simulation"];
+    cargo(package.into_iter().chain(["--no-fail-fast", "--lib", "--test", SIMULATION]))
 }
 
 /// Runs tests of the whole workspace, in the build that all tests share.

@@ -1,4 +1,4 @@
-//! What developers run: `cargo xtask demo | test | bench | fuzz | soak | ci | pg`.
+//! What developers run: `cargo xtask demo | test | bench | fuzz | mutants | soak | ci | pg`.
 
 use std::process::ExitCode;
 
@@ -9,6 +9,7 @@ mod cargo;
 mod checks;
 mod demo;
 mod fuzz;
+mod mutants;
 mod postgres;
 mod soak;
 
@@ -49,6 +50,15 @@ enum Task {
     },
     /// Looks for bytes from outside that break a promise; docs/testing.md says which.
     Fuzz(fuzz::Options),
+    /// Runs the simulator with each of the rules switched off that it must miss, until it does.
+    Mutants {
+        /// Instead, runs so many seeds with all rules on, none of which may fail.
+        #[arg(long, value_name = "N")]
+        clean: Option<u64>,
+        /// The first seed.
+        #[arg(long, default_value_t = 1, value_name = "SEED")]
+        first_seed: u64,
+    },
     /// Lets five sites and a hub write for a while, over links as people have them, while daemons and
     /// servers are killed or frozen, links are cut, and databases are restored; compares all sites
     /// again and again, and tells what it saw.
@@ -93,6 +103,8 @@ fn main() -> ExitCode {
         Task::Fuzz(options) => fuzz::run(&options),
         Task::Soak { seed, crashes: Some(every), .. } => soak::crashes(every, seed),
         Task::Soak { minutes, seed, profiles, .. } => soak::run(minutes, seed, &profiles),
+        Task::Mutants { clean: Some(runs), first_seed } => mutants::clean(runs, first_seed),
+        Task::Mutants { clean: None, first_seed } => mutants::plant(first_seed),
         Task::Ci => checks::ci(),
         Task::Pg { install } => postgres::report(install),
     };

@@ -537,6 +537,9 @@ impl Capture<'_> {
         let batch = std::mem::replace(&mut self.batch, Batch { end, ..Batch::default() });
         let store = self.context.store.clone();
         self.took_off = Instant::now();
+        if plant::active("early-horizon") {
+            self.context.horizon.note_folded(batch.xids.iter().copied());
+        }
         Some(Box::pin(async move {
             let durable = if let Some(resume) = batch.resume {
                 store.fold_part(batch.transactions, end.0, resume).await?.fold_lsn
@@ -654,10 +657,12 @@ impl Capture<'_> {
     /// Tells the server what is received and what is durable. Flush is only ever what the store
     /// has on disk.
     fn report(&mut self) {
+        let early = plant::active("confirm-before-sync");
+        let flush = if early { self.received } else { self.durable };
         let status = StandbyStatus {
             write: self.received.max(self.durable),
-            flush: self.durable,
-            apply: self.durable,
+            flush,
+            apply: flush,
             reply: Reply::NotNeeded,
         };
         self.stream

@@ -20,6 +20,7 @@ use super::state::{put_foreign_table, put_meta, put_own_table};
 use super::tail::Flush;
 use super::units;
 use super::writer::Writer;
+use crate::plant;
 
 /// A position without content is recorded by itself only when it moved this far.
 const ADVANCE_BYTES: u64 = 1 << 20;
@@ -63,7 +64,9 @@ impl Writer<'_> {
         self.clocks.put(&self.db, std::mem::take(&mut output.clocks))?;
         self.write_rows(&output)?;
         self.write_own(output)?;
-        self.state.progress.fold_lsn = end_lsn;
+        // The position belongs into the transaction of its effect.
+        let is_torn = plant::active("torn-fold");
+        self.state.progress.fold_lsn = if is_torn { self.state.seen_lsn } else { end_lsn };
         self.state.progress.resume = resume;
         self.state.seen_lsn = end_lsn;
         for origin in origins {

@@ -1,0 +1,21 @@
+//! Rules of the core that a simulator switches off on its thread, to see that it notices.
+//!
+//! | name | what is wrong then |
+//! |---|---|
+//! | `tombstone-forgets` | a delete drops cells that are newer |
+//! | `arrival-order` | of two equal clock readings the one that comes last wins |
+
+use std::cell::RefCell;
+
+thread_local! {
+    static PLANTED: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Switches exactly these rules off from here on.
+pub fn plant(rules: &[String]) {
+    PLANTED.with(|planted| *planted.borrow_mut() = rules.to_vec());
+}
+
+pub(crate) fn active(rule: &str) -> bool {
+    PLANTED.with(|planted| planted.borrow().iter().any(|planted| planted == rule))
+}

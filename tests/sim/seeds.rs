@@ -1,0 +1,43 @@
+//! A few hundred runs of the simulator, and those that once found something.
+//! `cargo xtask mutants` runs very many more, and sees that planted mistakes are found.
+
+use landfall_tests::sim::{self, Options, Trace};
+
+/// Seeds that failed when the product was wrong.
+const REGRESSIONS: &[u64] = &[];
+
+/// Two hundred take a few seconds.
+const RUNS: u64 = 200;
+
+fn check(seed: u64) {
+    let report = sim::run(Options::draw(seed, &[]), Trace::Off);
+    let failure = report.failure.unwrap_or_default();
+    assert!(failure.is_empty(), "landfall-sim --seed {seed}: {failure}");
+}
+
+#[test]
+fn seeds_run_to_a_good_end() {
+    (1..=RUNS).for_each(check);
+}
+
+#[test]
+fn seeds_that_failed_once_do_not_fail_again() {
+    REGRESSIONS.iter().copied().for_each(check);
+}
+
+#[test]
+fn the_same_seed_is_the_same_run() {
+    for seed in 1..=20 {
+        let [one, other] = [(); 2].map(|()| sim::run(Options::draw(seed, &[]), Trace::On));
+        assert_eq!((one.steps, &one.trace), (other.steps, &other.trace), "seed {seed}");
+    }
+}
+
+#[test]
+fn planted_mistakes_are_found() {
+    for (rule, runs) in [("no-causal-order", 50), ("volatile-clock", 50), ("no-barrier", 100)] {
+        let planted = [rule.to_owned()];
+        let fails = |seed| sim::run(Options::draw(seed, &planted), Trace::Off).failure.is_some();
+        assert!((1..=runs).any(fails), "{rule} is not noticed in {runs} runs");
+    }
+}

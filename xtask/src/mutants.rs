@@ -1,0 +1,66 @@
+//! `cargo xtask mutants`: the simulator must find every mistake that is planted.
+
+use std::process::Command;
+
+use anyhow::bail;
+
+use crate::cargo::{cargo, run};
+
+/// Rules that the simulator must miss, each within [`SEEDS_MAX`] runs.
+const RULES: [&str; 11] = [
+    "no-barrier",
+    "no-causal-order",
+    "no-repair",
+    "torn-fold",
+    "volatile-clock",
+    "confirm-before-sync",
+    "ack-before-sync",
+    "early-horizon",
+    "tombstone-forgets",
+    "arrival-order",
+    "unsynced",
+];
+
+/// More seeds must not be needed.
+const SEEDS_MAX: u64 = 2_000;
+
+/// Our own crates are worth optimising for thousands of runs; dependencies are already.
+const OPTIMISED: [&str; 4] = [
+    "--config",
+    "profile.dev.package.landfall-engine.opt-level=2",
+    "--config",
+    "profile.dev.package.landfall-tests.opt-level=2",
+];
+
+/// The simulator, to be told what to run.
+fn simulator() -> Command {
+    let package = ["run", "--locked", "--quiet", "-p", "landfall-tests"];
+    let binary = ["--features", "simulation", "--bin", "landfall-sim", "--"];
+    cargo(package.into_iter().chain(OPTIMISED).chain(binary))
+}
+
+/// Plants each mistake in turn.
+pub(crate) fn plant(first_seed: u64) -> anyhow::Result<()> {
+    let (runs, first) = (SEEDS_MAX.to_string(), first_seed.to_string());
+    let mut missed = Vec::new();
+    for rule in RULES {
+        let mut command = simulator();
+        command.args(["--runs", &runs, "--first-seed", &first, "--plant", rule, "--must-fail"]);
+        command.arg("yes");
+        if run(rule, command).is_err() {
+            missed.push(rule);
+        }
+    }
+    if !missed.is_empty() {
+        bail!("not noticed within {SEEDS_MAX} seeds: {}", missed.join(", "));
+    }
+    Ok(())
+}
+
+/// Runs many seeds with nothing planted.
+pub(crate) fn clean(runs: u64, first_seed: u64) -> anyhow::Result<()> {
+    let (runs, first) = (runs.to_string(), first_seed.to_string());
+    let mut command = simulator();
+    command.args(["--runs", &runs, "--first-seed", &first]);
+    run("simulate", command)
+}

@@ -138,7 +138,6 @@ impl World {
     fn new(options: Options, lives: Lives, mut dice: Dice, trace: Trace) -> Self {
         let tables = workload::tables();
         let members = options.sites + options.relays;
-        let site = |number| SiteId::new(number as u16).expect("numbers begin with 1");
         let member = |number| Member {
             site: site(number),
             name: format!("site-{number}"),
@@ -152,39 +151,7 @@ impl World {
         let set = Set { id: SetId(1), name: "all".into(), tables: names };
         let fleet = Fleet::new(1, vec![set], (1..=members).map(member).collect());
         let sky = Sky::new(options.line, options.portion_max, dice.split());
-        // Clocks that show 1970 give many equal readings.
-        let dead_batteries = dice.below(12) == 0;
-        let sites = (1..=members).map(|number| {
-            let has_database = number <= options.sites;
-            let incarnation = Incarnation::new(1 + dice.below(1 << 40)).expect("it is not zero");
-            let origin = Origin { site: site(number), incarnation };
-            let database = has_database.then(|| DatabaseIdentity {
-                system_identifier: number.to_string(),
-                database: "simulated".into(),
-                slot: "landfall".into(),
-            });
-            let clock =
-                if dead_batteries { SiteClock::new(-60 * YEAR_MS, 0) } else { clock(&mut dice) };
-            let clock = Arc::new(clock);
-            let cluster =
-                has_database.then(|| cluster(&options, number, &tables, &clock, dice.split()));
-            let start = cluster.as_ref().map_or(0, |cluster| cluster.create_slot().0);
-            let secret = [number as u8; 32];
-            let disk = MemoryDisk::new(Identity { origin, database }, secret, start);
-            Rc::new(Site {
-                id: origin.site,
-                origin,
-                clock,
-                disk: RefCell::new(Rc::new(disk.expect("there is memory"))),
-                has_room: Rc::new(Cell::new(true)),
-                kept: Rc::default(),
-                process: RefCell::new(None),
-                told: RefCell::new(Log::default()),
-                cluster,
-                marker_key: MarkerKey::new(secret),
-            })
-        });
-        let sites: Vec<Rc<Site>> = sites.collect();
+        let sites = sites(&options, &tables, &mut dice);
         let planted = Rc::new(options.planted.iter().cloned().collect());
         let true_clock = Arc::new(SiteClock::new(0, 0));
         let life = lives.begin(Around::new(&true_clock, dice.split(), &planted));
@@ -390,6 +357,46 @@ impl World {
         }
         Ok(())
     }
+}
+
+/// The sites, none of which runs yet.
+fn sites(options: &Options, tables: &[TableDef], dice: &mut Dice) -> Vec<Rc<Site>> {
+    // Clocks that show 1970 give many equal readings.
+    let dead_batteries = dice.below(12) == 0;
+    let sites = (1..=options.sites + options.relays).map(|number| {
+        let has_database = number <= options.sites;
+        let incarnation = Incarnation::new(1 + dice.below(1 << 40)).expect("it is not zero");
+        let origin = Origin { site: site(number), incarnation };
+        let database = has_database.then(|| DatabaseIdentity {
+            system_identifier: number.to_string(),
+            database: "simulated".into(),
+            slot: "landfall".into(),
+        });
+        let clock = if dead_batteries { SiteClock::new(-60 * YEAR_MS, 0) } else { clock(dice) };
+        let clock = Arc::new(clock);
+        let cluster = has_database.then(|| cluster(options, number, tables, &clock, dice.split()));
+        let start = cluster.as_ref().map_or(0, |cluster| cluster.create_slot().0);
+        let secret = [number as u8; 32];
+        let disk = MemoryDisk::new(Identity { origin, database }, secret, start);
+        Rc::new(Site {
+            id: origin.site,
+            origin,
+            clock,
+            disk: RefCell::new(Rc::new(disk.expect("there is memory"))),
+            has_room: Rc::new(Cell::new(true)),
+            kept: Rc::default(),
+            process: RefCell::new(None),
+            told: RefCell::new(Log::default()),
+            cluster,
+            marker_key: MarkerKey::new(secret),
+        })
+    });
+    sites.collect()
+}
+
+/// The site of this number.
+fn site(number: u64) -> SiteId {
+    SiteId::new(number as u16).expect("numbers begin with 1")
 }
 
 fn differ(shown: &[Table], due: &[Table]) -> String {

@@ -237,6 +237,10 @@ impl Site {
     pub(crate) fn crash(&self, world: &World) {
         let Some(process) = self.process.borrow_mut().take() else { return };
         world.trace(|| format!("{} crashes", self.id));
+        // Whoever watches the store may not have had its turn.
+        if self.kept.borrow().is_none() {
+            self.told.replace(process.store.watch().borrow().clone());
+        }
         if let Some(kept) = self.kept.take() {
             self.disk.replace(kept);
         }

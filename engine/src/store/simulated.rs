@@ -19,7 +19,7 @@ use super::ballast::Ballast;
 use super::clocks::{ClockWriter, RecentClocks};
 use super::layout::{self, Paths};
 use super::reader::{ReadCommand, Reader};
-use super::record::{Identity, Opened, Sealing, Settings};
+use super::record::{Identity, Log, Opened, Sealing, Settings};
 use super::sql::Database;
 use super::state::State;
 use super::units::UnitCache;
@@ -101,6 +101,14 @@ impl MemoryDisk {
         }
         connection.pragma_update(None, "foreign_keys", false)?;
         Ok(Self { connection, is_limited: Cell::new(false) })
+    }
+
+    /// How far the store on it is, by what is committed.
+    ///
+    /// # Errors
+    /// As every read.
+    pub fn log(&self) -> Result<Log, StoreError> {
+        Ok(State::load(&Database::new(&self.connection))?.log())
     }
 
     /// Undoes what the last process left half done.

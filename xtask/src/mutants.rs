@@ -7,10 +7,12 @@ use anyhow::bail;
 use crate::cargo::{cargo, run};
 
 /// Rules that the simulator must miss, each within [`SEEDS_MAX`] runs.
-const RULES: [&str; 11] = [
+///
+/// `no-repair` is not among them: the race that makes a repair necessary while the barrier stands is
+/// too rare in the simulated world, 2,000 seeds did not have it. An end-to-end test plants it.
+const RULES: [&str; 10] = [
     "no-barrier",
     "no-causal-order",
-    "no-repair",
     "torn-fold",
     "volatile-clock",
     "confirm-before-sync",

@@ -16,7 +16,6 @@ const RULES: [&str; 10] = [
     "torn-fold",
     "volatile-clock",
     "confirm-before-sync",
-    "ack-before-sync",
     "early-horizon",
     "tombstone-forgets",
     "arrival-order",

@@ -297,8 +297,9 @@ impl World {
             if log.dirty > 0 {
                 waits.push(format!("{} has {} rows to repair", site.id, log.dirty));
             }
+            // Behind the last commit lies what nobody needs to read.
             if let Some(cluster) = &site.cluster
-                && log.seen_lsn < cluster.log_ends().1.0
+                && log.seen_lsn < cluster.last_commit().0
             {
                 waits.push(format!("{} has read its log up to {}", site.id, log.seen_lsn));
             }

@@ -64,15 +64,19 @@ impl Writer<'_> {
         self.clocks.put(&self.db, std::mem::take(&mut output.clocks))?;
         self.write_rows(&output)?;
         self.write_own(output)?;
-        // The position belongs into the transaction of its effect.
-        let is_torn = plant::active("torn-fold");
-        self.state.progress.fold_lsn = if is_torn { self.state.seen_lsn } else { end_lsn };
-        self.state.progress.resume = resume;
-        self.state.seen_lsn = end_lsn;
         for origin in origins {
             self.state.put_origin(&self.db, origin)?;
         }
-        self.state.put_progress(&self.db)?;
+        self.state.progress.resume = resume;
+        // The position belongs into the transaction of its effect.
+        if plant::active("torn-fold") {
+            self.state.put_progress(&self.db)?;
+            self.state.progress.fold_lsn = end_lsn;
+        } else {
+            self.state.progress.fold_lsn = end_lsn;
+            self.state.put_progress(&self.db)?;
+        }
+        self.state.seen_lsn = end_lsn;
         Ok(Folded { fold_lsn: end_lsn, own_last: self.state.fold.last_seq })
     }
 

@@ -258,6 +258,11 @@ impl Cluster {
         self.lock().log.records.get(from..).unwrap_or_default().to_vec()
     }
 
+    /// Where the last commit record ends; the beginning of the log when there is none.
+    pub(crate) fn last_commit(&self) -> Lsn {
+        self.lock().log.records.last().map_or(Lsn(0), |record| record.end)
+    }
+
     /// Ends of the log, and of what of it is on disk.
     pub(crate) fn log_ends(&self) -> (Lsn, Lsn) {
         let server = self.lock();

@@ -1,10 +1,13 @@
 //! One apply transaction on its own connection, step by step. What each step means is decided by
 //! [`crate::replica`]; here is the SQL, its order and its errors.
 
+mod error;
+mod request;
+
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures_util::FutureExt as _;
 use futures_util::future::try_join_all;
@@ -15,13 +18,16 @@ use landfall_protocol::value::{LongValue, Value};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Statement};
 
-use crate::postgres::access::{LockStrength, TableAccess, ValueSource, Written};
+use crate::postgres::access::{TableAccess, ValueSource, Written};
 use crate::postgres::catalog::Catalog;
-#[cfg(feature = "simulation")]
-use crate::postgres::model::Fault;
-use crate::postgres::sql::{self, TEXT_SETTINGS};
+use crate::postgres::sql::TEXT_SETTINGS;
 use crate::postgres::text_array::TextArray;
 use crate::time;
+
+pub use error::ApplyError;
+pub use request::{
+    ConflictLine, LockPhase, LockRequest, Opening, ParentRequest, ParkedLine, RowWrite,
+};
 
 /// Session settings of the apply connection, besides [`TEXT_SETTINGS`].
 ///
@@ -57,98 +63,6 @@ pub fn session_settings() -> Vec<(&'static str, &'static str)> {
 /// written by.
 const STATEMENTS_MAX: usize = 2_000;
 
-/// Why a step failed.
-#[derive(Debug, thiserror::Error)]
-pub enum ApplyError {
-    /// Somebody else holds a lock, or PostgreSQL broke a deadlock: roll back and try again.
-    #[error("a row is locked by somebody else")]
-    Busy,
-    /// Taking all the locks takes longer than it may: roll back and try patiently.
-    #[error("taking the locks took too long")]
-    Late,
-    /// The values cannot be stored as they are.
-    #[error("PostgreSQL refuses the values ({sqlstate}): {message}")]
-    Data {
-        /// The server's SQLSTATE.
-        sqlstate: String,
-        /// The server's message. It may name a key, so it belongs into the database, not the log.
-        message: String,
-    },
-    /// Our role may not do what it must: an operator has to grant it, and nothing is set aside.
-    #[error("PostgreSQL denies ({sqlstate}): {message}; run landfall-node check")]
-    Denied {
-        /// The server's SQLSTATE.
-        sqlstate: String,
-        /// The server's message.
-        message: String,
-    },
-    /// The progress row is not where we left it: another daemon applies to this database.
-    #[error(
-        "progress row of origin {origin} is not at {expected}; does another landfall daemon apply to this database?"
-    )]
-    Progress {
-        /// Whose transactions were being applied.
-        origin: Origin,
-        /// Where it should have been.
-        expected: Seq,
-    },
-    /// The database lacks what a statement needs.
-    #[error("table number {0:?} is not in the database any more")]
-    TableGone(TableId),
-    /// Anything else, a lost connection first of all.
-    #[error("apply connection: {}", sql::describe(.0))]
-    Connection(#[from] tokio_postgres::Error),
-    /// As [`ApplyError::Connection`], of a model.
-    #[cfg(feature = "simulation")]
-    #[error(transparent)]
-    Model(Fault),
-}
-
-#[cfg(feature = "simulation")]
-impl From<Fault> for ApplyError {
-    fn from(fault: Fault) -> Self {
-        let Fault::Refused { sqlstate, message } = &fault else { return Self::Model(fault) };
-        Self::of_refusal(sqlstate, message).unwrap_or(Self::Model(fault))
-    }
-}
-
-impl ApplyError {
-    fn classify(error: tokio_postgres::Error) -> Self {
-        let Some(refusal) = error.as_db_error() else {
-            return Self::Connection(error);
-        };
-        let found = Self::of_refusal(refusal.code().code(), refusal.message());
-        found.unwrap_or(Self::Connection(error))
-    }
-
-    /// What a refusal by the server means; `None`: the connection is made anew.
-    fn of_refusal(sqlstate: &str, message: &str) -> Option<Self> {
-        let told = || (sqlstate.to_owned(), message.to_owned());
-        Some(match sqlstate {
-            "55P03" | "40P01" | "40001" => Self::Busy,
-            // The statement took longer than the lock phase may.
-            "57014" => Self::Late,
-            "42501" => {
-                let (sqlstate, message) = told();
-                Self::Denied { sqlstate, message }
-            }
-            // A prepared plan outlived a change of its table.
-            "0A000" | "26000" => return None,
-            // Refusals of the values, by types and constraints or by the application's own code in
-            // triggers, domains and CHECKs.
-            _ if matches!(
-                &sqlstate[..2],
-                "09" | "21" | "22" | "23" | "27" | "2F" | "38" | "39" | "42" | "44" | "54" | "P0"
-            ) =>
-            {
-                let (sqlstate, message) = told();
-                Self::Data { sqlstate, message }
-            }
-            _ => return None,
-        })
-    }
-}
-
 /// Rows of one shape for one statement: key arrays, then one array per column.
 #[derive(Debug, Default)]
 struct Arrays(Vec<TextArray>);
@@ -169,134 +83,6 @@ impl Arrays {
     fn params(&self) -> Vec<&(dyn ToSql + Sync)> {
         self.0.iter().map(|array| array as &(dyn ToSql + Sync)).collect()
     }
-}
-
-/// A row's write, ready to be sent. Its values mostly stand in the group.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum RowWrite<'w> {
-    /// Insert a row of these cells.
-    Insert(Vec<(ColumnId, Cow<'w, Value>)>),
-    /// Overwrite these cells.
-    Update(Vec<(ColumnId, Cow<'w, Value>)>),
-    /// Delete the row.
-    Delete,
-}
-
-impl<'w> RowWrite<'w> {
-    /// The cells it writes.
-    #[must_use]
-    pub fn cells(&self) -> &[(ColumnId, Cow<'w, Value>)] {
-        match self {
-            Self::Insert(cells) | Self::Update(cells) => cells,
-            Self::Delete => &[],
-        }
-    }
-}
-
-/// How long a transaction may take for its locks. What PostgreSQL waits for while it holds locks
-/// itself must be over before the application's sessions look for deadlocks (after 1 s).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LockPhase {
-    /// All locks within this time, from the first statement on.
-    Within(Duration),
-    /// As long as it takes, but hardly ever waiting for anybody.
-    Patient,
-    /// As patient, and deferred constraints hold at once, so that each row answers for itself.
-    RowByRow,
-}
-
-impl LockPhase {
-    fn begin_sql(self) -> String {
-        match self {
-            Self::Within(limit) => {
-                // The limit on one lock is the shorter one: it tells one row that somebody keeps
-                // from a statement that takes long.
-                let (all, one) = (limit.as_millis(), limit.as_millis() * 5 / 6);
-                format!(
-                    "BEGIN; SET LOCAL statement_timeout = {all}; SET LOCAL lock_timeout = {one}"
-                )
-            }
-            Self::Patient => "BEGIN; SET LOCAL lock_timeout = 10".to_owned(),
-            Self::RowByRow => {
-                "BEGIN; SET LOCAL lock_timeout = 10; SET CONSTRAINTS ALL IMMEDIATE".to_owned()
-            }
-        }
-    }
-}
-
-/// What an apply transaction begins with.
-#[derive(Debug, Clone)]
-pub struct Opening {
-    /// Whose transactions it applies.
-    pub origin: Origin,
-    /// The first one.
-    pub first: Seq,
-    /// The last one.
-    pub last: Seq,
-    /// What tells the fold about it.
-    pub marker: Vec<u8>,
-    /// How it takes its locks.
-    pub phase: LockPhase,
-}
-
-/// A row to lock.
-#[derive(Debug, Clone, Copy)]
-pub struct LockRequest<'a> {
-    /// Which row.
-    pub row: &'a RowId,
-    /// How strongly.
-    pub strength: LockStrength,
-}
-
-/// A parent that must not go while its child is written.
-#[derive(Debug, Clone)]
-pub struct ParentRequest {
-    /// The child's table.
-    pub table: TableId,
-    /// Which of its foreign keys.
-    pub key: usize,
-    /// The referencing values.
-    pub values: Vec<Value>,
-}
-
-/// A line for `landfall.conflict`.
-#[derive(Debug, Clone)]
-pub struct ConflictLine {
-    /// `schema.table`.
-    pub table: String,
-    /// Key values for humans.
-    pub row_key: String,
-    /// The column, if one cell was at stake.
-    pub column: Option<String>,
-    /// The rule that decided.
-    pub rule: &'static str,
-    /// Who stays: origin, seq, milliseconds since 1970.
-    pub winner: (Origin, Seq, u64),
-    /// Who gives way.
-    pub loser: (Origin, Seq, u64),
-    /// What gives way, as text.
-    pub value: Option<String>,
-}
-
-/// A line for `landfall.parked`.
-#[derive(Debug, Clone)]
-pub struct ParkedLine {
-    /// Whose change.
-    pub origin: Origin,
-    /// Which transaction.
-    pub seq: Seq,
-    /// `schema.table`.
-    pub table: String,
-    /// Key values for humans.
-    pub row_key: String,
-    /// insert, update or delete.
-    pub op: &'static str,
-    /// The change, for humans.
-    pub change: String,
-    /// Why it cannot be shown.
-    pub reason: String,
-    /// What would free it.
-    pub advice: String,
 }
 
 /// The apply connection: one PostgreSQL session in replica role.

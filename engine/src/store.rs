@@ -145,42 +145,24 @@ impl Store {
             }
             opened => opened?,
         };
-        let clocks = ClockWriter::new(Arc::clone(&recent), settings.recent_clocks_bytes);
         let reading = paths.open_reader()?;
         let ballast = Ballast::open(paths.ballast.clone(), settings.ballast_bytes)?;
-        let opened = Opened {
-            identity: state.identity.clone(),
-            marker_key: state.marker_key.clone(),
-            log: state.log(),
-        };
-        let units = Arc::new(UnitCache::new(settings.unit_cache_bytes));
-        let counters = Arc::new(Counters::default());
-        let (writes, write_commands) = mpsc::channel(WRITE_QUEUE);
-        let (reads, read_commands) = mpsc::channel(READ_QUEUE);
-        let (news, watched) = watch::channel(opened.log.clone());
-        let tools = Tools {
-            signer,
-            fleet_version,
-            sealing: Sealing::default(),
-            unit_bytes_max: settings.unit_bytes_max,
-            units: Arc::clone(&units),
-            counters: Arc::clone(&counters),
-            news,
-            ballast,
-        };
+        let Parts { store, opened, tools, write_commands, read_commands } =
+            Parts::new(settings, &state, signer, fleet_version, ballast);
+        let clocks = ClockWriter::new(Arc::clone(&recent), settings.recent_clocks_bytes);
+        let caches = (Arc::clone(&tools.units), recent);
         let own = opened.identity.origin;
         let failed = |error| StoreError::file("start a thread for", dir, &error);
         let reader = thread::Builder::new()
             .name("store-reader".into())
-            .spawn(move || reader::run(&reading, paths, own, (units, recent), read_commands))
+            .spawn(move || reader::run(&reading, paths, own, caches, read_commands))
             .map_err(failed)?;
-        let companions = Companions { reads: reads.clone(), reader, lock };
+        let companions = Companions { reads: store.reads.clone(), reader, lock };
         thread::Builder::new()
             .name("store-writer".into())
             .spawn(move || writer::run(writing, (state, clocks), tools, companions, write_commands))
             .map_err(failed)?;
-        let fold_epoch = Arc::new(AtomicU64::new(0));
-        Ok((Self { writes, reads, news: watched, counters, fold_epoch }, opened))
+        Ok((store, opened))
     }
 
     /// Ends both threads after what is queued before, empties SQLite's log into the database and
@@ -221,6 +203,48 @@ impl Store {
 }
 
 /// The writing connection, and what is kept in memory.
+/// A store about to open: its handle, what the writer works with, and the far ends of the queues.
+struct Parts {
+    store: Store,
+    opened: Opened,
+    tools: Tools,
+    write_commands: mpsc::Receiver<WriteCommand>,
+    read_commands: mpsc::Receiver<ReadCommand>,
+}
+
+impl Parts {
+    fn new(
+        settings: &Settings,
+        state: &State,
+        signer: Signer,
+        fleet_version: u64,
+        ballast: Ballast,
+    ) -> Self {
+        let opened = Opened {
+            identity: state.identity.clone(),
+            marker_key: state.marker_key.clone(),
+            log: state.log(),
+        };
+        let counters = Arc::new(Counters::default());
+        let (writes, write_commands) = mpsc::channel(WRITE_QUEUE);
+        let (reads, read_commands) = mpsc::channel(READ_QUEUE);
+        let (news, watched) = watch::channel(opened.log.clone());
+        let tools = Tools {
+            signer,
+            fleet_version,
+            sealing: Sealing::default(),
+            unit_bytes_max: settings.unit_bytes_max,
+            units: Arc::new(UnitCache::new(settings.unit_cache_bytes)),
+            counters: Arc::clone(&counters),
+            news,
+            ballast,
+        };
+        let fold_epoch = Arc::new(AtomicU64::new(0));
+        let store = Store { writes, reads, news: watched, counters, fold_epoch };
+        Self { store, opened, tools, write_commands, read_commands }
+    }
+}
+
 fn open_database(
     paths: &Paths,
     settings: &Settings,

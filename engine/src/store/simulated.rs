@@ -7,24 +7,22 @@
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use futures_util::future::{LocalBoxFuture, join};
 use landfall_protocol::fold::MarkerKey;
 use rusqlite::Connection;
 use rusqlite::backup::{Backup, StepResult};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
 use super::ballast::Ballast;
 use super::clocks::{ClockWriter, RecentClocks};
 use super::layout::{self, Paths};
 use super::reader::{ReadCommand, Reader};
-use super::record::{Identity, Log, Opened, Sealing, Settings};
+use super::record::{Identity, Log, Opened, Settings};
 use super::sql::Database;
 use super::state::State;
-use super::units::UnitCache;
-use super::writer::{Counters, Signer, Tools, WriteCommand, Writer, take_queued};
-use super::{READ_QUEUE, Store, StoreError, WRITE_QUEUE};
+use super::writer::{Signer, WriteCommand, Writer, take_queued};
+use super::{Parts, Store, StoreError};
 
 /// Small pages, because disks are copied.
 const PAGE_BYTES: i64 = 1024;
@@ -145,39 +143,21 @@ impl Store {
         let db = Database::new(&disk.connection);
         let (state, recent) = (State::load(&db)?, Arc::new(RecentClocks::load(&db)?));
         drop(db);
-        let opened = Opened {
-            identity: state.identity.clone(),
-            marker_key: state.marker_key.clone(),
-            log: state.log(),
-        };
-        let own = opened.identity.origin;
         let paths = Paths::new("simulated".as_ref());
-        let units = Arc::new(UnitCache::new(settings.unit_cache_bytes));
-        let counters = Arc::new(Counters::default());
-        let (writes, mut write_commands) = mpsc::channel(WRITE_QUEUE);
-        let (reads, mut read_commands) = mpsc::channel(READ_QUEUE);
-        let (news, watched) = watch::channel(opened.log.clone());
-        let tools = Tools {
-            signer,
-            fleet_version,
-            sealing: Sealing::default(),
-            unit_bytes_max: settings.unit_bytes_max,
-            units: Arc::clone(&units),
-            counters: Arc::clone(&counters),
-            news,
-            ballast: Ballast::open(paths.ballast.clone(), 0)?,
-        };
+        let ballast = Ballast::open(paths.ballast.clone(), 0)?;
+        let Parts { store, opened, tools, mut write_commands, mut read_commands } =
+            Parts::new(settings, &state, signer, fleet_version, ballast);
         let clocks = ClockWriter::new(Arc::clone(&recent), settings.recent_clocks_bytes);
+        let caches = (Arc::clone(&tools.units), recent);
+        let own = opened.identity.origin;
         let work = async move {
             let database = || Database::new(&disk.connection);
             let mut writer = Writer::new(database(), state, tools, clocks);
-            let reader = Reader::new(&disk.connection, paths, own, (units, recent));
+            let reader = Reader::new(&disk.connection, paths, own, caches);
             let writing = write(&mut writer, &disk, &mut write_commands, &*pace);
             let reading = read(&reader, &mut read_commands, &*pace);
             join(writing, reading).await;
         };
-        let fold_epoch = Arc::new(AtomicU64::new(0));
-        let store = Self { writes, reads, news: watched, counters, fold_epoch };
         Ok((store, opened, Box::pin(work)))
     }
 }

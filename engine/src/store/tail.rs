@@ -111,6 +111,12 @@ pub(super) fn insert(
     };
     let (first, last) = (first.transaction.seq, last.transaction.seq);
     let numbers = [first.0, last.0, flush.fleet_version, flush.changes()];
+    insert_row(db, numbers, data)?;
+    Ok((flush.changes(), data.len() as u64))
+}
+
+/// Writes a row: first and last sequence number, fleet version, changes; content.
+fn insert_row(db: &Database<'_>, numbers: [u64; 4], data: &[u8]) -> Result<(), StoreError> {
     let crc = checksum(&numbers, data);
     let [first, last, fleet_version, changes] = numbers.map(stored);
     db.execute(
@@ -118,7 +124,7 @@ pub(super) fn insert(
          VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
         params![first, last, fleet_version, changes, crc, data],
     )?;
-    Ok((flush.changes(), data.len() as u64))
+    Ok(())
 }
 
 /// Any bytes as a row: 16 for the range it claims, then its content.
@@ -129,14 +135,7 @@ pub(super) fn put_raw(db: &Database<'_>, bytes: &[u8]) -> Result<(), StoreError>
     for (number, bytes) in numbers.iter_mut().zip(range.chunks_exact(8)) {
         *number = bytes.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte));
     }
-    let crc = checksum(&numbers, data);
-    let [first, last, fleet_version, changes] = numbers.map(stored);
-    db.execute(
-        "INSERT INTO tail(first_seq, last_seq, fleet_version, changes, crc, data)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-        params![first, last, fleet_version, changes, crc, data],
-    )?;
-    Ok(())
+    insert_row(db, numbers, data)
 }
 
 /// All of it in order, without gaps, after `sealed`.

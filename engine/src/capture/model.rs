@@ -30,8 +30,6 @@ pub trait Model: crate::postgres::model::Model {
 pub trait Stream: std::fmt::Debug + Send {
     /// The next frame. Cancel-safe.
     fn next(&mut self) -> BoxFuture<'_, Result<Frame, Fault>>;
-    /// The next frame if it is here already.
-    fn try_next(&mut self) -> Result<Option<Frame>, Fault>;
     /// Queues a report in place of one that is still queued.
     fn queue_status(&mut self, status: StandbyStatus);
     /// Sends what is queued.
@@ -59,14 +57,6 @@ impl WalStream {
         match self {
             Self::Server(stream) => Ok(stream.next().await?),
             Self::Model(stream) => Ok(stream.next().await?),
-        }
-    }
-
-    #[expect(clippy::result_large_err, reason = "it hardly ever fails")]
-    pub(super) fn try_next(&mut self) -> Result<Option<Frame>, CaptureError> {
-        match self {
-            Self::Server(stream) => Ok(stream.try_next()?),
-            Self::Model(stream) => Ok(stream.try_next()?),
         }
     }
 

@@ -15,7 +15,7 @@
 //! loop {
 //!     tokio::select! {
 //!         frame = stream.next() => match frame? {
-//!             Frame::XLogData { data, .. } => { /* decode, then try_next() until it is None */ }
+//!             Frame::XLogData { data, .. } => { /* decode */ }
 //!             Frame::Keepalive { reply_requested, .. } => { /* answer */ }
 //!             Frame::Ended => break,
 //!         },

@@ -97,10 +97,6 @@ impl capture::model::Stream for WalStream {
         async { Ok(Self::next(self).await?) }.boxed()
     }
 
-    fn try_next(&mut self) -> Result<Option<Frame>, Fault> {
-        Ok(Self::try_next(self)?)
-    }
-
     fn queue_status(&mut self, status: StandbyStatus) {
         Self::queue_status(self, status);
     }

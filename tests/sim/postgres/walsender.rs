@@ -170,17 +170,6 @@ impl WalStream {
         }
     }
 
-    /// The next frame if it is here already; never waits.
-    ///
-    /// # Errors
-    /// The connection is gone.
-    pub(crate) fn try_next(&mut self) -> Result<Option<Frame>, PgError> {
-        match self.turn()? {
-            Turn::Frame(frame) => Ok(Some(frame)),
-            Turn::Wait(..) => Ok(None),
-        }
-    }
-
     /// Queues a report of positions in place of one that is still queued.
     pub(crate) fn queue_status(&mut self, status: StandbyStatus) {
         let asked = self.queued.is_some_and(|queued| queued.reply == Reply::Requested);

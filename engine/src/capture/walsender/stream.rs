@@ -111,24 +111,6 @@ impl WalStream {
         }
     }
 
-    /// The next frame if all of it has been read already; never waits.
-    ///
-    /// # Errors
-    /// As [`Self::next`].
-    pub fn try_next(&mut self) -> Result<Option<Frame>, WalsenderError> {
-        loop {
-            if self.ended {
-                return Ok(Some(Frame::Ended));
-            }
-            let Some(packet) = self.wire.try_packet().map_err(|e| self.error(e))? else {
-                return Ok(None);
-            };
-            if let Some(frame) = self.frame(packet)? {
-                return Ok(Some(frame));
-            }
-        }
-    }
-
     fn frame(&mut self, packet: Packet) -> Result<Option<Frame>, WalsenderError> {
         match packet.tag {
             b'd' => copy_frame(packet.body, packet.texts).map(Some).map_err(|e| self.error(e)),
@@ -285,7 +267,7 @@ mod tests {
         run(async |mut stream, mut server| {
             server.write_all(b"N\0\0\0\x04C\0\0\0\x0bCOPY 0\0").await.expect("write");
             assert!(matches!(stream.next().await, Ok(Frame::Ended)));
-            assert!(matches!(stream.try_next(), Ok(Some(Frame::Ended))));
+            assert!(matches!(stream.next().await, Ok(Frame::Ended)));
         });
         run(async |mut stream, mut server| {
             server.write_all(b"E\0\0\0\x0dC57P01\0\0\0").await.expect("write");

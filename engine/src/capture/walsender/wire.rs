@@ -85,7 +85,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     }
 
     /// The next message, if all of it has been read.
-    pub(super) fn try_packet(&mut self) -> Result<Option<Packet>, WireError> {
+    fn try_packet(&mut self) -> Result<Option<Packet>, WireError> {
         if self.condensing.is_some() {
             return self.condense();
         }

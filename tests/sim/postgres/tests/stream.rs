@@ -1,5 +1,6 @@
 //! What a walsender sends, and what its client's reports do.
 
+use futures_util::FutureExt as _;
 use landfall_engine::capture::pgoutput::{self, Column, Message, OldRow};
 use landfall_engine::capture::walsender::{Frame, Reply, StandbyStatus};
 use landfall_engine::postgres::lsn::Lsn;
@@ -179,7 +180,7 @@ fn a_silent_client_is_asked_and_then_dropped() {
         let start = cluster.create_slot();
         let mut stream = cluster.start_replication(start).await.unwrap();
         stream.queue_status(status(start));
-        assert!(stream.try_next().unwrap().is_none());
+        assert!(stream.next().now_or_never().is_none());
         let started = Instant::now();
         let frame = stream.next().await.unwrap();
         assert!(matches!(frame, Frame::Keepalive { reply_requested: true, .. }), "{frame:?}");

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use landfall_tests::cluster::Cluster;
-use landfall_tests::fleet::{DB, SOON};
+use landfall_tests::fleet::{DB, Fleet, SOON};
 use landfall_tests::process::Program;
 use landfall_tests::wait;
 
 use crate::capture::{end_of_log, position};
+use crate::cpu;
 use crate::figure::{Aim, Better, Figure, Samples};
 use crate::native::{self, Native};
 use crate::workload;
@@ -42,9 +43,17 @@ pub(crate) fn run(plan: &Plan) -> anyhow::Result<Vec<Figure>> {
     }
     let mut tps = [const { Vec::new() }; 5];
     let (mut held, mut held_native) = (Samples::default(), Samples::default());
+    let (mut near_cpu, mut far_cpu) = (Samples::default(), Samples::default());
     for round in 1..=plan.rounds {
         for (place, cluster) in clusters.into_iter().enumerate() {
+            let before = [node_seconds(&near)?, node_seconds(&far)?];
             tps[place].push(pgbench(cluster, seconds)?);
+            let transactions = tps[place][tps[place].len() - 1] * f64::from(seconds);
+            match place {
+                2 => near_cpu.push((node_seconds(&near)? - before[0]) * 1e6 / transactions),
+                3 => far_cpu.push((node_seconds(&far)? - before[1]) * 1e6 / transactions),
+                _ => {}
+            }
         }
         held.push(held_log(clusters[3])?);
         native.disable()?;
@@ -58,6 +67,7 @@ pub(crate) fn run(plan: &Plan) -> anyhow::Result<Vec<Figure>> {
     let speed = |name: &str, samples: &Samples| {
         Figure::new(name, "transactions/s", Better::Higher, samples.clone())
     };
+    let cpu = |name: &str, samples| Figure::new(name, "µs/transaction", Better::Lower, samples);
     let least = Aim::Ratio(0.95);
     Ok(vec![
         speed("application, peer reachable", &near).against("native", &native).aim(least),
@@ -65,10 +75,18 @@ pub(crate) fn run(plan: &Plan) -> anyhow::Result<Vec<Figure>> {
         speed("application, peer reachable", &near).against("no replication", &none),
         speed("application, peer away", &far).against("no replication", &none),
         speed("application, native", &native).against("no replication", &none),
+        cpu("application, peer reachable: CPU of the node", near_cpu),
+        cpu("application, peer away: CPU of the node", far_cpu),
         Figure::new("log held for an absent peer", "bytes", Better::Lower, held)
             .against("native", &held_native)
             .aim(Aim::AtMost(0.0)),
     ])
+}
+
+/// Processor time that the node beside the application has used.
+fn node_seconds(fleet: &Fleet) -> anyhow::Result<f64> {
+    let pid = fleet.member("a").daemon().pid().context("the node runs")?;
+    Ok(cpu::seconds(&vec![("node".to_owned(), pid)])?.values().sum())
 }
 
 /// Transactions per second of four clients.

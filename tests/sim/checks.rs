@@ -1,5 +1,7 @@
 //! What must always be true, and what must be true in the end.
 
+mod conflicts;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -236,6 +238,7 @@ pub(crate) fn judge(logs: &[SiteLog<'_>], first_table: usize) -> Result<Vec<Tabl
     for (log, life) in logs.iter().zip(&lives) {
         follow(log, life, first_table, &history)?;
     }
+    conflicts::check(logs, &history)?;
     for committed in history.values() {
         oracle.commit(committed.at, &committed.events, &KEYS);
     }

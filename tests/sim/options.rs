@@ -2,6 +2,7 @@
 
 use crate::dice::Dice;
 
+use super::extras::Extras;
 use super::network::Line;
 
 /// Everything that the seed decides beforehand.
@@ -39,6 +40,8 @@ pub struct Options {
     pub portion_max: u64,
     /// How links are.
     pub(crate) line: Line,
+    /// What there is beside that.
+    pub extras: Extras,
     /// Rules that are switched off.
     pub planted: Vec<String>,
 }
@@ -46,6 +49,11 @@ pub struct Options {
 impl Options {
     /// The options of a seed.
     pub fn draw(seed: u64, planted: &[String]) -> Self {
+        Self { extras: Extras::draw(seed), ..Self::plain(seed, planted) }
+    }
+
+    /// Those without extras.
+    pub fn plain(seed: u64, planted: &[String]) -> Self {
         let mut dice = Dice::new(seed ^ 0x006f_7074_696f_6e73);
         let line = Line {
             delay_ms: dice.pick(&[0, 1, 10, 50, 300]),
@@ -69,6 +77,7 @@ impl Options {
             clock_bytes: dice.pick(&[0, 2_000, 6 << 20]),
             portion_max: dice.pick(&[0, 0, 16, 200]),
             line,
+            extras: Extras::default(),
             planted: planted.to_vec(),
         }
     }

@@ -52,9 +52,9 @@ struct Net {
 impl Oracle {
     /// Takes in a transaction of an application. The first `keys[table]` columns are the key.
     pub(crate) fn commit(&mut self, at: Moment, events: &[Event], keys: &[usize]) {
-        for ((table, key), net) in nets(events, keys) {
-            let row = self.rows.entry((table, key)).or_default();
-            row.take(at, &net, keys[table]);
+        for write in writes(events, keys) {
+            let row = self.rows.entry((write.table, write.key.clone())).or_default();
+            row.take(at, &write);
         }
     }
 
@@ -72,11 +72,50 @@ impl Oracle {
 
 /// Whether a transaction changes anything.
 pub(crate) fn changes_anything(events: &[Event], keys: &[usize]) -> bool {
-    let mut row = Row::default();
-    for ((table, _), net) in nets(events, keys) {
-        row.take(Moment::default(), &net, keys[table]);
-    }
-    row.existence.is_some() || !row.cells.is_empty()
+    !writes(events, keys).is_empty()
+}
+
+/// What a transaction did to one row, all in all.
+#[derive(Clone, Debug)]
+pub(crate) struct Write {
+    pub(crate) table: usize,
+    /// The key as texts.
+    pub(crate) key: Vec<String>,
+    /// The key as people read it.
+    pub(crate) key_text: String,
+    /// Whether it was inserted or deleted.
+    pub(crate) exists: Option<bool>,
+    /// Values it took, by their places.
+    pub(crate) cells: Vec<(usize, Value)>,
+}
+
+/// What a transaction did to each row.
+pub(crate) fn writes(events: &[Event], keys: &[usize]) -> Vec<Write> {
+    let write = |((table, key), net): ((usize, Vec<String>), Net)| {
+        let exists = match (&net.before, &net.after) {
+            (None, None) => return None,
+            (_, None) => Some(false),
+            (None, Some(_)) => Some(true),
+            // Deleted and inserted again: a new row.
+            (Some(_), Some(_)) if net.was_gone => Some(true),
+            (Some(_), Some(_)) => None,
+        };
+        let mut cells = Vec::new();
+        for (place, value) in net.after.iter().flat_map(|row| row.iter()).enumerate() {
+            let same = net.before.as_ref().is_some_and(|before| before[place] == *value);
+            if place >= keys[table] && (exists == Some(true) || !same) {
+                cells.push((place, value.clone()));
+            }
+        }
+        if exists.is_none() && cells.is_empty() {
+            return None;
+        }
+        let row = net.after.as_ref().or(net.before.as_ref())?;
+        let key_text = row[..keys[table]].iter().map(|value| value.text().unwrap_or_default());
+        let key_text = key_text.collect::<Vec<_>>().join(",");
+        Some(Write { table, key, key_text, exists, cells })
+    };
+    nets(events, keys).into_iter().filter_map(write).collect()
 }
 
 /// The rows a transaction touches.
@@ -115,26 +154,14 @@ impl Row {
         Some(self.cells.values().map(|(_, text)| text.clone()).collect())
     }
 
-    fn take(&mut self, at: Moment, net: &Net, key: usize) {
-        let (exists, all) = match (&net.before, &net.after) {
-            (None, None) => return,
-            (_, None) => (Some(false), false),
-            (None, Some(_)) => (Some(true), true),
-            // Deleted and inserted again: a new row.
-            (Some(_), Some(_)) if net.was_gone => (Some(true), true),
-            (Some(_), Some(_)) => (None, false),
-        };
-        if let Some(live) = exists {
+    fn take(&mut self, at: Moment, write: &Write) {
+        if let Some(live) = write.exists {
             self.existence = self.existence.max(Some((at, live)));
         }
-        let Some(after) = &net.after else { return };
-        for (place, value) in after.iter().enumerate().skip(key) {
-            let same = net.before.as_ref().is_some_and(|before| before[place] == *value);
-            if all || !same {
-                let cell = self.cells.entry(place).or_default();
-                if at >= cell.0 {
-                    *cell = (at, text(value));
-                }
+        for (place, value) in &write.cells {
+            let cell = self.cells.entry(*place).or_default();
+            if at >= cell.0 {
+                *cell = (at, text(value));
             }
         }
     }

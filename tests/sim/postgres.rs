@@ -30,9 +30,9 @@ pub(crate) use self::error::PgError;
 #[cfg(test)]
 pub(crate) use self::heap::Strength;
 pub(crate) use self::heap::TableNo;
-pub(crate) use self::log::{Change, CommitRecord};
 #[cfg(test)]
-pub(crate) use self::log::{Line, RowChange};
+pub(crate) use self::log::RowChange;
+pub(crate) use self::log::{Change, CommitRecord, Line};
 pub(crate) use self::options::{Options, Pauses, TableSpec};
 #[cfg(test)]
 pub(crate) use self::session::{Ended, SyncCommit};

@@ -11,7 +11,9 @@
 
 mod checks;
 mod executor;
+mod extras;
 mod faults;
+mod ledger;
 mod network;
 mod options;
 mod oracle;
@@ -22,5 +24,6 @@ mod workload;
 mod world;
 
 pub use executor::Steps;
+pub use extras::Extras;
 pub use options::Options;
 pub use world::{Report, Trace, run};

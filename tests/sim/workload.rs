@@ -7,6 +7,7 @@ use std::time::Duration;
 use landfall_protocol::schema::{ColumnDef, ColumnId, SetId, TableDef, TableName};
 use landfall_protocol::value::{RowKey, Value};
 
+use super::ledger::Promises;
 use super::postgres::{Cluster, OnConflict, PgError, Session, Settings, TableNo};
 use super::site::Site;
 use super::world::World;
@@ -49,6 +50,8 @@ pub(crate) struct Client {
     number: u64,
     item: TableNo,
     account: TableNo,
+    /// What the open transaction did to rows that the ledger watches.
+    promises: Promises,
 }
 
 impl Client {
@@ -64,6 +67,7 @@ impl Client {
             cluster,
             dice: world.split(),
             number,
+            promises: Promises::default(),
         })
     }
 
@@ -105,6 +109,9 @@ impl Client {
                 session.commit().await
             };
             if open.await.is_ok() {
+                let opened = (0..ACCOUNTS).map(|number| (1, account(&self.site, number)));
+                let promises = Promises { inserted: opened.collect(), ..Promises::default() };
+                self.world.ledger.borrow_mut().acknowledge(self.site.id, promises);
                 return;
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -127,14 +134,20 @@ impl Client {
             None => self.connect().await?,
         };
         session.begin().await?;
+        self.promises = Promises::default();
         let what = match self.dice.below(8) {
             0 | 1 => self.transfer(&mut session).await,
             2 => self.insert_own(&mut session, number).await,
+            3 if self.world.options.extras.others_rows => {
+                self.change_others_row(&mut session).await
+            }
             _ => self.change_items(&mut session).await,
         };
         match what {
             Ok(what) if self.dice.below(12) > 0 => {
                 session.commit().await?;
+                let done = std::mem::take(&mut self.promises);
+                self.world.ledger.borrow_mut().acknowledge(self.site.id, done);
                 *kept = Some(session);
                 Ok(what)
             }
@@ -176,7 +189,25 @@ impl Client {
         let id = account(&self.site, 1_000 * (self.number as i64 + 1) + number as i64);
         let row = self.row(id);
         session.insert(self.item, &[row], OnConflict::Fail).await?;
+        self.promises.inserted.push((0, id));
         Ok("own row")
+    }
+
+    /// Changes or deletes a row that somebody was told is inserted.
+    async fn change_others_row(&mut self, session: &mut Session) -> Result<&'static str, PgError> {
+        let known = self.world.ledger.borrow().known(|count| self.dice.below(count));
+        let Some(row) = known else { return Ok("nobody's row") };
+        let key = [RowKey::new(&[Value::Int(row.1)])];
+        if self.dice.below(3) == 0 {
+            // What becomes of the transaction may never be told.
+            if session.delete(self.item, &key).await? > 0 {
+                self.world.ledger.borrow_mut().doom(row);
+                self.promises.deleted.push(row);
+            }
+            return Ok("deletes somebody's row");
+        }
+        self.update(session, row.1).await?;
+        Ok("changes somebody's row")
     }
 
     fn row(&mut self, id: i64) -> Arc<[Value]> {
@@ -212,19 +243,24 @@ impl Client {
                         session.insert(self.item, &[row], OnConflict::DoNothing).await?;
                     }
                 }
-                _ => {
-                    let place = 1 + self.dice.below(3) as usize;
-                    let new = self.row(id);
-                    let whole = self.dice.below(4) == 0;
-                    let change = |_: usize, old: &[Value]| {
-                        let mut row = if whole { new.to_vec() } else { old.to_vec() };
-                        row[place] = new[place].clone();
-                        Some(row)
-                    };
-                    session.update(self.item, &key, change).await?;
-                }
+                _ => self.update(session, id).await?,
             }
         }
         Ok("items")
+    }
+
+    /// Sets one column, or all of them.
+    async fn update(&mut self, session: &mut Session, id: i64) -> Result<(), PgError> {
+        let place = 1 + self.dice.below(3) as usize;
+        let new = self.row(id);
+        let whole = self.dice.below(4) == 0;
+        let change = |_: usize, old: &[Value]| {
+            let mut row = if whole { new.to_vec() } else { old.to_vec() };
+            row[place] = new[place].clone();
+            Some(row)
+        };
+        let key = [RowKey::new(&[Value::Int(id)])];
+        session.update(self.item, &key, change).await?;
+        Ok(())
     }
 }

@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use super::checks::{self, SiteLog};
 use super::executor::{Executor, Life, Lives, Steps};
 use super::faults;
+use super::ledger::Ledger;
 use super::network::{Sky, address};
 use super::options::Options;
 use super::oracle::Table;
@@ -69,6 +70,7 @@ pub(crate) struct World {
     pub(crate) sky: Sky,
     pub(crate) sites: Vec<Rc<Site>>,
     pub(crate) planted: Rc<BTreeSet<String>>,
+    pub(crate) ledger: RefCell<Ledger>,
     dice: RefCell<Dice>,
     clients: Cell<u64>,
     /// Faults come no more; what is broken is being mended.
@@ -160,6 +162,7 @@ impl World {
             network: Network::new(Arc::new(sky.clone())),
             fleet: Arc::new(fleet.expect("the fleet is sound")),
             clients: Cell::new(options.sites * options.clients),
+            ledger: RefCell::default(),
             lives,
             life,
             sky,
@@ -355,6 +358,8 @@ impl World {
                 let id = site.id;
                 return Err(format!("{id} does not show what it must: {}", differ(&shown, &due)));
             }
+            let kept = self.ledger.borrow().check(&shown);
+            kept.map_err(|broken| format!("{}: {broken}", site.id))?;
         }
         Ok(())
     }

@@ -1,0 +1,194 @@
+//! Whether each site's `landfall.conflict` says what had to give way, and nothing else.
+//!
+//! A write gave way when a newer one of the same cell, or a delete of its row, came from somebody who
+//! had not seen it, and nobody who had seen it wrote the cell later. The two met at every site, and
+//! each must have a line. Of a delete that a newer insert outlived, the site of the insert must have
+//! one.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use landfall_engine::postgres::apply::ConflictLine;
+use landfall_protocol::id::TxnId;
+use landfall_protocol::value::Value;
+
+use super::{Committed, History, KEYS, SiteLog};
+use crate::sim::oracle::{self, Moment, Write};
+use crate::sim::postgres::Line;
+use crate::sim::workload;
+
+/// One write of a row.
+struct Written<'h> {
+    txn: TxnId,
+    committed: &'h Committed,
+    write: Write,
+}
+
+impl Written<'_> {
+    fn at(&self) -> Moment {
+        self.committed.at
+    }
+
+    /// Whether its writer had seen that one.
+    fn knew(&self, other: &Self) -> bool {
+        self.txn.origin == other.txn.origin || self.committed.seen.covers(other.txn)
+    }
+
+    fn is_delete(&self) -> bool {
+        self.write.exists == Some(false)
+    }
+
+    /// What it says of a cell; a delete takes all of them away.
+    fn cell(&self, column: usize) -> Option<Option<&Value>> {
+        if self.is_delete() {
+            return Some(None);
+        }
+        let cell = self.write.cells.iter().find(|(place, _)| *place == column);
+        cell.map(|(_, value)| Some(value))
+    }
+}
+
+/// Who gave way where: table, key, column.
+type Place = (TxnId, String, String, Option<String>);
+
+/// All writes, by table and key.
+type Rows<'h> = BTreeMap<(usize, Vec<String>), Vec<Written<'h>>>;
+
+/// Names as `landfall.conflict` has them.
+struct Names {
+    tables: Vec<(String, Vec<String>)>,
+}
+
+impl Names {
+    fn of_the_workload() -> Self {
+        let tables = workload::tables().into_iter().map(|table| {
+            let columns = table.columns.iter().map(|column| column.name.clone());
+            (table.name.to_string(), columns.collect())
+        });
+        Self { tables: tables.collect() }
+    }
+
+    fn place(&self, loser: TxnId, (table, key): (usize, &str), column: Option<usize>) -> Place {
+        let (name, columns) = &self.tables[table];
+        (loser, name.clone(), key.to_owned(), column.map(|column| columns[column].clone()))
+    }
+}
+
+/// Checks the lines of all sites.
+pub(super) fn check(logs: &[SiteLog<'_>], history: &History) -> Result<(), String> {
+    let rows = rows(history);
+    let names = Names::of_the_workload();
+    for log in logs {
+        let lines: Vec<&ConflictLine> = lines(log).collect();
+        let told: BTreeSet<Place> = lines.iter().map(|line| place_of(line)).collect();
+        for ((table, _), writes) in &rows {
+            for lost in writes {
+                let key = lost.write.key_text.as_str();
+                for column in due_cells(lost, writes) {
+                    let place = names.place(lost.txn, (*table, key), Some(column));
+                    if !told.contains(&place) {
+                        return Err(format!("{} has no conflict line for {place:?}", log.origin));
+                    }
+                }
+                let outlived = outlived_by(lost, writes).filter(|by| by.txn.origin == log.origin);
+                let place = names.place(lost.txn, (*table, key), None);
+                if outlived.is_some() && !told.contains(&place) {
+                    return Err(format!("{} has no conflict line for {place:?}", log.origin));
+                }
+            }
+        }
+        for line in lines {
+            is_true(line, &rows, &names)
+                .map_err(|why| format!("{}: {why}: {line:?}", log.origin))?;
+        }
+    }
+    Ok(())
+}
+
+fn lines<'l>(log: &'l SiteLog<'_>) -> impl Iterator<Item = &'l ConflictLine> {
+    log.records.iter().flat_map(|record| &record.lines).filter_map(|line| match line {
+        Line::Conflict(line) => Some(line),
+        Line::Parked(_) => None,
+    })
+}
+
+fn place_of(line: &ConflictLine) -> Place {
+    let (origin, seq, _) = line.loser;
+    (TxnId { origin, seq }, line.table.clone(), line.row_key.clone(), line.column.clone())
+}
+
+fn rows(history: &History) -> Rows<'_> {
+    let mut rows = Rows::new();
+    for (txn, committed) in history {
+        for write in oracle::writes(&committed.events, &KEYS) {
+            let row = rows.entry((write.table, write.key.clone())).or_default();
+            row.push(Written { txn: *txn, committed, write });
+        }
+    }
+    rows
+}
+
+/// The cells in which a write gave way at every site.
+fn due_cells<'w>(
+    lost: &'w Written<'_>,
+    writes: &'w [Written<'_>],
+) -> impl Iterator<Item = usize> + 'w {
+    let cells = lost.write.cells.iter().filter(|_| !lost.is_delete());
+    cells.filter_map(move |(column, value)| {
+        let newer = || {
+            let newer = writes.iter().filter(|write| write.at() > lost.at());
+            newer.filter_map(|write| Some((write, write.cell(*column)?)))
+        };
+        let is_overwritten = newer().any(|(write, _)| write.knew(lost));
+        // Who wrote the same took nothing away.
+        let is_same = newer().any(|(_, cell)| cell == Some(value));
+        (newer().next().is_some() && !is_overwritten && !is_same).then_some(*column)
+    })
+}
+
+/// The insert that made the row stay in spite of this delete.
+fn outlived_by<'w, 'h>(lost: &Written<'_>, writes: &'w [Written<'h>]) -> Option<&'w Written<'h>> {
+    let by = writes.iter().filter(|write| write.write.exists.is_some());
+    let by = by.max_by_key(|write| write.at())?;
+    let newer = || writes.iter().filter(|write| write.at() > lost.at());
+    let exists = || newer().filter(|write| write.write.exists.is_some());
+    let stays = lost.is_delete() && !by.is_delete() && !exists().any(|write| write.knew(lost));
+    (stays && by.at() > lost.at()).then_some(by)
+}
+
+/// Whether a line tells what happened.
+fn is_true(line: &ConflictLine, rows: &Rows<'_>, names: &Names) -> Result<(), &'static str> {
+    let table = names.tables.iter().position(|(name, _)| *name == line.table);
+    let table = table.ok_or("no such table")?;
+    let of_table = rows.iter().filter(|((number, _), _)| *number == table).map(|(_, row)| row);
+    let mut row = of_table.filter(|row| row[0].write.key_text == line.row_key);
+    let writes = row.next().ok_or("no such row")?;
+    let find = |(origin, seq, _): (_, _, u64)| {
+        let txn = TxnId { origin, seq };
+        writes.iter().find(|write| write.txn == txn)
+    };
+    let (loser, winner) = (find(line.loser), find(line.winner));
+    let loser = loser.ok_or("the loser did not write the row")?;
+    let winner = winner.ok_or("the winner did not write the row")?;
+    if winner.knew(loser) || loser.knew(winner) {
+        return Err("one of the two knew the other");
+    }
+    let is_newer = winner.at() > loser.at();
+    let Some(column) = &line.column else {
+        let is_outlived = loser.is_delete() && winner.write.exists == Some(true) && is_newer;
+        return if is_outlived { Ok(()) } else { Err("no delete was outlived") };
+    };
+    let column = names.tables[table].1.iter().position(|name| name == column);
+    let column = column.ok_or("no such column")?;
+    let Some(Some(lost)) = loser.cell(column) else { return Err("the loser wrote no such cell") };
+    let gives_way = match line.rule {
+        "last_writer_wins" => is_newer && winner.cell(column).is_some(),
+        // An update of a row that is deleted shows nowhere, even if it is newer.
+        "delete_wins" => winner.is_delete(),
+        _ => false,
+    };
+    if !gives_way {
+        return Err("the loser need not have given way");
+    }
+    let lost = lost.text().map(|text| text.into_owned());
+    if lost == line.value { Ok(()) } else { Err("that is not what the loser wrote") }
+}

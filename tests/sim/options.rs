@@ -49,7 +49,9 @@ pub struct Options {
 impl Options {
     /// The options of a seed.
     pub fn draw(seed: u64, planted: &[String]) -> Self {
-        Self { extras: Extras::draw(seed), ..Self::plain(seed, planted) }
+        let extras = Extras::draw(seed);
+        let plain = Self::plain(seed, planted);
+        Self { relays: plain.relays.max(extras.relays), extras, ..plain }
     }
 
     /// Those without extras.

@@ -35,7 +35,7 @@ pub(crate) use self::log::RowChange;
 pub(crate) use self::log::{Change, CommitRecord, Line};
 pub(crate) use self::options::{Options, Pauses, TableSpec};
 #[cfg(test)]
-pub(crate) use self::session::{Ended, SyncCommit};
-pub(crate) use self::session::{OnConflict, Session, Settings};
+pub(crate) use self::session::Ended;
+pub(crate) use self::session::{OnConflict, Session, Settings, SyncCommit};
 #[cfg(test)]
 pub(crate) use self::walsender::WalStream;

@@ -14,16 +14,19 @@ mod executor;
 mod extras;
 mod faults;
 mod ledger;
+mod mishaps;
 mod network;
 mod options;
 mod oracle;
 #[cfg_attr(not(test), expect(dead_code, reason = "its own tests need more of it than the world"))]
 mod postgres;
 mod site;
+mod wires;
 mod workload;
 mod world;
 
 pub use executor::Steps;
 pub use extras::Extras;
 pub use options::Options;
+pub use wires::Shape;
 pub use world::{Report, Trace, run};

@@ -8,7 +8,7 @@ use landfall_protocol::schema::{ColumnDef, ColumnId, SetId, TableDef, TableName}
 use landfall_protocol::value::{RowKey, Value};
 
 use super::ledger::Promises;
-use super::postgres::{Cluster, OnConflict, PgError, Session, Settings, TableNo};
+use super::postgres::{Cluster, OnConflict, PgError, Session, Settings, SyncCommit, TableNo};
 use super::site::Site;
 use super::world::World;
 use crate::dice::Dice;
@@ -52,12 +52,15 @@ pub(crate) struct Client {
     account: TableNo,
     /// What the open transaction did to rows that the ledger watches.
     promises: Promises,
+    sync: SyncCommit,
 }
 
 impl Client {
     /// The client of this number at a site with a database.
     pub(crate) fn new(world: &Rc<World>, site: &Rc<Site>, number: u64) -> Option<Self> {
         let cluster = site.cluster.clone()?;
+        // Some never do.
+        let waits = world.options.extras.sync_standby && (world.options.seed + number) % 3 > 0;
         let table = |name: &str| cluster.table(&TableName::new("public", name));
         Some(Self {
             item: table("item")?,
@@ -68,6 +71,7 @@ impl Client {
             dice: world.split(),
             number,
             promises: Promises::default(),
+            sync: if waits { SyncCommit::RemoteApply } else { SyncCommit::Local },
         })
     }
 
@@ -119,7 +123,8 @@ impl Client {
     }
 
     async fn connect(&self) -> Result<Session, PgError> {
-        let mut session = self.cluster.connect(Settings::APPLICATION).await?;
+        let settings = Settings { sync: self.sync, ..Settings::APPLICATION };
+        let mut session = self.cluster.connect(settings).await?;
         session.set_tag(Some(self.number));
         Ok(session)
     }

@@ -21,11 +21,13 @@ use super::checks::{self, SiteLog};
 use super::executor::{Executor, Life, Lives, Steps};
 use super::faults;
 use super::ledger::Ledger;
+use super::mishaps;
 use super::network::{Sky, address};
 use super::options::Options;
 use super::oracle::Table;
 use super::postgres::{self, Cluster, Pauses, TableSpec};
 use super::site::{Around, Site, SiteClock};
+use super::wires::Wires;
 use super::workload::{self, Client};
 use crate::dice::Dice;
 
@@ -71,6 +73,7 @@ pub(crate) struct World {
     pub(crate) sites: Vec<Rc<Site>>,
     pub(crate) planted: Rc<BTreeSet<String>>,
     pub(crate) ledger: RefCell<Ledger>,
+    wires: Wires,
     dice: RefCell<Dice>,
     clients: Cell<u64>,
     /// Faults come no more; what is broken is being mended.
@@ -125,6 +128,9 @@ async fn live(world: Rc<World>) {
             }
         }
     }
+    if world.options.extras.has_mishaps() {
+        world.lives.spawn(world.life, mishaps::direct(Rc::clone(&world)));
+    }
     faults::direct(&world).await;
     world.heal();
     if let Err(why) = world.converge().await {
@@ -154,6 +160,8 @@ impl World {
         let fleet = Fleet::new(1, vec![set], (1..=members).map(member).collect());
         let sky = Sky::new(options.line, options.portion_max, dice.split());
         let sites = sites(&options, &tables, &mut dice);
+        let seed = Dice::new(options.seed ^ 0x77_6972_6573);
+        let wires = Wires::lay(options.extras.shape, options.sites, options.relays, seed);
         let planted = Rc::new(options.planted.iter().cloned().collect());
         let true_clock = Arc::new(SiteClock::new(0, 0));
         let life = lives.begin(Around::new(&true_clock, dice.split(), &planted));
@@ -163,6 +171,7 @@ impl World {
             fleet: Arc::new(fleet.expect("the fleet is sound")),
             clients: Cell::new(options.sites * options.clients),
             ledger: RefCell::default(),
+            wires,
             lives,
             life,
             sky,
@@ -182,9 +191,9 @@ impl World {
         self.dice.borrow_mut().split()
     }
 
-    /// Whom a site calls: everybody of a higher number, and relays everybody.
-    pub(crate) fn calls(&self, site: SiteId) -> Vec<SiteId> {
-        self.sites.iter().map(|other| other.id).filter(|other| *other > site).collect()
+    /// Whom a site calls.
+    pub(crate) fn calls(&self, member: SiteId) -> Vec<SiteId> {
+        self.wires.called_by(u64::from(member.number())).map(site).collect()
     }
 
     pub(crate) fn client_done(&self) {
@@ -260,6 +269,10 @@ impl World {
             site.clock.set_right();
             if let Some(cluster) = &site.cluster {
                 cluster.start();
+                // Capture asks two hundred times whether a commit is visible that waits for it.
+                if self.options.extras.sync_standby {
+                    cluster.lose_no_more();
+                }
             }
             if site.process.borrow().is_none() {
                 self.start_later(site, 0);
@@ -433,6 +446,7 @@ fn cluster(
         pauses,
         lost_per_million: options.lost_per_million,
         described_again: dice.pick(&[0, 10]),
+        has_sync_standby: options.extras.sync_standby,
         ..postgres::Options::new(tables)
     };
     Cluster::new(options, dice, move || clock.now_us())

@@ -215,6 +215,11 @@ impl Cluster {
         server.cut_wake.notify_waiters();
     }
 
+    /// From now on no connection is lost by chance.
+    pub(crate) fn lose_no_more(&self) {
+        Arc::make_mut(&mut self.lock().options).lost_per_million = 0;
+    }
+
     /// Whether sessions can be opened.
     pub(crate) fn is_up(&self) -> bool {
         self.lock().is_up

@@ -430,7 +430,7 @@ impl Replica {
             tokio::select! {
                 biased;
                 changed = log.changed() => changed.map_err(|_| StoreError::Closed)?,
-                _ = schema_epoch.changed() => {}
+                () = schema_change(&mut schema_epoch) => {}
                 () = sleep_until_wall(held.values().min().copied()) => {}
                 () = next_turn => {}
                 ended = large::end_of(&mut self.lane) => self.leave_lane(ended??),
@@ -683,6 +683,14 @@ async fn loss(drivers: &mut [Driver]) -> ReplicaError {
         Ok(Ok(())) => ReplicaError::Lost,
         Ok(Err(error)) => ApplyError::Connection(error).into(),
         Err(error) => error.into(),
+    }
+}
+
+/// Waits until capture saw a table change its shape. Where capture has ended nothing is to be waited
+/// for, and everything else ends soon.
+async fn schema_change(epoch: &mut watch::Receiver<u64>) {
+    if epoch.changed().await.is_err() {
+        std::future::pending().await
     }
 }
 

@@ -43,6 +43,10 @@ fn without_piece(transaction: &Arc<Transaction>) -> Arc<Transaction> {
 
 impl Writer<'_> {
     /// Folds a batch that ends at `end_lsn`, or in the middle of the transaction behind it.
+    ///
+    /// A session that begins anew reads once more what the one before it passed over, and may meet
+    /// a transaction that is folded in part before it is where that one was. The position stays
+    /// there, before the transaction's commit.
     pub(super) fn fold(
         &mut self,
         batch: Vec<CapturedTransaction>,
@@ -50,6 +54,13 @@ impl Writer<'_> {
         learn: &[TableDef],
         resume: Option<Resume>,
     ) -> Result<Folded, StoreError> {
+        let end_lsn = match &resume {
+            None => end_lsn,
+            Some(part) if part.commit_lsn >= self.state.seen_lsn => {
+                end_lsn.max(self.state.seen_lsn)
+            }
+            Some(part) => part.commit_lsn,
+        };
         self.check_position(end_lsn)?;
         let foreign = self.gather(&batch)?;
         let origins: BTreeSet<Origin> = foreign.keys().map(|txn| txn.origin).collect();

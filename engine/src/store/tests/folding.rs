@@ -3,7 +3,7 @@
 use landfall_protocol::unit::UNIT_PLAIN_BYTES_TARGET;
 
 use super::*;
-use crate::store::{Advance, Sealing, StoreError};
+use crate::store::{Advance, Resume, Sealing, StoreError};
 
 /// Transaction `n` of a busy site: a new row, and the one before changed.
 fn busy(table: &Arc<TableDef>, n: i64) -> CapturedTransaction {
@@ -259,6 +259,25 @@ async fn a_position_without_content_is_recorded_when_asked_or_far() {
     store.close().await;
     let (_store, opened) = open(dir.path(), 1);
     assert_eq!(opened.log.fold_lsn, far + 9, "closing records it");
+}
+
+#[tokio::test]
+async fn a_part_may_be_met_before_what_was_passed_over() {
+    let (_dir, store) = fresh(1);
+    let t = table("t");
+    let (commit, token) = (START_LSN + 5000, vec![1]);
+    store.advance_lsn(commit, Advance::WhenCheap).await.unwrap();
+    // A new session begins where the store is by its disk, and has passed less than the last one.
+    let part = |n| CapturedTransaction { fragment: Fragment::More, ..busy(&t, n) };
+    let resume = Resume { commit_lsn: commit, token };
+    let folded = store.fold_part(vec![part(1)], START_LSN + 40, resume.clone()).await.unwrap();
+    assert_eq!(folded.fold_lsn, commit);
+    assert_eq!(store.position().await, Ok((commit, Some(resume.clone()))));
+    let last = CapturedTransaction { fragment: Fragment::Last, ..busy(&t, 2) };
+    store.fold(vec![last], commit + 48, Vec::new()).await.unwrap();
+    let again = store.fold_part(vec![part(3)], START_LSN + 40, resume).await;
+    let behind = StoreError::FoldBehind { end_lsn: commit, position: commit + 48 };
+    assert_eq!(again, Err(behind), "the transaction is folded already");
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! What must always be true, and what must be true in the end.
 
 mod conflicts;
+mod parked;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -159,7 +160,11 @@ pub(crate) struct SiteLog<'a> {
 
 /// A step in the life of a site's database.
 enum Entry {
-    Own(Seq),
+    /// A large one has several numbers.
+    Own {
+        first: Seq,
+        last: Seq,
+    },
     Applied {
         origin: Origin,
         first: Seq,
@@ -174,6 +179,8 @@ struct Committed {
     at: Moment,
     hlc: Hlc,
     events: Vec<Event>,
+    /// The last of its numbers, of which the first is its name.
+    last: Seq,
     /// What its origin showed before.
     seen: VersionVector,
 }
@@ -197,32 +204,47 @@ fn events(record: &CommitRecord, first_table: usize) -> Vec<Event> {
 
 /// The steps of a log, one for each record.
 fn entries(log: &SiteLog<'_>, first_table: usize) -> Result<Vec<Entry>, String> {
-    let mut own = Seq::ZERO;
-    let entry = |record: &Arc<CommitRecord>| {
-        let marker = record.changes.iter().rev().find_map(|change| match change {
-            Change::Message { prefix, content, .. } if *prefix == MARKER_PREFIX => {
-                log.marker_key.open(content).ok().flatten()
-            }
-            _ => None,
-        });
-        match marker {
-            Some(Marker::Apply { origin, first, last, .. }) => {
-                Entry::Applied { origin, first, last }
-            }
-            Some(_) => Entry::Other,
+    // The fragments of a large one have one clock reading.
+    let mut own = log.own.chunk_by(|one, next| one.hlc == next.hlc);
+    let (mut committed, mut found) = (0, Vec::new());
+    for record in &log.records {
+        found.push(match apply_marker(log, record) {
+            Some(Some((origin, first, last))) => Entry::Applied { origin, first, last },
+            Some(None) => Entry::Other,
             None if oracle::changes_anything(&events(record, first_table), &KEYS) => {
-                own = own.next();
-                Entry::Own(own)
+                committed += 1;
+                match own.next() {
+                    Some(held) => Entry::Own { first: held[0].seq, last: held[held.len() - 1].seq },
+                    None => Entry::Other,
+                }
             }
             None => Entry::Other,
-        }
-    };
-    let found = log.records.iter().map(entry).collect();
-    if own.0 != log.own.len() as u64 {
-        let (origin, held) = (log.origin, log.own.len());
-        return Err(format!("{origin} committed {own} transactions, and its store holds {held}"));
+        });
+    }
+    let held = log.own.chunk_by(|one, next| one.hlc == next.hlc).count();
+    if committed != held {
+        let origin = log.origin;
+        return Err(format!("{origin} committed {committed} transactions, its store holds {held}"));
     }
     Ok(found)
+}
+
+/// What the markers of a transaction of ours say that it applied: nothing when it repairs. A large
+/// one has a marker for each fragment.
+fn apply_marker(log: &SiteLog<'_>, record: &CommitRecord) -> Option<Option<(Origin, Seq, Seq)>> {
+    let markers = record.changes.iter().filter_map(|change| match change {
+        Change::Message { prefix, content, .. } if *prefix == MARKER_PREFIX => {
+            log.marker_key.open(content).ok().flatten()
+        }
+        _ => None,
+    });
+    markers.fold(None, |found, marker| match (found, marker) {
+        (Some(Some((origin, first, _))), Marker::Apply { last, .. }) => {
+            Some(Some((origin, first, last)))
+        }
+        (_, Marker::Apply { origin, first, last, .. }) => Some(Some((origin, first, last))),
+        (found, _) => Some(found.flatten()),
+    })
 }
 
 /// Checks everything that became visible anywhere, and says what all must show.
@@ -256,9 +278,9 @@ fn gather(
     for (entry, record) in life.iter().zip(&log.records) {
         match entry {
             Entry::Other => {}
-            Entry::Own(seq) => {
-                let txn = TxnId { origin: log.origin, seq: *seq };
-                let hlc = log.own[seq.0 as usize - 1].hlc;
+            Entry::Own { first, last } => {
+                let txn = TxnId { origin: log.origin, seq: *first };
+                let hlc = log.own[first.0 as usize - 1].hlc;
                 if hlc.ms() < (record.time / 1_000).max(0) as u64 {
                     return Err(format!("{txn} is stamped {hlc:?}, before its commit"));
                 }
@@ -266,7 +288,7 @@ fn gather(
                 let (site, incarnation) = (site.number(), incarnation.number());
                 let at = Moment { hlc: hlc.0, site, incarnation };
                 let (events, seen) = (events(record, first_table), applied.clone());
-                history.insert(txn, Committed { at, hlc, events, seen });
+                history.insert(txn, Committed { at, hlc, events, last: *last, seen });
             }
             Entry::Applied { origin, first, last } => {
                 if applied.get(*origin).next() != *first {
@@ -293,29 +315,26 @@ fn follow(
     let mut newest = Hlc::ZERO;
     let mut due = Oracle::default();
     let mut shown: Vec<Table> = vec![Table::new(); KEYS.len()];
+    let parked = parked::rows(log);
     for (entry, record) in life.iter().zip(&log.records) {
         for event in events(record, first_table) {
             replay(&mut shown[event.table], &event);
         }
         match entry {
             Entry::Other => {}
-            Entry::Own(seq) => {
-                let txn = TxnId { origin: log.origin, seq: *seq };
+            Entry::Own { first, last } => {
+                let txn = TxnId { origin: log.origin, seq: *first };
                 let own = &history[&txn];
                 if own.hlc <= newest {
                     return Err(format!("{txn} is not stamped after what it could see"));
                 }
                 newest = own.hlc;
-                applied.advance(log.origin, *seq);
+                applied.advance(log.origin, *last);
                 due.commit(own.at, &own.events, &KEYS);
             }
             Entry::Applied { origin, first, last } => {
-                let txns = (first.0..=last.0).map(|seq| TxnId { origin: *origin, seq: Seq(seq) });
                 let mut touched = BTreeSet::new();
-                for txn in txns {
-                    let foreign = history
-                        .get(&txn)
-                        .ok_or_else(|| format!("{site} applied {txn}, which was never"))?;
+                for (txn, foreign) in applied_at_once(history, *origin, *first, *last)? {
                     if !applied.contains(&foreign.seen) {
                         return Err(format!("{site} applied {txn} before what it had seen"));
                     }
@@ -324,7 +343,10 @@ fn follow(
                     touched.extend(foreign.events.iter().flat_map(keys_of));
                 }
                 applied.advance(*origin, *last);
-                for (table, key) in touched {
+                for (table, key, key_text) in touched {
+                    if parked.contains(&(table, key_text)) {
+                        continue;
+                    }
                     // Whether it is there may be wrong for a moment: an insert or delete may have
                     // come between.
                     let (shows, due) = (shown[table].get(&key), due.row(table, &key));
@@ -342,9 +364,36 @@ fn follow(
     Ok(())
 }
 
-fn keys_of(event: &Event) -> Vec<(usize, Vec<String>)> {
+/// The transactions of these numbers, all of them and each of them whole.
+fn applied_at_once(
+    history: &History,
+    origin: Origin,
+    first: Seq,
+    last: Seq,
+) -> Result<Vec<(TxnId, &Committed)>, String> {
+    let [from, to] = [first, last].map(|seq| TxnId { origin, seq });
+    let found: Vec<_> = history.range(from..=to).map(|(txn, found)| (*txn, found)).collect();
+    let mut reached = first;
+    for (txn, committed) in &found {
+        if txn.seq != reached {
+            return Err(format!("{origin} {first} to {last} was applied, {reached} was never"));
+        }
+        reached = committed.last.next();
+    }
+    if reached == last.next() {
+        return Ok(found);
+    }
+    Err(format!("{origin} {first} to {last} was applied at once, which is not whole transactions"))
+}
+
+/// Table and key of a row before and after, the key also as people read it.
+fn keys_of(event: &Event) -> Vec<(usize, Vec<String>, String)> {
     let rows = event.old.iter().chain(&event.new);
-    rows.map(|row| (event.table, oracle::texts(&row[..KEYS[event.table]]))).collect()
+    let key = |row: &Arc<[Value]>| {
+        let key = &row[..KEYS[event.table]];
+        (event.table, oracle::texts(key), oracle::key_text(key))
+    };
+    rows.map(key).collect()
 }
 
 fn replay(table: &mut Table, event: &Event) {

@@ -16,12 +16,25 @@ pub struct Extras {
     pub relays: u64,
     /// Many commits wait until capture has them.
     pub sync_standby: bool,
+    /// One site refuses items with numbers above this.
+    pub refused_above: Option<i64>,
+    /// The constraint goes before the end.
+    pub frees_early: bool,
+    /// Memory for the rows of a transaction, if it is to be little. Clients write large ones then.
+    pub transaction_bytes_max: Option<usize>,
 }
 
 impl Extras {
+    /// Whether so many statements belong together that they never get through where one of fifty
+    /// loses its connection: a large transaction row by row, or capture that asks two hundred times
+    /// whether a commit is visible that waits for it.
+    pub(crate) fn has_long_talks(&self) -> bool {
+        self.sync_standby || self.refused_above.is_some() || self.transaction_bytes_max.is_some()
+    }
+
     /// Whether something goes wrong that goes wrong nowhere else.
     pub(crate) fn has_mishaps(&self) -> bool {
-        self.sync_standby
+        self.sync_standby || self.refused_above.is_some() && self.frees_early
     }
 
     /// Those of a seed.
@@ -30,6 +43,18 @@ impl Extras {
         let others_rows = dice.below(2) == 0;
         let shape = dice.pick(&[Shape::Mesh, Shape::Mesh, Shape::Relays, Shape::Row, Shape::Tree]);
         let relays = if shape == Shape::Relays { 1 + dice.below(2) } else { 0 };
-        Self { others_rows, shape, relays, sync_standby: dice.below(4) == 0 }
+        let sync_standby = dice.below(4) == 0;
+        let refused_above = dice.pick(&[None, None, None, Some(900), Some(500)]);
+        let frees_early = dice.below(3) == 0;
+        let transaction_bytes_max = dice.pick(&[None, None, None, None, Some(2_000), Some(8_000)]);
+        Self {
+            others_rows,
+            shape,
+            relays,
+            sync_standby,
+            refused_above,
+            frees_early,
+            transaction_bytes_max,
+        }
     }
 }

@@ -13,10 +13,16 @@ pub(crate) async fn direct(world: Rc<World>) {
         if world.healing.get() {
             return;
         }
+        let extras = &world.options.extras;
         let site = &world.sites[dice.below(world.sites.len() as u64) as usize];
-        if let Some(cluster) = site.cluster.as_ref().filter(|_| world.options.extras.sync_standby) {
+        let Some(cluster) = &site.cluster else { continue };
+        if extras.sync_standby {
             world.trace(|| format!("{} waits for its standby no more", site.id));
             cluster.cancel_waits_for_standby();
+        }
+        if extras.frees_early && dice.below(3) == 0 {
+            world.trace(|| format!("{} refuses nothing", site.id));
+            cluster.refuse_nothing();
         }
     }
 }

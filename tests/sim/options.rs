@@ -54,6 +54,11 @@ impl Options {
         Self { relays: plain.relays.max(extras.relays), extras, ..plain }
     }
 
+    /// The number of the site that refuses some rows.
+    pub(crate) fn refusing_site(&self) -> Option<u64> {
+        self.extras.refused_above.map(|_| 1 + self.seed % self.sites)
+    }
+
     /// Those without extras.
     pub fn plain(seed: u64, planted: &[String]) -> Self {
         let mut dice = Dice::new(seed ^ 0x006f_7074_696f_6e73);

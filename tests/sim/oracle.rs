@@ -111,8 +111,7 @@ pub(crate) fn writes(events: &[Event], keys: &[usize]) -> Vec<Write> {
             return None;
         }
         let row = net.after.as_ref().or(net.before.as_ref())?;
-        let key_text = row[..keys[table]].iter().map(|value| value.text().unwrap_or_default());
-        let key_text = key_text.collect::<Vec<_>>().join(",");
+        let key_text = key_text(&row[..keys[table]]);
         Some(Write { table, key, key_text, exists, cells })
     };
     nets(events, keys).into_iter().filter_map(write).collect()
@@ -173,6 +172,12 @@ pub(crate) fn text(value: &Value) -> String {
         Value::Null => "\u{0}null".into(),
         value => format!("{value:?}"),
     }
+}
+
+/// A key as people read it.
+pub(crate) fn key_text(key: &[Value]) -> String {
+    let texts = key.iter().map(|value| value.text().unwrap_or_default());
+    texts.collect::<Vec<_>>().join(",")
 }
 
 /// A row as texts.

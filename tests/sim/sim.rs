@@ -18,6 +18,7 @@ mod mishaps;
 mod network;
 mod options;
 mod oracle;
+mod parking;
 #[cfg_attr(not(test), expect(dead_code, reason = "its own tests need more of it than the world"))]
 mod postgres;
 mod site;

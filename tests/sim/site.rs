@@ -24,6 +24,7 @@ use landfall_protocol::fleet::Fleet;
 use landfall_protocol::fold::MarkerKey;
 use landfall_protocol::id::{Origin, SiteId};
 use landfall_protocol::unit::simulated;
+use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -269,7 +270,7 @@ fn replicate(
         marker_key: opened.marker_key.clone(),
         publication: "landfall".into(),
         fleet: Fleet::clone(&world.fleet),
-        scratch: Scratch { dir: "simulated".into(), memory_bytes_max: 16 << 20 },
+        scratch: scratch(world.options.extras.transaction_bytes_max),
         store: store.clone(),
         horizon: horizon.clone(),
         schema_epoch,
@@ -294,6 +295,19 @@ fn replicate(
         model: Some(Arc::new(cluster.clone())),
     };
     tasks.spawn("apply", replica::run(applying, tasks.stop()));
+}
+
+/// Where large transactions are put aside: in files without names, because nothing of them outlives
+/// a process.
+fn scratch(memory_bytes_max: Option<usize>) -> Scratch {
+    thread_local! {
+        static DIR: TempDir = tempfile::tempdir().expect("there is a place for temporary files");
+    }
+    let dir = match memory_bytes_max {
+        Some(_) => DIR.with(|dir| dir.path().to_owned()),
+        None => "simulated".into(),
+    };
+    Scratch { dir, memory_bytes_max: memory_bytes_max.unwrap_or(16 << 20) }
 }
 
 /// Settings that lead to no server.

@@ -17,6 +17,10 @@ use crate::dice::Dice;
 pub(crate) const DEPOSIT: i64 = 100;
 /// Accounts of one site, which only that site's clients touch.
 pub(crate) const ACCOUNTS: i64 = 3;
+/// The place of the table that everybody changes.
+pub(crate) const ITEM: usize = 0;
+/// Keys that large transactions write begin here.
+const MANY: i64 = 500;
 /// Keys of a site's own begin at this times its number.
 const OWN_KEYS: i64 = 1_000_000;
 
@@ -146,6 +150,9 @@ impl Client {
             3 if self.world.options.extras.others_rows => {
                 self.change_others_row(&mut session).await
             }
+            4 if self.world.options.extras.transaction_bytes_max.is_some() => {
+                self.change_many(&mut session).await
+            }
             _ => self.change_items(&mut session).await,
         };
         match what {
@@ -252,6 +259,30 @@ impl Client {
             }
         }
         Ok("items")
+    }
+
+    /// Inserts, updates and deletes so many rows that they are put aside on their way.
+    async fn change_many(&mut self, session: &mut Session) -> Result<&'static str, PgError> {
+        for _ in 0..1 + self.dice.below(3) {
+            let first = MANY + self.dice.below(20) as i64;
+            let ids: Vec<i64> = (first..first + 5 + self.dice.below(40) as i64).collect();
+            let keys: Vec<RowKey> = ids.iter().map(|id| RowKey::new(&[Value::Int(*id)])).collect();
+            match self.dice.below(4) {
+                0 | 1 => {
+                    let rows: Vec<Arc<[Value]>> = ids.iter().map(|id| self.row(*id)).collect();
+                    session.insert(self.item, &rows, OnConflict::DoNothing).await?;
+                }
+                2 => drop(session.delete(self.item, &keys).await?),
+                _ => {
+                    let new = self.row(first);
+                    let change = |_: usize, old: &[Value]| {
+                        Some(vec![old[0].clone(), new[1].clone(), new[2].clone(), old[3].clone()])
+                    };
+                    session.update(self.item, &keys, change).await?;
+                }
+            }
+        }
+        Ok("many items")
     }
 
     /// Sets one column, or all of them.

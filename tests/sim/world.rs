@@ -25,6 +25,7 @@ use super::mishaps;
 use super::network::{Sky, address};
 use super::options::Options;
 use super::oracle::Table;
+use super::parking;
 use super::postgres::{self, Cluster, Pauses, TableSpec};
 use super::site::{Around, Site, SiteClock};
 use super::wires::Wires;
@@ -133,10 +134,7 @@ async fn live(world: Rc<World>) {
     }
     faults::direct(&world).await;
     world.heal();
-    if let Err(why) = world.converge().await {
-        return world.fail(why);
-    }
-    match world.inspect().await {
+    match world.end().await {
         Ok(()) => world.finished.set(true),
         Err(why) => world.fail(why),
     }
@@ -269,8 +267,7 @@ impl World {
             site.clock.set_right();
             if let Some(cluster) = &site.cluster {
                 cluster.start();
-                // Capture asks two hundred times whether a commit is visible that waits for it.
-                if self.options.extras.sync_standby {
+                if self.options.extras.has_long_talks() {
                     cluster.lose_no_more();
                 }
             }
@@ -279,6 +276,14 @@ impl World {
             }
         }
         self.network.changed();
+    }
+
+    /// All must come to rest, and be as it must.
+    async fn end(&self) -> Result<(), String> {
+        self.converge().await?;
+        parking::free(self).await?;
+        self.converge().await?;
+        self.inspect().await
     }
 
     /// Waits until every site holds everything.
@@ -437,7 +442,12 @@ fn cluster(
     mut dice: Dice,
 ) -> Cluster {
     let clock = Arc::clone(clock);
-    let tables = tables.iter().cloned().map(TableSpec::new).collect();
+    let mut tables: Vec<_> = tables.iter().cloned().map(TableSpec::new).collect();
+    if let (true, Some(above)) =
+        (options.refusing_site() == Some(number), options.extras.refused_above)
+    {
+        parking::refuse(&mut tables, above);
+    }
     let pauses = Pauses { yields: 30, sleeps: 15, sleep_ms_max: options.postgres_ms_max };
     let near_wrap = dice.below(4) == 0;
     let options = postgres::Options {

@@ -8,10 +8,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use landfall_engine::postgres::apply::ConflictLine;
-use landfall_protocol::id::TxnId;
+use landfall_protocol::id::{Origin, Seq, TxnId};
 use landfall_protocol::value::Value;
 
-use super::{Committed, History, KEYS, SiteLog};
+use super::{Committed, History, KEYS, SiteLog, parked};
 use crate::sim::oracle::{self, Moment, Write};
 use crate::sim::postgres::Line;
 use crate::sim::workload;
@@ -79,8 +79,13 @@ pub(super) fn check(logs: &[SiteLog<'_>], history: &History) -> Result<(), Strin
     let names = Names::of_the_workload();
     for log in logs {
         let lines: Vec<&ConflictLine> = lines(log).collect();
-        let told: BTreeSet<Place> = lines.iter().map(|line| place_of(line)).collect();
+        let told: BTreeSet<Place> = lines.iter().map(|line| place_of(line, history)).collect();
+        // Of what was never shown here nothing can be said.
+        let parked = parked::rows(log);
         for ((table, _), writes) in &rows {
+            if parked.contains(&(*table, writes[0].write.key_text.clone())) {
+                continue;
+            }
             for lost in writes {
                 let key = lost.write.key_text.as_str();
                 for column in due_cells(lost, writes) {
@@ -97,8 +102,14 @@ pub(super) fn check(logs: &[SiteLog<'_>], history: &History) -> Result<(), Strin
             }
         }
         for line in lines {
-            is_true(line, &rows, &names)
-                .map_err(|why| format!("{}: {why}: {line:?}", log.origin))?;
+            let is_parked = |(table, key): &(usize, String)| {
+                *key == line.row_key && names.tables[*table].0 == line.table
+            };
+            if parked.iter().any(is_parked) {
+                continue;
+            }
+            let is_true = is_true(line, &rows, history, &names);
+            is_true.map_err(|why| format!("{}: {why}: {line:?}", log.origin))?;
         }
     }
     Ok(())
@@ -111,9 +122,16 @@ fn lines<'l>(log: &'l SiteLog<'_>) -> impl Iterator<Item = &'l ConflictLine> {
     })
 }
 
-fn place_of(line: &ConflictLine) -> Place {
+/// The name of a transaction by one of its numbers.
+fn name_of(origin: Origin, seq: Seq, history: &History) -> TxnId {
+    let txn = TxnId { origin, seq };
+    let before = history.range(..=txn).next_back().map(|(before, _)| *before);
+    before.filter(|before| before.origin == origin).unwrap_or(txn)
+}
+
+fn place_of(line: &ConflictLine, history: &History) -> Place {
     let (origin, seq, _) = line.loser;
-    (TxnId { origin, seq }, line.table.clone(), line.row_key.clone(), line.column.clone())
+    (name_of(origin, seq, history), line.table.clone(), line.row_key.clone(), line.column.clone())
 }
 
 fn rows(history: &History) -> Rows<'_> {
@@ -156,14 +174,19 @@ fn outlived_by<'w, 'h>(lost: &Written<'_>, writes: &'w [Written<'h>]) -> Option<
 }
 
 /// Whether a line tells what happened.
-fn is_true(line: &ConflictLine, rows: &Rows<'_>, names: &Names) -> Result<(), &'static str> {
+fn is_true(
+    line: &ConflictLine,
+    rows: &Rows<'_>,
+    history: &History,
+    names: &Names,
+) -> Result<(), &'static str> {
     let table = names.tables.iter().position(|(name, _)| *name == line.table);
     let table = table.ok_or("no such table")?;
     let of_table = rows.iter().filter(|((number, _), _)| *number == table).map(|(_, row)| row);
     let mut row = of_table.filter(|row| row[0].write.key_text == line.row_key);
     let writes = row.next().ok_or("no such row")?;
     let find = |(origin, seq, _): (_, _, u64)| {
-        let txn = TxnId { origin, seq };
+        let txn = name_of(origin, seq, history);
         writes.iter().find(|write| write.txn == txn)
     };
     let (loser, winner) = (find(line.loser), find(line.winner));

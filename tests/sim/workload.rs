@@ -64,7 +64,8 @@ impl Client {
     pub(crate) fn new(world: &Rc<World>, site: &Rc<Site>, number: u64) -> Option<Self> {
         let cluster = site.cluster.clone()?;
         // Some never do.
-        let waits = world.options.extras.sync_standby && (world.options.seed + number) % 3 > 0;
+        let waits =
+            world.options.extras.sync_standby && !(world.options.seed + number).is_multiple_of(3);
         let table = |name: &str| cluster.table(&TableName::new("public", name));
         Some(Self {
             item: table("item")?,

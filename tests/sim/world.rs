@@ -233,7 +233,8 @@ impl World {
             return;
         }
         match ended {
-            Err(error @ TaskError::Panicked { .. }) => self.fail(format!("{}: {error}", site.id)),
+            // Nothing that goes wrong here is beyond what a daemon waits out.
+            Err(error) => self.fail(format!("{}: {error}", site.id)),
             ended => {
                 self.trace(|| format!("{} ended: {ended:?}", site.id));
                 site.crash(self);

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use landfall_engine::links::LinksHandle;
+use landfall_engine::postgres::lsn::Lsn;
 use landfall_engine::store::{Log, Store};
 use landfall_protocol::change::Transaction;
 use landfall_protocol::clock::Hlc;
@@ -181,6 +182,8 @@ struct Committed {
     events: Vec<Event>,
     /// The last of its numbers, of which the first is its name.
     last: Seq,
+    /// Where its commit ends in its origin's log.
+    end: Lsn,
     /// What its origin showed before.
     seen: VersionVector,
 }
@@ -288,7 +291,8 @@ fn gather(
                 let (site, incarnation) = (site.number(), incarnation.number());
                 let at = Moment { hlc: hlc.0, site, incarnation };
                 let (events, seen) = (events(record, first_table), applied.clone());
-                history.insert(txn, Committed { at, hlc, events, last: *last, seen });
+                let (last, end) = (*last, record.end);
+                history.insert(txn, Committed { at, hlc, events, last, end, seen });
             }
             Entry::Applied { origin, first, last } => {
                 if applied.get(*origin).next() != *first {

@@ -3,17 +3,19 @@
 //! A write gave way when a newer one of the same cell, or a delete of its row, came from somebody who
 //! had not seen it, and nobody who had seen it wrote the cell later. The two met at every site, and
 //! each must have a line. Of a delete that a newer insert outlived, the site of the insert must have
-//! one.
+//! one, unless the two met at the very moment: nothing can be locked of a row that is not there.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use landfall_engine::postgres::apply::ConflictLine;
+use landfall_engine::postgres::lsn::Lsn;
 use landfall_protocol::id::{Origin, Seq, TxnId};
 use landfall_protocol::value::Value;
 
-use super::{Committed, History, KEYS, SiteLog, parked};
+use super::{Committed, History, KEYS, SiteLog, apply_marker, parked};
 use crate::sim::oracle::{self, Moment, Write};
-use crate::sim::postgres::Line;
+use crate::sim::postgres::{Change, CommitRecord, Line};
 use crate::sim::workload;
 
 /// One write of a row.
@@ -94,7 +96,10 @@ pub(super) fn check(logs: &[SiteLog<'_>], history: &History) -> Result<(), Strin
                         return Err(format!("{} has no conflict line for {place:?}", log.origin));
                     }
                 }
-                let outlived = outlived_by(lost, writes).filter(|by| by.txn.origin == log.origin);
+                let outlived = outlived_by(lost, writes).filter(|by| {
+                    let begun = |begun| by.committed.end < begun;
+                    by.txn.origin == log.origin && begun_to_apply(log, lost.txn).is_some_and(begun)
+                });
                 let place = names.place(lost.txn, (*table, key), None);
                 if outlived.is_some() && !told.contains(&place) {
                     return Err(format!("{} has no conflict line for {place:?}", log.origin));
@@ -143,6 +148,21 @@ fn rows(history: &History) -> Rows<'_> {
         }
     }
     rows
+}
+
+/// Where a site's log is when it begins to apply this transaction.
+fn begun_to_apply(log: &SiteLog<'_>, txn: TxnId) -> Option<Lsn> {
+    let applies = |record: &&Arc<CommitRecord>| {
+        let marker = apply_marker(log, record).flatten();
+        marker.is_some_and(|(origin, first, last)| {
+            origin == txn.origin && (first..=last).contains(&txn.seq)
+        })
+    };
+    let record = log.records.iter().find(applies)?;
+    record.changes.iter().find_map(|change| match change {
+        Change::Message { lsn, .. } => Some(*lsn),
+        Change::Row(_) => None,
+    })
 }
 
 /// The cells in which a write gave way at every site.

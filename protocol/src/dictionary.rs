@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::change::{Cell, Describe, RowChange, RowOp};
+use crate::schema::rules::Rules;
 use crate::schema::{ColumnDef, ColumnId, TableDef, TableId, TableName};
 use crate::value::{RowKey, Value};
 
@@ -42,6 +43,16 @@ pub enum Unshowable {
     /// The table's primary key has other columns here.
     #[error("primary key of table {0} has other columns here")]
     OtherKey(TableName),
+    /// The origin merges the table by other rules.
+    #[error("table {table} is merged by other rules at its origin ({theirs}) than here ({ours})")]
+    OtherRules {
+        /// The table.
+        table: TableName,
+        /// The origin's rules.
+        theirs: String,
+        /// This site's rules.
+        ours: String,
+    },
     /// The change does not fit its table's description.
     #[error("change does not fit the description of table {0}")]
     Malformed(TableName),
@@ -147,6 +158,9 @@ impl Dictionary {
             }
         });
         let numbers: Vec<ColumnId> = numbers.collect();
+        let rules = seen.rules.renamed(|place| numbers.get(usize::from(place.0)).copied());
+        changed |= known.rules != rules;
+        known.rules = rules;
         let all = (0..known.columns.len() as u16).map(ColumnId);
         let gone: BTreeSet<ColumnId> = all.filter(|number| !numbers.contains(number)).collect();
         if gone.is_empty() {
@@ -188,6 +202,7 @@ impl Dictionary {
         let malformed = || Unshowable::Malformed(foreign.name.clone());
         let table = self.id_of(&foreign.name).ok_or_else(unknown)?;
         let def = self.table(table).ok_or_else(unknown)?;
+        same_rules(def, foreign)?;
         let key = localize_key(def, foreign, &change.key)?;
         let mut cells = Vec::with_capacity(change.cells.len());
         let mut unknown_columns = Vec::new();
@@ -210,6 +225,23 @@ impl Dictionary {
         let whole = change.op == RowOp::Insert && cells.iter().map(|cell| cell.column).eq(here);
         Ok(LocalChange { row: RowId { table, key }, op: change.op, cells, whole, unknown_columns })
     }
+}
+
+/// Sites that express the same column differently would overwrite each other's sums. Which columns
+/// are written together is the writer's affair, as what came together has one stamp, and what a
+/// column can hold is everybody's own.
+fn same_rules(local: &TableDef, foreign: &TableDef) -> Result<(), Unshowable> {
+    if local.rules == foreign.rules && local.columns == foreign.columns {
+        return Ok(());
+    }
+    let declared =
+        |def: &TableDef| Rules { columns: def.named_rules().columns, ..Rules::default() };
+    let (ours, theirs) = (declared(local), declared(foreign));
+    if ours == theirs {
+        return Ok(());
+    }
+    let table = foreign.name.clone();
+    Err(Unshowable::OtherRules { table, theirs: theirs.to_string(), ours: ours.to_string() })
 }
 
 fn key_columns(def: &TableDef) -> impl Iterator<Item = &ColumnDef> {
@@ -249,7 +281,7 @@ fn localize_key(local: &TableDef, foreign: &TableDef, key: &RowKey) -> Result<Ro
 /// A foreign value in the form that the column's type gives it here: what capture will see of it
 /// once it is written must compare equal.
 fn local_form(local: &ColumnDef, foreign: &ColumnDef, value: &Value) -> Value {
-    if local.kind() == foreign.kind() || matches!(value, Value::Long(_)) {
+    if local.kind() == foreign.kind() || matches!(value, Value::Long(_) | Value::Share(_)) {
         return value.clone();
     }
     value.text().map_or(Value::Null, |text| Value::from_text(local.kind(), &text))
@@ -259,6 +291,7 @@ fn local_form(local: &ColumnDef, foreign: &ColumnDef, value: &Value) -> Value {
 mod tests {
     use super::*;
     use crate::schema::SetId;
+    use crate::schema::rules::TableRules;
 
     fn table(columns: &[&str], key: &[u16]) -> TableDef {
         TableDef {
@@ -269,6 +302,7 @@ mod tests {
                 .map(|name| ColumnDef { name: (*name).into(), type_name: "integer".into() })
                 .collect(),
             key: key.iter().copied().map(ColumnId).collect(),
+            rules: TableRules::default(),
         }
     }
 

@@ -3,12 +3,13 @@
 //! [`Fleet::new`] checks everything that can be checked without looking at a file or a database,
 //! so that whoever holds a [`Fleet`] can rely on it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
 use crate::codec::Writer;
 use crate::id::{PublicKey, SiteId};
+use crate::schema::rules::{ColumnRule, Rules};
 use crate::schema::{SetId, TableName};
 
 /// Longest name of a member or a set, in bytes. A slot name is made of it, and those end at 63.
@@ -140,6 +141,7 @@ pub struct Fleet {
     by_name: BTreeMap<String, SiteId>,
     by_key: BTreeMap<PublicKey, SiteId>,
     set_of_table: BTreeMap<TableName, SetId>,
+    rules: BTreeMap<TableName, Rules<String>>,
 }
 
 /// A rule a fleet description broke, and the entry that broke it.
@@ -209,6 +211,21 @@ pub enum FleetRule {
     /// A table that cannot be replicated.
     #[error("table {0} belongs to PostgreSQL or to Landfall itself and cannot be replicated")]
     SystemTable(TableName),
+    /// Merge rules for a table that no set has.
+    #[error("table {0} is in no set, so it has nothing to merge")]
+    RulesOfNoTable(TableName),
+    /// A table with two lists of merge rules.
+    #[error("table {0} has merge rules already; a table has one [[table]]")]
+    RulesTwice(TableName),
+    /// A group of fewer than two columns.
+    #[error("a group must name two columns or more")]
+    SmallGroup,
+    /// A column in two groups.
+    #[error("column {0:?} is in two groups; make one of them")]
+    GroupedTwice(String),
+    /// A column that adds up and is to be overwritten together with others.
+    #[error("column {0:?} is a counter and cannot be in a group")]
+    GroupedCounter(String),
     /// Not an address.
     #[error("address {0:?} must be host:port with a port from 1 to 65535")]
     BadAddress(String),
@@ -243,6 +260,7 @@ impl Fleet {
             by_name: BTreeMap::new(),
             by_key: BTreeMap::new(),
             set_of_table: BTreeMap::new(),
+            rules: BTreeMap::new(),
         };
         for (index, set) in sets.into_iter().enumerate() {
             fleet.add_set(index, set)?;
@@ -285,6 +303,33 @@ impl Fleet {
         limit("tables", self.set_of_table.len(), TABLES_MAX).map_err(|rule| rule.at("set"))?;
         self.sets.insert(set.id, set);
         Ok(())
+    }
+
+    /// The same fleet with merge rules for some of its tables.
+    ///
+    /// # Errors
+    /// The first rule broken, with the entry in the order given here.
+    pub fn with_rules(
+        mut self,
+        rules: Vec<(TableName, Rules<String>)>,
+    ) -> Result<Self, FleetError> {
+        for (index, (table, rules)) in rules.into_iter().enumerate() {
+            let at = |field: &str| format!("table[{index}].{field}");
+            if self.set_of(&table).is_none() {
+                return Err(FleetRule::RulesOfNoTable(table).at(at("name")));
+            }
+            if self.rules.contains_key(&table) {
+                return Err(FleetRule::RulesTwice(table).at(at("name")));
+            }
+            check_groups(&rules).map_err(|rule| rule.at(at("groups")))?;
+            self.rules.insert(table, rules);
+        }
+        Ok(self)
+    }
+
+    /// How concurrent writes of a table merge.
+    pub fn rules(&self, table: &TableName) -> Option<&Rules<String>> {
+        self.rules.get(table)
     }
 
     fn add_member(&mut self, index: usize, member: Member) -> Result<(), FleetError> {
@@ -374,6 +419,24 @@ impl Fleet {
         }
         *blake3::hash(&out.into_bytes()).as_bytes()
     }
+}
+
+fn check_groups(rules: &Rules<String>) -> Result<(), FleetRule> {
+    let mut seen = BTreeSet::new();
+    for group in &rules.groups {
+        if group.len() < 2 {
+            return Err(FleetRule::SmallGroup);
+        }
+        for column in group {
+            if rules.column(column) == ColumnRule::Counter {
+                return Err(FleetRule::GroupedCounter(column.clone()));
+            }
+            if !seen.insert(column) {
+                return Err(FleetRule::GroupedTwice(column.clone()));
+            }
+        }
+    }
+    Ok(())
 }
 
 fn limit(what: &'static str, found: usize, limit: usize) -> Result<(), FleetRule> {

@@ -10,6 +10,7 @@
 mod image;
 mod marker;
 
+use image::{Addition, OwnChange};
 pub use image::{Columns, Image, Relation, Row, RowEvent};
 pub use marker::{MARKER_PREFIX, Marker, MarkerKey, ParkedChange};
 
@@ -19,9 +20,11 @@ use std::sync::Arc;
 
 use crate::change::{Describe, Fragment, Piece, RowChange, RowOp, Transaction};
 use crate::clock::{Clock, Stamp};
+use crate::counter::{Decimal, Share};
 use crate::dictionary::{Dictionary, LocalChange, RowId, Unshowable};
 use crate::id::{Origin, Seq, TxnId};
 use crate::lattice::{Fate, RowClock};
+use crate::schema::rules::TableRules;
 use crate::schema::{ColumnId, TableDef, TableId};
 use crate::value::Value;
 use crate::version::VersionVector;
@@ -169,7 +172,7 @@ pub struct Localized(Vec<LocalizedTransaction>);
 
 #[derive(Clone, Debug)]
 enum LocalizedTransaction {
-    Own { commit_ms: u64, fragment: Fragment, changes: Vec<RowChange>, piece: Option<Box<Piece>> },
+    Own { commit_ms: u64, fragment: Fragment, changes: Vec<OwnChange>, piece: Option<Box<Piece>> },
     Apply { origin: Origin, transactions: Vec<ForeignChanges>, images: BTreeMap<RowId, Image> },
     Repair,
 }
@@ -195,8 +198,13 @@ impl Localized {
         for transaction in &self.0 {
             match transaction {
                 // An own insert or delete is newer than all that was folded: nothing to read.
-                LocalizedTransaction::Own { changes, .. } => rows
-                    .extend(changes.iter().filter(|change| change.op == RowOp::Update).map(row_of)),
+                LocalizedTransaction::Own { changes, .. } => rows.extend(
+                    changes
+                        .iter()
+                        .map(|own| &own.change)
+                        .filter(|change| change.op == RowOp::Update)
+                        .map(row_of),
+                ),
                 LocalizedTransaction::Apply { transactions, .. } => rows.extend(
                     transactions
                         .iter()
@@ -212,11 +220,16 @@ impl Localized {
 }
 
 fn own_changes(
+    dictionary: &Dictionary,
     commit_ms: u64,
     fragment: Fragment,
     images: BTreeMap<RowId, Image>,
 ) -> LocalizedTransaction {
-    let changes = images.into_iter().filter_map(|(row, image)| image.into_change(row)).collect();
+    let changes = images.into_iter().filter_map(|(row, image)| {
+        let rules = dictionary.table(row.table).map(|def| &def.rules);
+        image.into_change(row, rules)
+    });
+    let changes = changes.collect();
     LocalizedTransaction::Own { commit_ms, fragment, changes, piece: None }
 }
 
@@ -279,7 +292,12 @@ impl Fold {
             let images = image::net(&mut self.dictionary, &mut numbering, captured.rows);
             match captured.marker {
                 None => {
-                    localized.push(own_changes(captured.commit_ms, captured.fragment, images));
+                    localized.push(own_changes(
+                        &self.dictionary,
+                        captured.commit_ms,
+                        captured.fragment,
+                        images,
+                    ));
                 }
                 Some(Marker::Repair) => localized.push(LocalizedTransaction::Repair),
                 Some(Marker::Apply { origin, first, last, parked }) => {
@@ -294,7 +312,12 @@ impl Fold {
                         .collect::<Result<Vec<_>, _>>()?;
                     let (images, by_the_way) = split_images(images, &transactions);
                     localized.push(LocalizedTransaction::Apply { origin, transactions, images });
-                    localized.push(own_changes(captured.commit_ms, Fragment::Whole, by_the_way));
+                    localized.push(own_changes(
+                        &self.dictionary,
+                        captured.commit_ms,
+                        Fragment::Whole,
+                        by_the_way,
+                    ));
                 }
             }
         }
@@ -331,14 +354,20 @@ impl Fold {
     }
 
     /// Second half: stamps, joins and checks. `clocks` holds the stored clocks of the touched
-    /// rows; a row without one is absent from it.
-    pub fn fold(&mut self, batch: Localized, clocks: BTreeMap<RowId, RowClock>) -> FoldOutput {
-        let mut rows = Rows { stored: clocks, changed: BTreeMap::new() };
+    /// rows; a row without one is absent from it. `doubtful` rows may not show what their clocks say.
+    pub fn fold(
+        &mut self,
+        batch: Localized,
+        clocks: BTreeMap<RowId, RowClock>,
+        doubtful: BTreeSet<RowId>,
+    ) -> FoldOutput {
+        let mut rows = Rows { stored: clocks, changed: BTreeMap::new(), doubtful };
         let mut output = FoldOutput::default();
         for transaction in batch.0 {
             match transaction {
                 LocalizedTransaction::Own { commit_ms, fragment, changes, piece } => {
-                    let own = self.fold_own(commit_ms, fragment, changes, piece, &mut rows);
+                    let own = (fragment, changes, piece);
+                    let own = self.fold_own(commit_ms, own, &mut rows, &mut output.dirty);
                     output.own.extend(own);
                 }
                 LocalizedTransaction::Apply { origin, transactions, images } => {
@@ -354,10 +383,9 @@ impl Fold {
     fn fold_own(
         &mut self,
         commit_ms: u64,
-        fragment: Fragment,
-        changes: Vec<RowChange>,
-        piece: Option<Box<Piece>>,
+        (fragment, mut changes, piece): (Fragment, Vec<OwnChange>, Option<Box<Piece>>),
         rows: &mut Rows,
+        dirty: &mut BTreeSet<RowId>,
     ) -> Option<OwnTransaction> {
         let ends = self.unfinished && fragment == Fragment::Last;
         if changes.is_empty() && piece.is_none() && !ends {
@@ -373,15 +401,22 @@ impl Fold {
         self.last_seq = self.last_seq.next();
         let stamp = Stamp::new(hlc, self.origin, self.last_seq);
         let mut tables = BTreeSet::new();
-        for change in &changes {
-            tables.insert(change.table);
-            let columns: Vec<ColumnId> = change.cells.iter().map(|cell| cell.column).collect();
-            let clock = rows.entry(row_of(change));
-            if change.op != RowOp::Update {
+        for own in &mut changes {
+            tables.insert(own.change.table);
+            let row = row_of(&own.change);
+            let is_doubtful = rows.doubtful.contains(&row);
+            let clock = rows.entry(row.clone());
+            if own.change.op != RowOp::Update {
                 *clock = RowClock::default();
             }
-            clock.join(change.op, stamp, &columns, true);
+            own.take_shares(self.origin, clock, is_doubtful);
+            clock.join(own.change.op, stamp, &own.change.cells, true);
+            let rules = self.dictionary.table(row.table).map(|def| &def.rules);
+            if !rules.is_none_or(|rules| own.shows(rules, clock)) {
+                dirty.insert(row);
+            }
         }
+        let changes = changes.into_iter().map(|own| own.change).collect();
         let describes = tables.into_iter().filter_map(|id| self.dictionary.describe(id)).collect();
         Some(OwnTransaction {
             transaction: Transaction { seq: self.last_seq, hlc, describes, changes, piece },
@@ -422,7 +457,18 @@ impl Fold {
         }
         for (row, shown) in shown {
             let image = images.get(&row);
-            if !shown.parked && !shown.agrees(rows.entry(row.clone()), image) {
+            if shown.parked {
+                rows.doubtful.insert(row.clone());
+            }
+            let is_doubtful = rows.doubtful.contains(&row);
+            let clock = rows.entry(row.clone());
+            if !is_doubtful {
+                shown.find_bases(clock, image);
+            }
+            let def = self.dictionary.table(row.table);
+            let counts = def.is_none_or(|def| shown.counts(def, clock, image));
+            if !(shown.parked || shown.agrees(clock, image) && counts) {
+                rows.doubtful.insert(row.clone());
                 output.dirty.insert(row);
             }
         }
@@ -442,6 +488,8 @@ impl Fates {
 struct Rows {
     stored: BTreeMap<RowId, RowClock>,
     changed: BTreeMap<RowId, RowClock>,
+    /// What these show says nothing about their counters.
+    doubtful: BTreeSet<RowId>,
 }
 
 impl Rows {
@@ -462,6 +510,8 @@ impl Rows {
 struct Shown {
     before: RowClock,
     values: BTreeMap<ColumnId, (Stamp, Value)>,
+    /// Columns to which something was added.
+    counted: BTreeSet<ColumnId>,
     stamps: BTreeSet<Stamp>,
     parked: bool,
 }
@@ -477,17 +527,84 @@ fn join_foreign(
     let shown = shown
         .entry(local.row.clone())
         .or_insert_with(|| Shown { before: clock.clone(), ..Shown::default() });
-    let columns: Vec<ColumnId> = local.cells.iter().map(|cell| cell.column).collect();
-    let outcome = clock.join(local.op, stamp, &columns, local.whole);
+    let outcome = clock.join(local.op, stamp, &local.cells, local.whole);
     for cell in &local.cells {
-        shown.values.insert(cell.column, (stamp, cell.value.clone()));
+        if let Value::Share(_) = cell.value {
+            shown.counted.insert(cell.column);
+        } else {
+            shown.values.insert(cell.column, (stamp, cell.value.clone()));
+        }
     }
     shown.stamps.insert(stamp);
     shown.parked |= parked;
     outcome.fate()
 }
 
+impl OwnChange {
+    /// Puts what this site has added in all in the place of counters' new values.
+    fn take_shares(&mut self, own: Origin, clock: &mut RowClock, is_doubtful: bool) {
+        for Addition { column, before, by } in &self.added {
+            let birth = clock.cell(*column);
+            let counter = clock.counter(*column);
+            let share = counter.and_then(|counter| counter.share(own, birth));
+            let sum = share.map_or_else(|| by.clone(), |sum| sum.plus(by));
+            if !is_doubtful {
+                clock.begin_count(*column, before.minus(&clock.added(*column)));
+            }
+            let cells = self.change.cells.iter_mut();
+            for cell in cells.filter(|cell| cell.column == *column) {
+                cell.value = Value::Share(Box::new(Share { birth, sum: sum.clone() }));
+            }
+        }
+    }
+
+    /// Whether counters show what they must, now that this is added.
+    fn shows(&self, rules: &TableRules, clock: &RowClock) -> bool {
+        self.added.iter().all(|Addition { column, before, by }| {
+            let due = clock.count(*column).map(|count| rules.shown(column, count));
+            due.is_none_or(|due| due.is_same(&before.plus(by)))
+        })
+    }
+}
+
 impl Shown {
+    /// Learns from what the row showed before with which value its counters were born.
+    fn find_bases(&self, clock: &mut RowClock, image: Option<&Image>) {
+        let before = image.and_then(|image| image.before.as_ref());
+        for column in &self.counted {
+            let birth = clock.cell(*column);
+            let number = |value: &Value| Decimal::parse(&value.text()?);
+            let base = if self.before.cell(*column) == birth {
+                let shown = before.and_then(|before| number(before.get(*column)?));
+                shown.map(|shown| shown.minus(&self.before.added(*column)))
+            } else {
+                let written = self.values.get(column).filter(|(stamp, _)| Some(*stamp) == birth);
+                written.and_then(|(_, value)| number(value))
+            };
+            if let Some(base) = base {
+                clock.found(*column, base);
+            }
+        }
+    }
+
+    /// Whether counters show their sums.
+    fn counts(&self, def: &TableDef, clock: &RowClock, image: Option<&Image>) -> bool {
+        let due = |clock: &RowClock, column: &ColumnId| {
+            clock.count(*column).map(|count| def.rules.shown(column, count))
+        };
+        self.counted.iter().all(|column| match (due(clock, column), image) {
+            (None, _) => true,
+            (Some(_), None) => due(clock, column) == due(&self.before, column),
+            (Some(due), Some(Image { after: Some(after), .. })) => {
+                let shown = after.get(*column).and_then(Value::text);
+                shown
+                    .and_then(|text| Decimal::parse(&text))
+                    .is_some_and(|shown| shown.is_same(&due))
+            }
+            (Some(_), Some(Image { after: None, .. })) => true,
+        })
+    }
+
     /// Whether the row's image in the apply transaction is what the joined clock says.
     fn agrees(&self, clock: &RowClock, image: Option<&Image>) -> bool {
         let live = clock.existence().map(|existence| existence.live);
@@ -501,11 +618,14 @@ impl Shown {
             return false;
         }
         let won_right = self.values.iter().all(|(column, (stamp, value))| {
-            clock.cell(*column) != Some(*stamp) || after.get(*column) == Some(value)
+            clock.cell(*column) != Some(*stamp)
+                || self.counted.contains(column)
+                || after.get(*column) == Some(value)
         });
         let kept_right = image.before.as_ref().is_none_or(|before| {
             after.iter().all(|(column, value)| {
                 before.get(column) == Some(value)
+                    || self.counted.contains(&column)
                     || clock.cell(column).is_some_and(|stamp| self.stamps.contains(&stamp))
             })
         });

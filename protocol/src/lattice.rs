@@ -7,11 +7,19 @@
 //! enough for most rows, drops cells older than a tombstone, and keeps those newer than it: when
 //! an insert newer than the tombstone arrives, they win over the insert's own values wherever
 //! they are newer. The join is commutative, associative and idempotent.
+//!
+//! A counter is a cell whose stamp is its birth, and beside it what each origin has added since.
 
-use crate::change::RowOp;
+mod counter;
+
+pub use counter::Counter;
+
+use crate::change::{Cell, RowOp};
 use crate::clock::Stamp;
 use crate::codec::{DecodeError, Reader, Writer};
+use crate::counter::{Decimal, Share};
 use crate::schema::{COLUMNS_MAX, ColumnId};
+use crate::value::Value;
 
 /// Whether a row exists, and since when that is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +38,8 @@ pub struct RowClock {
     base: Option<Stamp>,
     /// In column order; mostly a handful.
     cells: Vec<(ColumnId, Stamp)>,
+    /// In column order: those to which somebody has added.
+    counters: Vec<Counter>,
 }
 
 /// What one change did to a row's registers.
@@ -90,6 +100,46 @@ impl RowClock {
         self.existence.map_or(present_at_genesis, |existence| existence.live)
     }
 
+    /// The counter of a column; `None` when nobody has added to it in its present life.
+    pub fn counter(&self, column: ColumnId) -> Option<&Counter> {
+        let place = self.counters.binary_search_by_key(&column, |counter| counter.column);
+        place.ok().map(|place| &self.counters[place])
+    }
+
+    /// What has been added to a column in its present life.
+    pub fn added(&self, column: ColumnId) -> Decimal {
+        let birth = self.cell(column);
+        self.counter(column).map_or_else(Decimal::zero, |counter| counter.sum(birth))
+    }
+
+    /// The true value of a counter, if it is known what it was born with.
+    pub fn count(&self, column: ColumnId) -> Option<Decimal> {
+        self.counter(column)?.value(self.cell(column))
+    }
+
+    /// As [`RowClock::found`], of a counter to which the next change will be the first to add.
+    pub fn begin_count(&mut self, column: ColumnId, base: Decimal) {
+        let place = self.counters.binary_search_by_key(&column, |counter| counter.column);
+        let place = place.unwrap_or_else(|place| {
+            self.counters.insert(place, Counter::new(column));
+            place
+        });
+        self.counters[place].base.get_or_insert(base);
+    }
+
+    /// Learns what a counter was born with; without one, or a second time, it does nothing.
+    pub fn found(&mut self, column: ColumnId, base: Decimal) {
+        let place = self.counters.binary_search_by_key(&column, |counter| counter.column);
+        if let Ok(place) = place {
+            self.counters[place].base.get_or_insert(base);
+        }
+    }
+
+    /// The counters of the row.
+    pub fn counters(&self) -> impl Iterator<Item = &Counter> {
+        self.counters.iter()
+    }
+
     /// The newest stamp anywhere in the row.
     pub fn newest(&self) -> Option<Stamp> {
         self.stamps().max()
@@ -98,29 +148,24 @@ impl RowClock {
     /// Every stamp in the row, in no particular order.
     pub fn stamps(&self) -> impl Iterator<Item = Stamp> + '_ {
         let existence = self.existence.map(|existence| existence.stamp);
-        self.cells.iter().map(|(_, stamp)| *stamp).chain(self.base).chain(existence)
+        let shares = self.counters.iter().flat_map(Counter::stamps);
+        self.cells.iter().map(|(_, stamp)| *stamp).chain(self.base).chain(existence).chain(shares)
     }
 
-    /// Joins one change. `columns` are the cells it names; `whole` says that an insert names every
-    /// column this site knows, so that its stamp can stand for all of them at once.
-    pub fn join(
-        &mut self,
-        op: RowOp,
-        stamp: Stamp,
-        columns: &[ColumnId],
-        whole: bool,
-    ) -> JoinOutcome {
+    /// Joins one change. `whole` says that an insert names every column this site knows, so that
+    /// its stamp can stand for all of them at once.
+    pub fn join(&mut self, op: RowOp, stamp: Stamp, cells: &[Cell], whole: bool) -> JoinOutcome {
         let mut outcome = JoinOutcome::default();
         match op {
             RowOp::Insert => {
                 self.join_existence(Existence { stamp, live: true }, &mut outcome);
-                self.join_cells(stamp, columns, &mut outcome);
+                self.join_cells(stamp, cells, &mut outcome);
                 if whole {
                     self.raise_base(stamp);
                 }
             }
             RowOp::Update => {
-                self.join_cells(stamp, columns, &mut outcome);
+                self.join_cells(stamp, cells, &mut outcome);
                 self.note_lost_to_tombstone(stamp, &mut outcome);
             }
             RowOp::Delete => {
@@ -146,9 +191,17 @@ impl RowClock {
         }
     }
 
-    fn join_cells(&mut self, stamp: Stamp, columns: &[ColumnId], outcome: &mut JoinOutcome) {
-        for column in columns {
-            match self.cell(*column) {
+    fn join_cells(&mut self, stamp: Stamp, cells: &[Cell], outcome: &mut JoinOutcome) {
+        for Cell { column, value } in cells {
+            let known = self.cell(*column);
+            if let Value::Share(share) = value {
+                match self.join_share(*column, stamp, share) {
+                    Ok(()) => outcome.won.push(*column),
+                    Err(newer) => outcome.lost.push((*column, newer)),
+                }
+                continue;
+            }
+            match known {
                 #[cfg(feature = "simulation")]
                 Some(known)
                     if known.hlc == stamp.hlc && crate::planted::active("arrival-order") =>
@@ -160,10 +213,40 @@ impl RowClock {
                 Some(known) if known == stamp => {}
                 _ => {
                     self.set(*column, stamp);
+                    self.rebirth(*column, Some(value));
                     outcome.won.push(*column);
                 }
             }
         }
+    }
+
+    /// Takes what an origin has added; fails with what is newer: a later life of the counter, or a
+    /// later share.
+    fn join_share(&mut self, column: ColumnId, stamp: Stamp, share: &Share) -> Result<(), Stamp> {
+        if let Some(birth) = self.cell(column)
+            && share.birth < Some(birth)
+        {
+            return Err(birth);
+        }
+        let place = self.counters.binary_search_by_key(&column, |counter| counter.column);
+        let place = place.unwrap_or_else(|place| {
+            self.counters.insert(place, Counter::new(column));
+            place
+        });
+        self.counters[place].join(stamp, share)
+    }
+
+    /// Lets a counter whose column was written as a whole begin anew, with that value.
+    fn rebirth(&mut self, column: ColumnId, value: Option<&Value>) {
+        if self.counters.is_empty() {
+            return;
+        }
+        let birth = self.cell(column);
+        let base = value.and_then(Value::text).and_then(|text| Decimal::parse(&text));
+        for counter in self.counters.iter_mut().filter(|counter| counter.column == column) {
+            counter.rebirth(birth, base.clone());
+        }
+        self.counters.retain(|counter| !counter.is_empty());
     }
 
     fn set(&mut self, column: ColumnId, stamp: Stamp) {
@@ -183,11 +266,21 @@ impl RowClock {
     }
 
     fn raise_base(&mut self, stamp: Stamp) {
+        let births: Vec<(ColumnId, Option<Stamp>)> = self
+            .counters
+            .iter()
+            .map(|counter| (counter.column, self.cell(counter.column)))
+            .collect();
         if self.base.is_none_or(|base| base < stamp) {
             self.base = Some(stamp);
         }
         let base = self.base;
         self.cells.retain(|(_, cell)| Some(*cell) > base);
+        for (column, birth) in births {
+            if self.cell(column) != birth {
+                self.rebirth(column, None);
+            }
+        }
     }
 
     /// Writes the canonical form.
@@ -203,7 +296,8 @@ impl RowClock {
             base if base == existence_stamp => 1,
             Some(_) => 2,
         };
-        out.u8(existence | base << 2);
+        let counts = u8::from(!self.counters.is_empty());
+        out.u8(existence | base << 2 | counts << 4);
         if let Some(stamp) = existence_stamp {
             out.stamp(stamp);
         }
@@ -216,6 +310,10 @@ impl RowClock {
         for (column, stamp) in &self.cells {
             out.varint(u64::from(column.0));
             out.stamp(*stamp);
+        }
+        if counts == 1 {
+            out.varint(self.counters.len() as u64);
+            self.counters.iter().for_each(|counter| counter.encode(out));
         }
     }
 
@@ -231,7 +329,7 @@ impl RowClock {
             2 => Some(Existence { stamp: from.stamp()?, live: true }),
             _ => return Err(DecodeError::UnknownTag { what: "existence", tag }),
         };
-        let base = match (tag >> 2, existence) {
+        let base = match (tag >> 2 & 3, existence) {
             (0, _) => None,
             (1, Some(existence)) => Some(existence.stamp),
             (2, _) => Some(from.stamp()?),
@@ -246,6 +344,26 @@ impl RowClock {
             }
             cells.push((column, from.stamp()?));
         }
-        Ok(Self { existence, base, cells })
+        let mut clock = Self { existence, base, cells, counters: Vec::new() };
+        match tag >> 4 {
+            0 => {}
+            1 => clock.decode_counters(from)?,
+            _ => return Err(DecodeError::UnknownTag { what: "row clock", tag }),
+        }
+        Ok(clock)
+    }
+
+    fn decode_counters(&mut self, from: &mut Reader<'_>) -> Result<(), DecodeError> {
+        for _ in 0..from.count(COLUMNS_MAX)? {
+            let counter = Counter::decode(from)?;
+            if self.counters.last().is_some_and(|last| last.column >= counter.column) {
+                return Err(DecodeError::NotCanonical("counters of a row clock"));
+            }
+            self.counters.push(counter);
+        }
+        if self.counters.is_empty() {
+            return Err(DecodeError::NotCanonical("row clock without counters"));
+        }
+        Ok(())
     }
 }

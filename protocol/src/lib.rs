@@ -21,6 +21,7 @@ pub mod change;
 pub mod clock;
 pub mod codec;
 pub mod compress;
+pub mod counter;
 pub mod dictionary;
 pub mod fleet;
 pub mod fold;

@@ -4,16 +4,18 @@
 //! [`RowWork::decide`] for each row. Deciding joins the changes into a copy of the clock; the
 //! clock itself is only moved by the fold, when the apply transaction comes back through the WAL.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::change::RowOp;
 use crate::clock::Stamp;
+use crate::counter::Decimal;
 use crate::dictionary::{Dictionary, LocalChange, RowId, Unshowable};
 use crate::fold::{ForeignTransaction, ParkedChange};
 use crate::id::{Origin, Seq, TxnId};
-use crate::lattice::RowClock;
-use crate::schema::{ColumnId, TableDef, TableId};
-use crate::value::Value;
+use crate::lattice::{Counter, RowClock};
+use crate::schema::{ColumnDef, ColumnId, TableDef, TableId};
+use crate::value::{Value, ValueKind};
 use crate::version::VersionVector;
 
 /// A run of consecutive transactions of one origin that becomes one PostgreSQL transaction.
@@ -60,12 +62,14 @@ pub struct ToldChange {
 }
 
 /// Where an inserted cell's value comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source<'w> {
     /// From the group.
-    Value(&'w Value),
+    Value(Cow<'w, Value>),
     /// From the log: the cell was written by this earlier transaction while the row was hidden.
     Logged(TxnId),
+    /// From the log likewise, and what was added to it since.
+    Counted(TxnId, Decimal),
 }
 
 /// What must become of a row. Values stay with the group.
@@ -76,7 +80,7 @@ pub enum Verdict<'w> {
     /// It must appear. Columns that are not named take their default.
     Insert(Vec<(ColumnId, Source<'w>)>),
     /// These cells change.
-    Update(Vec<(ColumnId, &'w Value)>),
+    Update(Vec<(ColumnId, Source<'w>)>),
     /// It must go.
     Delete,
     /// The clock and the table disagree about the row's existence: capture and visibility are
@@ -121,6 +125,10 @@ pub enum Rule {
     DeleteWins,
     /// An insert newer than a concurrent delete keeps the row.
     InsertAfterDelete,
+    /// The sum of what all have added is more, or less, than the column can hold.
+    CounterClamped,
+    /// The column was set as a whole by somebody who did not know of what was added.
+    CounterReset,
 }
 
 impl Rule {
@@ -130,6 +138,8 @@ impl Rule {
             Self::LastWriterWins => "last_writer_wins",
             Self::DeleteWins => "delete_wins",
             Self::InsertAfterDelete => "insert_after_delete",
+            Self::CounterClamped => "counter_clamped",
+            Self::CounterReset => "counter_reset",
         }
     }
 }
@@ -232,65 +242,161 @@ impl RowWork {
         steps.map(|step| (step.place, step.change.unknown_columns.as_slice()))
     }
 
+    /// Whether it adds to a counter, so that deciding needs to know what the row shows.
+    pub fn adds(&self) -> bool {
+        let mut cells = self.steps.iter().flat_map(|step| &step.change.cells);
+        cells.any(|cell| matches!(cell.value, Value::Share(_)))
+    }
+
+    /// The counters it adds to.
+    fn added(&self) -> BTreeSet<ColumnId> {
+        let cells = self.steps.iter().flat_map(|step| &step.change.cells);
+        let shares = cells.filter(|cell| matches!(cell.value, Value::Share(_)));
+        shares.map(|cell| cell.column).collect()
+    }
+
     /// Decides what must become of the row, given its folded clock and whether PostgreSQL shows
     /// it, and which concurrent writes give way. `hidden` says that the row is known to be parked,
-    /// so that its absence is no contradiction.
+    /// so that its absence is no contradiction. `shown` has the cells of a row that
+    /// [`RowWork::adds`] to a counter, as text.
     pub fn decide(
         &self,
         def: &TableDef,
         clock: RowClock,
-        present: bool,
+        (present, shown): (bool, Option<&ShownCells>),
         hidden: bool,
     ) -> (Verdict<'_>, Vec<Conflict>) {
         if clock.existence().is_some_and(|existence| existence.live != present) && !hidden {
             return (Verdict::Retry, Vec::new());
         }
+        let added = self.added();
+        let first = (!added.is_empty()).then(|| clock.clone());
         let mut joined = clock;
         let mut values = Values::default();
         let mut conflicts = Vec::new();
         for step in &self.steps {
-            let columns: Vec<ColumnId> = step.change.cells.iter().map(|cell| cell.column).collect();
             let before = step.may_conflict(&joined).then(|| joined.clone());
-            let outcome = joined.join(step.change.op, step.stamp, &columns, step.change.whole);
+            let cells = &step.change.cells;
+            let outcome = joined.join(step.change.op, step.stamp, cells, step.change.whole);
             if let Some(before) = before {
                 step.conflicts(def, &before, &outcome, present, &mut conflicts);
             }
             for cell in &step.change.cells {
-                if outcome.won.contains(&cell.column) {
-                    values.put(cell.column, step.stamp, &cell.value);
+                let is_share = matches!(cell.value, Value::Share(_));
+                if outcome.won.contains(&cell.column) && !is_share {
+                    values.put(cell.column, step.stamp, Cow::Borrowed(&cell.value));
                 }
             }
         }
         // A value counts only while nothing later in the group, a delete included, overwrote it.
         values.0.retain(|(column, stamp, _)| joined.cell(*column) == Some(*stamp));
+        let counts = first.map(|first| {
+            let counts = Counts { def, before: &first, joined: &joined, shown };
+            counts.decide(added, &mut values, &mut conflicts)
+        });
         // What gave way to a delete stands again when the group also brings the row back.
         let stands = |conflict: &Conflict| {
             let cell = conflict.column.and_then(|column| joined.cell(column));
             joined.is_live(present) && cell == Some(conflict.loser)
         };
         conflicts.retain(|conflict| !stands(conflict));
-        (verdict(def, &joined, present, &values), conflicts)
+        (verdict(def, &joined, present, values, &counts.unwrap_or_default()), conflicts)
+    }
+}
+
+/// What a row shows, as text.
+pub type ShownCells = BTreeMap<ColumnId, Option<String>>;
+
+/// The counters of a row to which a group adds.
+struct Counts<'a> {
+    def: &'a TableDef,
+    before: &'a RowClock,
+    joined: &'a RowClock,
+    shown: Option<&'a ShownCells>,
+}
+
+impl Counts<'_> {
+    /// Puts what the counters must show among the values; gives what was added to those of which
+    /// only the log knows with what they were born.
+    fn decide(
+        &self,
+        added: BTreeSet<ColumnId>,
+        values: &mut Values<'_>,
+        conflicts: &mut Vec<Conflict>,
+    ) -> BTreeMap<ColumnId, Decimal> {
+        let mut sums = BTreeMap::new();
+        for column in added {
+            let shown = self.shown.and_then(|shown| shown.get(&column)?.as_deref());
+            let Some(count) = self.count(column, values, shown) else {
+                sums.insert(column, self.joined.added(column));
+                continue;
+            };
+            let due = self.def.rules.shown(&column, count.clone());
+            let stamps = self.joined.counter(column).into_iter().flat_map(Counter::stamps);
+            if !due.is_same(&count)
+                && let Some(stamp) = stamps.max()
+            {
+                let (winner, loser) = (stamp, stamp);
+                let lost = LostValue::Value(Value::Text(count.to_string().into()));
+                let (column, rule) = (Some(column), Rule::CounterClamped);
+                conflicts.push(Conflict { column, rule, winner, loser, lost });
+            }
+            if shown.and_then(Decimal::parse).is_some_and(|shown| shown.is_same(&due)) {
+                values.drop(column);
+                continue;
+            }
+            let value = shown_count(self.def, column, count);
+            if let Some(birth) = self.joined.cell(column).or(self.joined.newest()) {
+                values.put(column, birth, Cow::Owned(value));
+            }
+        }
+        sums
+    }
+
+    /// The true value of a counter; `None` when the log must be asked what it was born with.
+    fn count(&self, column: ColumnId, values: &Values<'_>, shown: Option<&str>) -> Option<Decimal> {
+        if let Some(count) = self.joined.count(column) {
+            return Some(count);
+        }
+        let birth = self.joined.cell(column);
+        let base = match birth {
+            Some(_) if self.before.cell(column) != birth => {
+                Decimal::parse(&values.get(column)?.text()?)?
+            }
+            Some(_) => return None,
+            // Nobody logged what stood there before there was a log.
+            None => shown.and_then(Decimal::parse)?.minus(&self.before.added(column)),
+        };
+        Some(base.plus(&self.joined.added(column)))
     }
 }
 
 /// The newest values of a row's cells, in column order; mostly a handful.
 #[derive(Default)]
-struct Values<'w>(Vec<(ColumnId, Stamp, &'w Value)>);
+struct Values<'w>(Vec<(ColumnId, Stamp, Cow<'w, Value>)>);
 
 impl<'w> Values<'w> {
     fn place(&self, column: ColumnId) -> Result<usize, usize> {
         self.0.binary_search_by_key(&column, |(column, ..)| *column)
     }
 
-    fn put(&mut self, column: ColumnId, stamp: Stamp, value: &'w Value) {
+    fn put(&mut self, column: ColumnId, stamp: Stamp, value: Cow<'w, Value>) {
         match self.place(column) {
             Ok(place) => self.0[place] = (column, stamp, value),
             Err(place) => self.0.insert(place, (column, stamp, value)),
         }
     }
 
-    fn get(&self, column: ColumnId) -> Option<&'w Value> {
-        self.place(column).ok().map(|place| self.0[place].2)
+    fn get(&self, column: ColumnId) -> Option<&Value> {
+        self.place(column).ok().map(|place| self.0[place].2.as_ref())
+    }
+
+    fn take(&mut self, column: ColumnId) -> Option<Cow<'w, Value>> {
+        self.place(column).ok().map(|place| self.0.remove(place).2)
+    }
+
+    fn drop(&mut self, column: ColumnId) {
+        self.0.retain(|(other, ..)| *other != column);
     }
 }
 
@@ -298,20 +404,29 @@ fn verdict<'w>(
     def: &TableDef,
     joined: &RowClock,
     present: bool,
-    values: &Values<'w>,
+    mut values: Values<'w>,
+    sums: &BTreeMap<ColumnId, Decimal>,
 ) -> Verdict<'w> {
     match (present, joined.is_live(present)) {
         (false, false) => Verdict::Keep,
         (true, false) => Verdict::Delete,
-        (true, true) if values.0.is_empty() => Verdict::Keep,
         (true, true) => {
-            Verdict::Update(values.0.iter().map(|(column, _, value)| (*column, *value)).collect())
+            let counted = sums.iter().filter_map(|(column, sum)| {
+                let birth = joined.cell(*column)?.txn;
+                Some((*column, Source::Counted(birth, sum.clone())))
+            });
+            let mut cells: Vec<_> = counted.collect();
+            let value = |(column, _, value)| (column, Source::Value(value));
+            cells.extend(values.0.into_iter().map(value));
+            cells.sort_unstable_by_key(|(column, _)| *column);
+            if cells.is_empty() { Verdict::Keep } else { Verdict::Update(cells) }
         }
         (false, true) => {
             let cells = def.cell_columns().filter_map(|column| {
-                let source = match values.get(column) {
-                    Some(value) => Source::Value(value),
-                    None => Source::Logged(joined.cell(column)?.txn),
+                let source = match (values.take(column), sums.get(&column)) {
+                    (Some(value), _) => Source::Value(value),
+                    (None, None) => Source::Logged(joined.cell(column)?.txn),
+                    (None, Some(sum)) => Source::Counted(joined.cell(column)?.txn, sum.clone()),
                 };
                 Some((column, source))
             });
@@ -351,6 +466,13 @@ impl Step {
                 && !was_live
             {
                 (Rule::DeleteWins, deleted, self.stamp, LostValue::Value(cell.value.clone()))
+            } else if let (Some((_, winner)), Value::Share(_)) = (lost_to, &cell.value) {
+                if self.knew(*winner) {
+                    continue;
+                }
+                (Rule::CounterReset, *winner, self.stamp, LostValue::Value(cell.value.clone()))
+            } else if let Value::Share(_) = cell.value {
+                continue;
             } else if let Some((_, winner)) = lost_to {
                 (Rule::LastWriterWins, *winner, self.stamp, LostValue::Value(cell.value.clone()))
             } else if let Some(loser) = known
@@ -394,10 +516,54 @@ impl Step {
     }
 }
 
+/// Where a cell's due value is to be found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Due {
+    /// In the transaction that wrote it.
+    Logged(TxnId),
+    /// In the transaction that wrote it, and what was added since.
+    Counted(TxnId, Decimal),
+    /// A counter's value.
+    Value(Decimal),
+}
+
 /// What a row must show by its clock alone, for repairing it: `None` when it must not be there,
-/// otherwise each cell with the transaction that holds its value. Cells older than every stamp
-/// are absent.
-pub fn visible(def: &TableDef, clock: &RowClock, present: bool) -> Option<Vec<(ColumnId, TxnId)>> {
-    let cells = || def.cell_columns().filter_map(|id| Some((id, clock.cell(id)?.txn))).collect();
-    clock.is_live(present).then(cells)
+/// otherwise where each cell's value is. Cells older than every stamp are absent.
+pub fn visible(def: &TableDef, clock: &RowClock, present: bool) -> Option<Vec<(ColumnId, Due)>> {
+    let due = |column| {
+        let birth = clock.cell(column).map(|stamp| stamp.txn);
+        let due = match (clock.counter(column), clock.count(column), birth) {
+            (None, _, Some(txn)) => Due::Logged(txn),
+            (Some(_), Some(count), _) => Due::Value(count),
+            (Some(_), None, Some(txn)) => Due::Counted(txn, clock.added(column)),
+            (_, None, None) | (None, Some(_), None) => return None,
+        };
+        Some((column, due))
+    };
+    clock.is_live(present).then(|| def.cell_columns().filter_map(due).collect())
+}
+
+impl Due {
+    /// The transaction whose content is needed.
+    pub fn txn(&self) -> Option<TxnId> {
+        match self {
+            Self::Logged(txn) | Self::Counted(txn, _) => Some(*txn),
+            Self::Value(_) => None,
+        }
+    }
+}
+
+/// What a counter shows that was born with `base` and to which `sum` was added since; as it is
+/// where the base is no number.
+pub fn counted(def: &TableDef, column: ColumnId, base: Value, sum: &Decimal) -> Value {
+    match base.text().and_then(|text| Decimal::parse(&text)) {
+        Some(base) => shown_count(def, column, base.plus(sum)),
+        None => base,
+    }
+}
+
+/// What a counter of this true value shows.
+pub fn shown_count(def: &TableDef, column: ColumnId, count: Decimal) -> Value {
+    let kind = def.column_def(column).map_or(ValueKind::Text, ColumnDef::kind);
+    Value::from_text(kind, &def.rules.shown(&column, count).to_string())
 }

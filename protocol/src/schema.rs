@@ -5,10 +5,14 @@
 //! needs it. Other sites match tables and columns by name, so column order may differ between
 //! sites.
 
+pub mod rules;
+
 use std::fmt;
 
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::value::ValueKind;
+
+use rules::{Rules, TableRules};
 
 /// Longest identifier on the wire; PostgreSQL's own limit is 63 bytes.
 pub const NAME_BYTES_MAX: usize = 255;
@@ -82,6 +86,8 @@ pub struct TableDef {
     pub columns: Vec<ColumnDef>,
     /// The primary key's columns in key order.
     pub key: Vec<ColumnId>,
+    /// How concurrent writes merge.
+    pub rules: TableRules,
 }
 
 impl TableDef {
@@ -106,6 +112,11 @@ impl TableDef {
         (0..self.columns.len() as u16).map(ColumnId).filter(|id| !self.is_key(*id))
     }
 
+    /// The rules by the names of their columns, as others know them.
+    pub fn named_rules(&self) -> Rules<String> {
+        self.rules.renamed(|column| Some(self.column_def(*column)?.name.clone()))
+    }
+
     /// Writes the canonical form.
     pub fn encode(&self, out: &mut Writer) {
         out.text(&self.name.schema);
@@ -120,6 +131,7 @@ impl TableDef {
         for id in &self.key {
             out.varint(u64::from(id.0));
         }
+        self.rules.encode(out);
     }
 
     /// Reads the canonical form.
@@ -150,7 +162,8 @@ impl TableDef {
         if key.is_empty() {
             return Err(DecodeError::NotCanonical("table without a key"));
         }
-        Ok(Self { name, set, columns, key })
+        let rules = TableRules::decode(from, columns.len())?;
+        Ok(Self { name, set, columns, key, rules })
     }
 }
 
@@ -167,6 +180,7 @@ mod tests {
                 .map(|name| ColumnDef { name: name.into(), type_name: "text".into() })
                 .to_vec(),
             key: vec![ColumnId(0)],
+            rules: TableRules::default(),
         };
         let mut out = Writer::new();
         table.encode(&mut out);

@@ -9,6 +9,7 @@ use std::cmp::Ordering;
 use std::fmt::{self, Write as _};
 
 use crate::codec::{DecodeError, Reader, Writer, is_signed};
+use crate::counter::Share;
 
 /// Longest single value: what PostgreSQL allows.
 pub const VALUE_BYTES_MAX: usize = 1 << 30;
@@ -75,6 +76,8 @@ pub enum Value {
     TimestampTz(i64),
     /// A text of more than [`INLINE_BYTES_MAX`], whatever its type: it is not here.
     Long(Box<LongValue>),
+    /// What a site has added to a counter. It is never what a column shows.
+    Share(Box<Share>),
 }
 
 /// Names a text that is too long to be carried about. Its content travels in pieces of its own,
@@ -109,7 +112,8 @@ impl Value {
         typed.unwrap_or_else(|| Self::Text(text.into()))
     }
 
-    /// The canonical text; `None` for NULL. Of a long value, which is not here, a note for humans.
+    /// The canonical text; `None` for NULL. Of a long value, which is not here, and of a counter's
+    /// share, which is no value of the column, a note for humans.
     pub fn text(&self) -> Option<Cow<'_, str>> {
         Some(match self {
             Self::Null => return None,
@@ -126,6 +130,7 @@ impl Value {
             Self::Timestamp(micros) => Cow::Owned(print_timestamp(*micros)),
             Self::TimestampTz(micros) => Cow::Owned(print_timestamp(*micros) + "+00"),
             Self::Long(long) => Cow::Owned(format!("({} bytes, not shown)", long.bytes)),
+            Self::Share(share) => Cow::Owned(format!("({} in all)", share.sum)),
         })
     }
 
@@ -172,6 +177,10 @@ impl Value {
                 out.raw(&long.hash);
                 out.varint(long.bytes);
             }
+            Self::Share(share) => {
+                out.u8(10);
+                share.encode(out);
+            }
         }
     }
 
@@ -197,6 +206,7 @@ impl Value {
                 }
                 Self::Long(Box::new(long))
             }
+            10 => Self::Share(Box::new(Share::decode(from)?)),
             tag if is_signed(tag) => Self::Int(from.signed_after(tag)?),
             tag => return Err(DecodeError::UnknownTag { what: "value", tag }),
         })

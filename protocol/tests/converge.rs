@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use landfall_protocol::change::{Fragment, RowOp, Transaction};
 use landfall_protocol::clock::Stamp;
+use landfall_protocol::counter::Decimal;
 use landfall_protocol::dictionary::RowId;
 use landfall_protocol::fold::{
     CapturedTransaction, Fates, Fold, ForeignTransaction, ForeignTransactions, Marker, Relation,
@@ -15,8 +16,11 @@ use landfall_protocol::fold::{
 };
 use landfall_protocol::id::{Incarnation, Origin, Seq, SiteId, TxnId};
 use landfall_protocol::lattice::RowClock;
-use landfall_protocol::plan::{Group, RowWork, Source, Verdict, visible};
+use landfall_protocol::plan::{
+    Due, Group, RowWork, ShownCells, Source, Verdict, counted, shown_count, visible,
+};
 use landfall_protocol::queue::{Head, Readiness, TrustedTime, readiness};
+use landfall_protocol::schema::rules::{Bounds, ColumnRule, TableRules};
 use landfall_protocol::schema::{ColumnDef, ColumnId, SetId, TableDef, TableName};
 use landfall_protocol::value::{RowKey, Value};
 use landfall_protocol::version::VersionVector;
@@ -92,6 +96,21 @@ fn table(site: usize) -> TableDef {
             .map(|name| ColumnDef { name: (*name).into(), type_name: "bigint".into() })
             .collect(),
         key: vec![ColumnId(key)],
+        rules: rules(&names),
+    }
+}
+
+/// Everything that is added to `c` counts, but no site shows less or more than this.
+const SHOWN: (i64, i64) = (-300, 1500);
+
+fn rules(names: &[&str]) -> TableRules {
+    let counter = ColumnId(names.iter().position(|name| *name == "c").unwrap() as u16);
+    let end = |number: i64| Decimal::parse(&number.to_string());
+    let bounds = Bounds { least: end(SHOWN.0), most: end(SHOWN.1) };
+    TableRules {
+        columns: [(counter, ColumnRule::Counter)].into(),
+        bounds: [(counter, bounds)].into(),
+        ..TableRules::default()
     }
 }
 
@@ -175,7 +194,7 @@ impl Site {
             let (commit_ms, marker) = (self.now_ms, None);
             let captured = CapturedTransaction { commit_ms, rows, marker, fragment, piece: None };
             let repaired = self.fold(vec![captured], &ForeignTransactions::new(), log);
-            assert!(repaired.is_empty(), "own changes are right by definition");
+            assert!(self.may_be_clamped(&repaired), "own changes are right by definition");
         }
         assert!(!self.fold.unfinished, "the last fragment ends it");
         let own = log.transactions.range(
@@ -199,7 +218,10 @@ impl Site {
         let clocks = touched
             .into_iter()
             .filter_map(|row| Some((row.clone(), self.clocks.get(&row)?.clone())));
-        let output = self.fold.fold(localized, clocks.collect());
+        let table = self.fold.dictionary.id_of(&self.relation.name).unwrap();
+        let row = |key: &i64| RowId { table, key: RowKey::new(&[Value::Int(*key)]) };
+        let doubtful = self.refused.iter().map(row).collect();
+        let output = self.fold.fold(localized, clocks.collect(), doubtful);
         self.clocks.extend(output.clocks);
         self.fates.add(output.fates);
         for own in output.own {
@@ -223,8 +245,13 @@ impl Site {
             let new = visible(def, &self.clocks[row], self.rows.contains_key(&key)).map(|cells| {
                 let old = self.rows.get(&key).cloned();
                 let mut new = old.unwrap_or_else(|| vec![Value::Null; COLUMNS]);
-                for (column, txn) in cells {
-                    new[self.cell_index(column)] = self.logged(txn, row, column, log);
+                for (column, due) in cells {
+                    let logged = |txn| self.logged(txn, row, column, log);
+                    new[self.cell_index(column)] = match due {
+                        Due::Logged(txn) => logged(txn),
+                        Due::Counted(txn, sum) => counted(def, column, logged(txn), &sum),
+                        Due::Value(count) => shown_count(def, column, count),
+                    };
                 }
                 new
             });
@@ -233,6 +260,12 @@ impl Site {
         if !dirty.is_empty() {
             self.commit(events, Some(Marker::Repair), log);
         }
+    }
+
+    /// Whether these rows have counters: one that could not show what it stood at is put right when
+    /// the application goes on from what it showed.
+    fn may_be_clamped(&self, rows: &BTreeSet<RowId>) -> bool {
+        rows.iter().all(|row| self.clocks[row].counters().next().is_some())
     }
 
     fn local(&mut self, edits: &[Edit], size: Size, log: &mut Log) {
@@ -252,7 +285,7 @@ impl Site {
         match size {
             Size::Small => {
                 let repaired = self.commit(events, None, log);
-                assert!(repaired.is_empty(), "own changes are right by definition");
+                assert!(self.may_be_clamped(&repaired), "own changes are right by definition");
             }
             Size::Large => self.commit_in_fragments(events, log),
         }
@@ -324,7 +357,19 @@ impl Site {
             let def = self.fold.dictionary.table(row.table).unwrap();
             let clock = self.clocks.get(row).cloned().unwrap_or_default();
             let present = self.rows.contains_key(&key);
-            let new = match work.decide(def, clock, present, self.refused.contains(&key)).0 {
+            let cells = self.rows.get(&key).map(|cells| {
+                let cell = |id: ColumnId| (id, cells[self.cell_index(id)].text().map(|t| t.into()));
+                def.cell_columns().map(cell).collect::<ShownCells>()
+            });
+            let shown = (present, cells.as_ref().filter(|_| work.adds()));
+            let value = |source: Source<'_>, column| match source {
+                Source::Value(value) => value.into_owned(),
+                Source::Logged(txn) => self.logged(txn, row, column, log),
+                Source::Counted(txn, sum) => {
+                    counted(def, column, self.logged(txn, row, column, log), &sum)
+                }
+            };
+            let new = match work.decide(def, clock, shown, self.refused.contains(&key)).0 {
                 Verdict::Keep => {
                     // Nothing to lock: a local insert may come.
                     free.extend((!present).then_some(key));
@@ -332,20 +377,11 @@ impl Site {
                 }
                 Verdict::Retry => panic!("without races the clock and the table agree"),
                 Verdict::Delete => None,
-                Verdict::Update(cells) => {
-                    let mut new = self.rows[&key].clone();
-                    for (column, value) in cells {
-                        new[self.cell_index(column)] = value.clone();
-                    }
-                    Some(new)
-                }
-                Verdict::Insert(cells) => {
-                    let mut new = vec![Value::Null; COLUMNS];
+                Verdict::Update(cells) | Verdict::Insert(cells) => {
+                    let row = self.rows.get(&key).cloned();
+                    let mut new = row.unwrap_or_else(|| vec![Value::Null; COLUMNS]);
                     for (column, source) in cells {
-                        new[self.cell_index(column)] = match source {
-                            Source::Value(value) => value.clone(),
-                            Source::Logged(txn) => self.logged(txn, row, column, log),
-                        };
+                        new[self.cell_index(column)] = value(source, column);
                     }
                     Some(new)
                 }
@@ -385,6 +421,7 @@ impl Site {
 fn oracle(log: &Log) -> BTreeMap<i64, Row> {
     let mut existence: BTreeMap<i64, (Stamp, bool)> = BTreeMap::new();
     let mut cells: BTreeMap<(i64, usize), (Stamp, Value)> = BTreeMap::new();
+    let mut shares: BTreeMap<(i64, Stamp, Origin), (Stamp, i64)> = BTreeMap::new();
     for (txn, foreign) in &log.transactions {
         let Transaction { changes, .. } = foreign.transaction.as_ref();
         let stamp = foreign.transaction.stamp(txn.origin);
@@ -400,6 +437,13 @@ fn oracle(log: &Log) -> BTreeMap<i64, Row> {
             for cell in &change.cells {
                 let name = &columns[usize::from(cell.column.0)].name;
                 let place = (key, ["a", "b", "c"].iter().position(|n| n == name).unwrap());
+                if let Value::Share(share) = &cell.value {
+                    let (birth, sum) = (share.birth.unwrap(), share.sum.to_string());
+                    let share = (stamp, sum.parse().unwrap());
+                    let known = shares.entry((key, birth, txn.origin)).or_insert(share);
+                    *known = if known.0 < stamp { share } else { *known };
+                    continue;
+                }
                 if cells.get(&place).is_none_or(|known| known.0 < stamp) {
                     cells.insert(place, (stamp, cell.value.clone()));
                 }
@@ -407,7 +451,23 @@ fn oracle(log: &Log) -> BTreeMap<i64, Row> {
         }
     }
     let live = existence.into_iter().filter(|(_, (_, live))| *live);
-    live.map(|(key, _)| (key, (0..COLUMNS).map(|c| cells[&(key, c)].1.clone()).collect())).collect()
+    let row = |key| {
+        let mut row: Row = (0..COLUMNS).map(|c| cells[&(key, c)].1.clone()).collect();
+        let birth = cells[&(key, COUNTER)].0;
+        let added = shares.iter().filter(|((row, of, _), _)| *row == key && *of == birth);
+        let added: i64 = added.map(|(_, (_, sum))| sum).sum();
+        row[COUNTER] = Value::Int((number(&row[COUNTER]) + added).clamp(SHOWN.0, SHOWN.1));
+        row
+    };
+    live.map(|(key, _)| (key, row(key))).collect()
+}
+
+/// Where the counter stands among the cells.
+const COUNTER: usize = 2;
+
+fn number(value: &Value) -> i64 {
+    let Value::Int(number) = value else { panic!("{value:?} is a number") };
+    *number
 }
 
 #[derive(Clone, Debug)]

@@ -3,7 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use landfall_protocol::change::{Cell, Describe, Fragment, RowChange, RowOp, Transaction};
@@ -16,6 +16,7 @@ use landfall_protocol::fold::{
 use landfall_protocol::id::{Incarnation, Origin, Seq, SiteId, TxnId};
 use landfall_protocol::lattice::RowClock;
 use landfall_protocol::plan::{Group, Rule};
+use landfall_protocol::schema::rules::TableRules;
 use landfall_protocol::schema::{ColumnDef, ColumnId, SetId, TableDef, TableId, TableName};
 use landfall_protocol::value::{RowKey, Value};
 use landfall_protocol::version::VersionVector;
@@ -31,6 +32,7 @@ fn table() -> TableDef {
         set: SetId(1),
         columns: vec![column("id"), column("a")],
         key: vec![ColumnId(0)],
+        rules: TableRules::default(),
     }
 }
 
@@ -72,7 +74,7 @@ fn fold_apply(rows: Vec<RowEvent>) -> (Fold, FoldOutput) {
         piece: None,
     }];
     let localized = fold.localize(batch, &ForeignTransactions::from([(txn, transaction)])).unwrap();
-    let output = fold.fold(localized, BTreeMap::new());
+    let output = fold.fold(localized, BTreeMap::new(), BTreeSet::new());
     (fold, output)
 }
 
@@ -104,7 +106,7 @@ fn an_update_older_than_the_delete_lost_to_the_delete() {
     let mut clock = RowClock::default();
     clock.join(RowOp::Delete, deleted, &[], false);
     let work = group.rows.values().next().unwrap();
-    let (_, conflicts) = work.decide(&table(), clock, false, false);
+    let (_, conflicts) = work.decide(&table(), clock, (false, None), false);
     let told: Vec<_> = conflicts.iter().map(|c| (c.rule, c.winner, c.column)).collect();
     assert_eq!(told, vec![(Rule::DeleteWins, deleted, Some(ColumnId(1)))]);
 }

@@ -13,6 +13,7 @@ mod kill;
 mod large;
 mod links;
 mod memory;
+mod merge;
 mod partition;
 mod race;
 mod refusals;

@@ -71,6 +71,8 @@ pub struct Builder {
     env: Vec<(String, String)>,
     conf: Vec<(String, String)>,
     extra: String,
+    rules: String,
+    other_rules: BTreeMap<String, String>,
     disk: Disk,
     versions: BTreeMap<String, u32>,
     schemas: BTreeMap<String, String>,
@@ -177,6 +179,20 @@ impl Builder {
         self
     }
 
+    /// Further lines for everybody's fleet file: merge rules of tables.
+    #[must_use]
+    pub fn rules(mut self, lines: &str) -> Self {
+        self.rules.push_str(lines);
+        self
+    }
+
+    /// Other lines for the fleet file of one member.
+    #[must_use]
+    pub fn rules_of(mut self, name: &str, lines: &str) -> Self {
+        self.other_rules.insert(name.to_owned(), lines.to_owned());
+        self
+    }
+
     /// PostgreSQL without fsync: faster, for tests that never kill a server.
     #[must_use]
     pub fn unsynced(mut self) -> Self {
@@ -264,6 +280,7 @@ impl Builder {
                 keys[other]
             )?;
         }
+        fleet.push_str(self.other_rules.get(name).unwrap_or(&self.rules));
         std::fs::write(home.join("fleet.toml"), fleet)?;
         let mut config = format!(
             "name = {name:?}\ndata_dir = \"data\"\nfleet = \"fleet.toml\"\nkey = \"member.key\"\nlisten = \"{}\"\n",
@@ -431,6 +448,8 @@ impl Fleet {
             env: Vec::new(),
             conf: Vec::new(),
             extra: String::new(),
+            rules: String::new(),
+            other_rules: BTreeMap::new(),
             disk: Disk::Synced,
             versions: BTreeMap::new(),
             schemas: BTreeMap::new(),

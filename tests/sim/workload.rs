@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use landfall_protocol::schema::rules::TableRules;
 use landfall_protocol::schema::{ColumnDef, ColumnId, SetId, TableDef, TableName};
 use landfall_protocol::value::{RowKey, Value};
 
@@ -34,6 +35,7 @@ pub(crate) fn tables() -> Vec<TableDef> {
             .map(|(name, kind)| ColumnDef { name: (*name).into(), type_name: (*kind).into() })
             .collect(),
         key: vec![ColumnId(0)],
+        rules: TableRules::default(),
     };
     vec![
         table("item", &[("id", "bigint"), ("a", "text"), ("b", "bigint"), ("c", "text")]),

@@ -25,6 +25,7 @@ pub(crate) const TABLES: &[(&str, &[Floor])] = &[
             (Blind, &["id", "planted"]),
             (Blind, &["clock"]),
             (Blind, &["codec", "compress"]),
+            (Blind, &["counter"]),
             (Blind, &["version", "value"]),
             (Blind, &["schema"]),
             (Blind, &["change"]),

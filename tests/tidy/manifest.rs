@@ -14,7 +14,7 @@ const CRATES: &[(&str, &[&str])] = &[
 ];
 
 /// All that the pure core may depend on directly.
-const PROTOCOL: &[&str] = &["blake3", "ed25519-dalek", "thiserror", "zstd"];
+const PROTOCOL: &[&str] = &["blake3", "ed25519-dalek", "num-bigint", "thiserror", "zstd"];
 
 const REGISTRY: &str = "registry+https://github.com/rust-lang/crates.io-index";
 

@@ -467,7 +467,12 @@ impl Assembler {
             .collect();
         let key = key.filter(|key| !key.is_empty()).ok_or(AssembleError::NoKey(name.clone()))?;
         let kinds = columns.iter().map(ColumnDef::kind).collect();
-        let relation = Arc::new(Relation { name, set: def.set, columns, key });
+        let rules = def.rules.renamed(|id| {
+            let known = &def.column_def(*id)?.name;
+            let place = columns.iter().position(|column| column.name == *known)?;
+            Some(ColumnId(place as u16))
+        });
+        let relation = Arc::new(Relation { name, set: def.set, columns, key, rules });
         let places = seen.columns().enumerate().filter(|(_, column)| is_generated(column.name));
         let generated = places.map(|(place, _)| place).collect();
         let source = Source { relation, kinds, generated };
@@ -532,12 +537,16 @@ impl Assembler {
             }
         };
         if after.iter().flat_map(Row::iter).any(|(_, value)| matches!(value, Value::Long(_))) {
-            open.texts.extend(new.iter().flat_map(texts_of));
+            // What was not sent again stands in the old row only.
+            open.texts.extend(old.iter().chain(&new).flat_map(texts_of));
         }
         let relation = Arc::clone(&source.relation);
         open.add(RowEvent { relation, old: before, new: after }, &self.scratch)
     }
 }
+
+/// Values by their places.
+type Places = Vec<(ColumnId, Value)>;
 
 /// A row before and after.
 type Rows = (Option<Row>, Option<Row>);
@@ -570,7 +579,31 @@ fn changed(source: &Source, old: Tuple<'_>, new: Tuple<'_>) -> Result<Option<Row
             (false, true) => return Ok(None),
         }
     }
+    if !source.relation.rules.groups.is_empty() {
+        complete_groups(source, (old, new), (&mut before, &mut after))?;
+    }
     Ok(Some((Some(Row::of(before)), Some(Row::of(after)))))
+}
+
+/// Adds to what changed the columns that are written together with it.
+fn complete_groups(
+    source: &Source,
+    (old, new): (Tuple<'_>, Tuple<'_>),
+    (before, after): (&mut Places, &mut Places),
+) -> Result<(), AssembleError> {
+    let changed: BTreeSet<ColumnId> = before.iter().map(|(place, _)| *place).collect();
+    let groups = source.relation.rules.groups.iter();
+    let touched: BTreeSet<ColumnId> =
+        groups.filter(|group| !group.is_disjoint(&changed)).flatten().copied().collect();
+    for ((place, was), (_, is)) in source.columns(old).zip(source.columns(new)) {
+        if touched.contains(&place) && !changed.contains(&place) {
+            before.push((place, source.value(place, was, None)?));
+            after.push((place, source.value(place, is, Some(was))?));
+        }
+    }
+    before.sort_unstable_by_key(|(place, _)| *place);
+    after.sort_unstable_by_key(|(place, _)| *place);
+    Ok(())
 }
 
 /// A deleted row's key.

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use landfall_protocol::fleet::{Address, Fleet, Member, Role, Set, parse_table_name};
 use landfall_protocol::id::{PublicKey, SiteId};
-use landfall_protocol::schema::SetId;
+use landfall_protocol::schema::rules::{ColumnRule, Rules};
+use landfall_protocol::schema::{SetId, TableName};
 
 use super::{ConfigError, raw};
 use crate::identity;
@@ -42,7 +43,27 @@ pub(super) fn check(raw: raw::Fleet) -> Result<Fleet, Wrong> {
     let members = raw.member.into_iter().enumerate();
     let members = members.map(|(index, member)| check_member(index, member));
     let members = members.collect::<Result<_, Wrong>>()?;
-    Fleet::new(raw.version, sets, members).map_err(|error| Wrong::new(error.path, error.rule))
+    let rules = raw.table.into_iter().enumerate().map(|(index, table)| check_rules(index, table));
+    let rules = rules.collect::<Result<_, Wrong>>()?;
+    let fleet = Fleet::new(raw.version, sets, members).and_then(|fleet| fleet.with_rules(rules));
+    fleet.map_err(|error| Wrong::new(error.path, error.rule))
+}
+
+fn check_rules(index: usize, raw: raw::Table) -> Result<(TableName, Rules<String>), Wrong> {
+    let at = |field: &str| format!("table[{index}].{field}");
+    let name = parse_table_name(&raw.name).map_err(|rule| Wrong::new(at("name"), rule))?;
+    let mut rules = Rules::default();
+    for (column, rule) in raw.columns {
+        let unknown = || format!("must be one of {}, found {rule:?}", ColumnRule::names());
+        let at = || at(&format!("columns.{column}"));
+        let known = ColumnRule::named(&rule).ok_or_else(|| Wrong::new(at(), unknown()))?;
+        if known != ColumnRule::default() {
+            rules.columns.insert(column, known);
+        }
+    }
+    let groups = raw.groups.into_iter().map(|group| group.into_iter().collect());
+    rules.groups = groups.collect();
+    Ok((name, rules))
 }
 
 fn check_set(index: usize, raw: raw::Set) -> Result<Set, Wrong> {

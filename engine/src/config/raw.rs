@@ -1,5 +1,6 @@
 //! Exactly what may be written in the files, before any rule is looked at.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
@@ -76,6 +77,18 @@ pub(super) struct Fleet {
     pub(super) set: Vec<Set>,
     #[serde(default)]
     pub(super) member: Vec<Member>,
+    #[serde(default)]
+    pub(super) table: Vec<Table>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Table {
+    pub(super) name: String,
+    #[serde(default)]
+    pub(super) columns: BTreeMap<String, String>,
+    #[serde(default)]
+    pub(super) groups: Vec<Vec<String>>,
 }
 
 #[derive(Debug, Deserialize)]

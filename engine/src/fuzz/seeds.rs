@@ -5,9 +5,11 @@ use landfall_protocol::change::{Cell, Describe, Fragment, Piece, RowChange, RowO
 use landfall_protocol::clock::{Hlc, Stamp};
 use landfall_protocol::codec::Writer;
 use landfall_protocol::compress::compress;
+use landfall_protocol::counter::{Decimal, Share};
 use landfall_protocol::fold::{Marker, ParkedChange};
 use landfall_protocol::id::{PublicKey, Seq};
 use landfall_protocol::lattice::RowClock;
+use landfall_protocol::schema::rules::TableRules;
 use landfall_protocol::schema::{ColumnDef, ColumnId, SetId, TableDef, TableId, TableName};
 use landfall_protocol::unit::{SealContext, Unit, UnitHash};
 use landfall_protocol::value::{INLINE_BYTES_MAX, LongValue, RowKey, Value};
@@ -129,12 +131,14 @@ fn values() -> Vec<Vec<u8>> {
 
 fn row_clocks() -> Vec<Vec<u8>> {
     let stamp = |ms, seq| Stamp::new(Hlc::from_ms(ms), origin(1), Seq(seq));
-    let columns = [ColumnId(1), ColumnId(2), ColumnId(300)];
+    let share = Share { birth: Some(stamp(8, 8)), sum: Decimal::parse("-2.50").expect("a number") };
+    let values = [(1, Value::Null), (2, Value::Share(Box::new(share))), (300, Value::Int(1))];
+    let cells = values.map(|(column, value)| Cell { column: ColumnId(column), value });
     let mut clock = RowClock::default();
     let mut all = vec![clock.clone()];
     let steps = [(RowOp::Insert, 5), (RowOp::Update, 6), (RowOp::Delete, 7), (RowOp::Update, 8)];
     for (op, time) in steps {
-        clock.join(op, stamp(time, time), &columns, op == RowOp::Insert);
+        clock.join(op, stamp(time, time), &cells, op == RowOp::Insert);
         all.push(clock.clone());
     }
     let encoded = |clock: &RowClock| {
@@ -152,6 +156,7 @@ fn table_def() -> TableDef {
         set: SetId(1),
         columns: vec![column("id", "bigint"), column("name", "text"), column("n", "bigint")],
         key: vec![ColumnId(0)],
+        rules: TableRules::default(),
     }
 }
 

@@ -1,6 +1,7 @@
 //! What PostgreSQL streams: messages of pgoutput, and transactions made of them.
 
 use landfall_protocol::fold::{CapturedTransaction, MarkerKey, RowEvent};
+use landfall_protocol::schema::rules::TableRules;
 use landfall_protocol::schema::{ColumnDef, ColumnId, SetId, TableDef, TableName};
 use landfall_protocol::value::Value;
 
@@ -122,6 +123,7 @@ fn tables() -> Vec<SourceTable> {
                 .map(|(name, kind)| ColumnDef { name: (*name).into(), type_name: (*kind).into() })
                 .collect(),
             key: (0..key).map(ColumnId).collect(),
+            rules: TableRules::default(),
         },
         generated: ["speed".to_owned()].into(),
         partitions: Vec::new(),

@@ -6,10 +6,15 @@
 use std::collections::BTreeMap;
 
 use landfall_protocol::fleet::Fleet;
+use landfall_protocol::schema::rules::TableRules;
 use landfall_protocol::schema::{ColumnDef, ColumnId, TableDef, TableName};
 use tokio_postgres::{Client, IsolationLevel, Row, Transaction};
 
 use super::sql;
+
+mod rules;
+
+pub(super) use rules::{bounds_of_check, bounds_of_type};
 
 /// Why the catalog could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -262,6 +267,8 @@ pub struct ColumnConstraint {
     pub name: String,
     /// The columns it looks at.
     pub columns: Vec<String>,
+    /// What a CHECK asks, as PostgreSQL prints it; empty otherwise.
+    pub expression: String,
 }
 
 /// A trigger.
@@ -306,6 +313,9 @@ pub async fn read(client: &mut Client, fleet: &Fleet) -> Result<Catalog, Catalog
     reader.triggers(&snapshot).await?;
     snapshot.commit().await.map_err(query("a snapshot"))?;
     let mut tables: Vec<_> = reader.tables.into_values().collect();
+    for table in &mut tables {
+        table.def.rules = rules::of(table, fleet.rules(&table.def.name));
+    }
     tables.sort_by(|a, b| a.def.name.cmp(&b.def.name));
     Ok(Catalog { tables, missing })
 }
@@ -464,7 +474,8 @@ ORDER BY f.conrelid, f.conname";
 const CONSTRAINTS: &str = "
 SELECT k.conrelid, k.contype = 'c', k.conname::text,
        ARRAY(SELECT a.attname::text FROM pg_attribute a
-             WHERE a.attrelid = k.conrelid AND a.attnum = ANY(k.conkey) ORDER BY a.attnum)
+             WHERE a.attrelid = k.conrelid AND a.attnum = ANY(k.conkey) ORDER BY a.attnum),
+       coalesce(pg_get_expr(k.conbin, k.conrelid), '')
 FROM pg_constraint k
 WHERE k.contype IN ('c', 'x') AND k.conrelid = ANY($1)
 ORDER BY k.conrelid, k.conname";
@@ -488,8 +499,13 @@ impl Reader {
         for row in rows.map_err(query("tables"))? {
             let place = usize::try_from(row.get::<_, i64>(0) - 1).unwrap_or(usize::MAX);
             let Some((name, set)) = wanted.get(place) else { continue };
-            let def =
-                TableDef { name: (*name).clone(), set: *set, columns: Vec::new(), key: Vec::new() };
+            let def = TableDef {
+                name: (*name).clone(),
+                set: *set,
+                columns: Vec::new(),
+                key: Vec::new(),
+                rules: TableRules::default(),
+            };
             let table = relation(def, &row)?;
             self.names.insert(table.oid, (*name).clone());
             self.tables.insert(table.oid, table);
@@ -631,7 +647,8 @@ impl Reader {
     async fn constraints(&mut self, snapshot: &Transaction<'_>) -> Result<(), CatalogError> {
         for row in self.rows(snapshot, "constraints", CONSTRAINTS).await? {
             let Some(table) = self.tables.get_mut(&row.get(0)) else { continue };
-            let constraint = ColumnConstraint { name: row.get(2), columns: row.get(3) };
+            let (name, columns, expression) = (row.get(2), row.get(3), row.get(4));
+            let constraint = ColumnConstraint { name, columns, expression };
             let is_check: bool = row.get(1);
             let list = if is_check { &mut table.checks } else { &mut table.exclusions };
             list.push(constraint);

@@ -10,6 +10,7 @@ use super::setup::{self, Plan, SetupError};
 
 mod columns;
 mod objects;
+mod rules;
 mod server;
 mod tables;
 

@@ -3,7 +3,6 @@
 //! P1 takes every lock it will ever need, quickly; P2 proves that the fold knows all earlier
 //! writers of the locked rows, waiting on no lock; P3 decides, writes the differences, commits.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -336,17 +335,25 @@ impl Replica {
     }
 
     async fn decide<'w>(
-        &self,
+        &mut self,
         working: &Working<'w>,
         clocks: Vec<Option<RowClock>>,
     ) -> Result<Decided<'w>, ReplicaError> {
+        // What is added to a counter is added to what others added, not to what it shows; still it
+        // must be known what that is.
+        let added = working.rows.iter().zip(&working.present);
+        let added = added.filter(|((_, work), present)| **present && work.adds());
+        let added: Vec<&RowId> = added.map(|((row, _), _)| *row).collect();
+        let shown =
+            if added.is_empty() { BTreeMap::new() } else { self.apply.shown(&added).await? };
         let mut verdicts = Vec::with_capacity(working.rows.len());
         let (mut conflicts, mut contradicted) = (Vec::new(), Vec::new());
         let found = working.present.iter().zip(clocks);
         for ((row, work), (present, clock)) in working.rows.iter().copied().zip(found) {
             let def = self.dictionary.table(row.table).ok_or(ApplyError::TableGone(row.table))?;
             let hidden = working.hidden.contains(row);
-            let (verdict, lost) = work.decide(def, clock.unwrap_or_default(), *present, hidden);
+            let here = (*present, shown.get(row));
+            let (verdict, lost) = work.decide(def, clock.unwrap_or_default(), here, hidden);
             conflicts.extend(lost.into_iter().map(|conflict| (row, conflict)));
             match verdict {
                 Verdict::Keep => {}
@@ -362,12 +369,12 @@ impl Replica {
         &self,
         verdicts: Vec<(&'w RowId, Verdict<'w>)>,
     ) -> Result<Vec<Write<'w>>, ReplicaError> {
-        let inserted = verdicts.iter().filter_map(|(_, verdict)| match verdict {
-            Verdict::Insert(cells) => Some(cells),
+        let cells = verdicts.iter().filter_map(|(_, verdict)| match verdict {
+            Verdict::Insert(cells) | Verdict::Update(cells) => Some(cells),
             _ => None,
         });
-        let logged = inserted.flatten().filter_map(|(_, source)| match source {
-            Source::Logged(txn) => Some(*txn),
+        let logged = cells.flatten().filter_map(|(_, source)| match source {
+            Source::Logged(txn) | Source::Counted(txn, _) => Some(*txn),
             Source::Value(_) => None,
         });
         let log = self.logged(logged.collect()).await?;
@@ -375,19 +382,8 @@ impl Replica {
             let write = match verdict {
                 Verdict::Keep | Verdict::Retry => return None,
                 Verdict::Delete => RowWrite::Delete,
-                Verdict::Update(cells) => {
-                    let borrowed = |(column, value)| (column, Cow::Borrowed(value));
-                    RowWrite::Update(cells.into_iter().map(borrowed).collect())
-                }
-                Verdict::Insert(cells) => {
-                    let found = |(column, source)| match source {
-                        Source::Value(value) => Some((column, Cow::Borrowed(value))),
-                        Source::Logged(txn) => {
-                            Some((column, Cow::Owned(log.value(txn, row, column)?)))
-                        }
-                    };
-                    RowWrite::Insert(cells.into_iter().filter_map(found).collect())
-                }
+                Verdict::Update(cells) => RowWrite::Update(log.found(row, cells)),
+                Verdict::Insert(cells) => RowWrite::Insert(log.found(row, cells)),
             };
             Some((row, write))
         });
@@ -484,6 +480,8 @@ fn after_speculation<'w>(
 
 #[cfg(test)]
 mod tests {
+    use std::borrow::Cow;
+
     use super::*;
     use landfall_protocol::schema::TableId;
     use landfall_protocol::value::RowKey;

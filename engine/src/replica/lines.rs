@@ -83,6 +83,10 @@ impl Replica {
                     name.to_string(),
                     "give this site the same table as the origin, then run landfall-node init",
                 ),
+                Unshowable::OtherRules { table, .. } => (
+                    table.to_string(),
+                    "give both sites the same [[table]] entry in the fleet file and restart them",
+                ),
                 Unshowable::Malformed(name) => (name.to_string(), "report this as a bug"),
                 Unshowable::Undescribed(_) => (String::new(), "report this as a bug"),
             };

@@ -1,11 +1,14 @@
 //! Values that only the log has, under this site's numbers.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use landfall_protocol::change::Transaction;
+use landfall_protocol::counter::Decimal;
 use landfall_protocol::dictionary::{Dictionary, RowId};
 use landfall_protocol::id::{Origin, TxnId};
+use landfall_protocol::plan::{Due, Source, counted, shown_count};
 use landfall_protocol::schema::{ColumnId, TableDef, TableId};
 use landfall_protocol::value::Value;
 
@@ -36,6 +39,38 @@ impl Replica {
 }
 
 impl LogValues<'_> {
+    /// The values of cells, wherever they stand; what the log does not have is left out.
+    pub(super) fn found<'w>(
+        &self,
+        row: &RowId,
+        cells: Vec<(ColumnId, Source<'w>)>,
+    ) -> Vec<(ColumnId, Cow<'w, Value>)> {
+        let value = |column, source| match source {
+            Source::Value(value) => Some(value),
+            Source::Logged(txn) => self.value(txn, row, column).map(Cow::Owned),
+            Source::Counted(txn, sum) => self.count(txn, row, column, &sum).map(Cow::Owned),
+        };
+        let found = |(column, source)| Some((column, value(column, source)?));
+        cells.into_iter().filter_map(found).collect()
+    }
+
+    /// The value of a cell that was written by `due`, or counted since.
+    pub(super) fn due(&self, row: &RowId, column: ColumnId, due: Due) -> Option<Value> {
+        match due {
+            Due::Logged(txn) => self.value(txn, row, column),
+            Due::Counted(txn, sum) => self.count(txn, row, column, &sum),
+            Due::Value(count) => {
+                let def = self.dictionary.table(row.table)?;
+                Some(shown_count(def, column, count))
+            }
+        }
+    }
+
+    fn count(&self, birth: TxnId, row: &RowId, column: ColumnId, sum: &Decimal) -> Option<Value> {
+        let def = self.dictionary.table(row.table)?;
+        Some(counted(def, column, self.value(birth, row, column)?, sum))
+    }
+
     /// What the transaction wrote into the cell, if it did.
     pub(super) fn value(&self, txn: TxnId, row: &RowId, column: ColumnId) -> Option<Value> {
         let transaction = self.transactions.get(&txn)?;

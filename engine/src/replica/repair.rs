@@ -7,9 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use landfall_protocol::dictionary::RowId;
 use landfall_protocol::fold::Marker;
-use landfall_protocol::id::TxnId;
 use landfall_protocol::lattice::RowClock;
-use landfall_protocol::plan::visible;
+use landfall_protocol::plan::{Due, visible};
 use landfall_protocol::schema::ColumnId;
 
 use crate::postgres::access::LockStrength;
@@ -122,13 +121,13 @@ impl Replica {
         rows: &BTreeMap<&'a RowId, RowClock>,
         present: &BTreeSet<&RowId>,
     ) -> Result<Vec<(&'a RowId, RowWrite<'static>)>, ReplicaError> {
-        let mut shown: BTreeMap<&RowId, Option<Vec<(ColumnId, TxnId)>>> = BTreeMap::new();
+        let mut shown: BTreeMap<&RowId, Option<Vec<(ColumnId, Due)>>> = BTreeMap::new();
         for (row, clock) in rows {
             if let Some(def) = self.dictionary.table(row.table) {
                 shown.insert(row, visible(def, clock, present.contains(*row)));
             }
         }
-        let txns = shown.values().flatten().flatten().map(|(_, txn)| *txn).collect();
+        let txns = shown.values().flatten().flatten().filter_map(|(_, due)| due.txn()).collect();
         let log = self.logged(txns).await?;
         let mut writes = Vec::new();
         for (row, due) in shown {
@@ -138,8 +137,8 @@ impl Replica {
                 (Some(cells), is_present) => {
                     let cells: Vec<_> = cells
                         .into_iter()
-                        .filter_map(|(column, txn)| {
-                            Some((column, Cow::Owned(log.value(txn, row, column)?)))
+                        .filter_map(|(column, due)| {
+                            Some((column, Cow::Owned(log.due(row, column, due)?)))
                         })
                         .collect();
                     match is_present {

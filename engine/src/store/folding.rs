@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use landfall_protocol::change::Transaction;
 use landfall_protocol::codec::Writer as Bytes;
-use landfall_protocol::dictionary::Entry;
+use landfall_protocol::dictionary::{Entry, RowId};
 use landfall_protocol::fold::{
     CapturedTransaction, FoldError, FoldOutput, ForeignTransaction, ForeignTransactions, Marker,
 };
@@ -69,8 +69,10 @@ impl Writer<'_> {
             self.state.fold.dictionary.learn(def);
         }
         let localized = self.state.fold.localize(batch, &foreign)?;
-        let clocks = self.clocks.load(&self.db, localized.touched())?;
-        let mut output = self.state.fold.fold(localized, clocks);
+        let touched = localized.touched();
+        let doubtful = self.doubtful(&touched)?;
+        let clocks = self.clocks.load(&self.db, touched)?;
+        let mut output = self.state.fold.fold(localized, clocks, doubtful);
         self.write_tables(before, &output)?;
         self.clocks.put(&self.db, std::mem::take(&mut output.clocks))?;
         self.write_rows(&output)?;
@@ -89,6 +91,22 @@ impl Writer<'_> {
         }
         self.state.seen_lsn = end_lsn;
         Ok(Folded { fold_lsn: end_lsn, own_last: self.state.fold.last_seq })
+    }
+
+    /// Which of these rows may not show what their clocks say.
+    fn doubtful(&self, rows: &BTreeSet<RowId>) -> Result<BTreeSet<RowId>, StoreError> {
+        if self.state.dirty == 0 {
+            return Ok(BTreeSet::new());
+        }
+        let mut doubtful = BTreeSet::new();
+        for row in rows {
+            let key = params![row.table.0, row.key.as_bytes()];
+            let sql = "SELECT 1 FROM dirty WHERE table_no = ?1 AND key = ?2";
+            if self.db.row(sql, key, |_| Ok(()))?.is_some() {
+                doubtful.insert(row.clone());
+            }
+        }
+        Ok(doubtful)
     }
 
     /// Moves the position over WAL without content; says which position is recorded.

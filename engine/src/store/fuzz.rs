@@ -7,6 +7,7 @@ use landfall_protocol::dictionary::RowId;
 use landfall_protocol::fold::{MarkerKey, OwnTransaction};
 use landfall_protocol::id::{Incarnation, Origin, Seq, SiteId};
 use landfall_protocol::lattice::RowClock;
+use landfall_protocol::schema::rules::TableRules;
 use landfall_protocol::schema::{ColumnDef, ColumnId, SetId, TableDef, TableId, TableName};
 use landfall_protocol::value::{RowKey, Value};
 use landfall_protocol::version::VersionVector;
@@ -78,6 +79,7 @@ fn fill(db: &Database<'_>) -> Result<(), StoreError> {
         set: SetId(1),
         columns: ["id", "n"].map(column).to_vec(),
         key: vec![ColumnId(0)],
+        rules: TableRules::default(),
     });
     if let Some(entry) = state.fold.dictionary.entry(table) {
         state::put_foreign_table(db, 2, table, &entry.def)?;

@@ -8,7 +8,7 @@ mod measure;
 mod power;
 mod units;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -21,6 +21,7 @@ use landfall_protocol::fold::{
 };
 use landfall_protocol::id::{Incarnation, Origin, PublicKey, Seq, SiteId, TxnId};
 use landfall_protocol::lattice::RowClock;
+use landfall_protocol::schema::rules::TableRules;
 use landfall_protocol::schema::{ColumnDef, ColumnId, SetId, TableDef, TableName};
 use landfall_protocol::unit::Unit;
 use landfall_protocol::value::Value;
@@ -72,6 +73,7 @@ fn table(name: &str) -> Arc<TableDef> {
         set: SetId(1),
         columns: vec![column("id", "bigint"), column("note", "text"), column("n", "bigint")],
         key: vec![ColumnId(0)],
+        rules: TableRules::default(),
     })
 }
 
@@ -181,7 +183,7 @@ impl Model {
             .into_iter()
             .filter_map(|row| Some((row.clone(), self.clocks.get(&row)?.clone())))
             .collect();
-        let output = self.fold.fold(localized, clocks);
+        let output = self.fold.fold(localized, clocks, BTreeSet::new());
         self.clocks.extend(output.clocks);
         self.own.extend(output.own);
     }

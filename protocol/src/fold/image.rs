@@ -1,10 +1,13 @@
 //! From row events to the net effect of a transaction: one image per row, before and after.
 
+use std::collections::BTreeSet;
 use std::collections::btree_map::{BTreeMap, Entry};
 use std::sync::Arc;
 
 use crate::change::{Cell, RowChange, RowOp};
+use crate::counter::Decimal;
 use crate::dictionary::{Dictionary, RowId};
+use crate::schema::rules::{ColumnRule, TableRules};
 use crate::schema::{ColumnId, TableDef, TableId};
 use crate::value::{RowKey, Value};
 
@@ -154,22 +157,77 @@ impl Image {
         }
     }
 
-    /// The net change; `None` when nothing changed.
-    pub(super) fn into_change(self, row: RowId) -> Option<RowChange> {
+    /// The net change; `None` when nothing changed. Of columns that are written together all count
+    /// as changed when one is.
+    pub(super) fn into_change(self, row: RowId, rules: Option<&TableRules>) -> Option<OwnChange> {
+        let mut added = Vec::new();
         let (op, cells) = match (self.before, self.after) {
             (None, None) => return None,
             (Some(_), None) => (RowOp::Delete, Vec::new()),
             (Some(before), Some(after)) if !self.replaced => {
-                let cells = after.into_cells(|column, value| before.get(column) != Some(value));
+                let is_new = |column, value: &Value| before.get(column) != Some(value);
+                let written = rules.map(|rules| rewritten(rules, &after, is_new));
+                let written = written.unwrap_or_default();
+                let cells = after
+                    .into_cells(|column, value| is_new(column, value) || written.contains(&column));
                 if cells.is_empty() {
                     return None;
                 }
+                added.extend(rules.into_iter().flat_map(|rules| additions(rules, &before, &cells)));
                 (RowOp::Update, cells)
             }
             (_, Some(after)) => (RowOp::Insert, after.into_cells(|_, _| true)),
         };
-        Some(RowChange { table: row.table, key: row.key, op, cells })
+        let change = RowChange { table: row.table, key: row.key, op, cells };
+        Some(OwnChange { change, added })
     }
+}
+
+/// An own change that is not stamped yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct OwnChange {
+    /// Counters have their new values here.
+    pub(super) change: RowChange,
+    /// The counters among its cells.
+    pub(super) added: Vec<Addition>,
+}
+
+/// What was added to a counter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Addition {
+    pub(super) column: ColumnId,
+    /// The value before.
+    pub(super) before: Decimal,
+    /// The difference to the value after.
+    pub(super) by: Decimal,
+}
+
+/// What was added to counters. What became or was no number, NULL among it, is a value like any
+/// other, with which the counter begins anew.
+fn additions<'a>(
+    rules: &'a TableRules,
+    before: &'a Columns,
+    cells: &'a [Cell],
+) -> impl Iterator<Item = Addition> + 'a {
+    let number = |value: &Value| value.text().and_then(|text| Decimal::parse(&text));
+    let counters = cells.iter().filter(|cell| rules.column(&cell.column) == ColumnRule::Counter);
+    counters.filter_map(move |cell| {
+        let (before, after) = (number(before.get(cell.column)?)?, number(&cell.value)?);
+        Some(Addition { column: cell.column, by: after.minus(&before), before })
+    })
+}
+
+/// The columns of all groups of which one is new.
+fn rewritten(
+    rules: &TableRules,
+    after: &Columns,
+    is_new: impl Fn(ColumnId, &Value) -> bool,
+) -> BTreeSet<ColumnId> {
+    let touched = |group: &&BTreeSet<ColumnId>| {
+        let mut values = group.iter().filter_map(|column| Some((*column, after.get(*column)?)));
+        values.any(|(column, value)| is_new(column, value))
+    };
+    rules.groups.iter().filter(touched).flatten().copied().collect()
 }
 
 /// The numbers of the relations of a batch, by their allocation: a batch has many transactions and
@@ -260,6 +318,7 @@ mod tests {
             set: SetId(1),
             columns: ["b", "id", "a", "c"].map(column).to_vec(),
             key: vec![ColumnId(1)],
+            rules: TableRules::default(),
         })
     }
 
@@ -297,6 +356,27 @@ mod tests {
         (old, new)
     }
 
+    #[test]
+    fn who_writes_one_column_of_a_group_writes_all() {
+        let rules = TableRules {
+            groups: [[ColumnId(1), ColumnId(3)].into()].into(),
+            ..TableRules::default()
+        };
+        let cells = |before, after| {
+            let (before, after) = (row(before), row(after));
+            let events =
+                vec![RowEvent { relation: relation(), old: Some(before), new: Some(after) }];
+            let images = net(&mut dictionary(), &mut Numbering::default(), events);
+            let change =
+                images.into_iter().find_map(|(row, image)| image.into_change(row, Some(&rules)));
+            change.map(|own| own.change.cells.iter().map(|cell| cell.column.0).collect::<Vec<_>>())
+        };
+        assert_eq!(cells([1, 2, 3], [9, 2, 3]), Some(vec![1, 3]));
+        assert_eq!(cells([1, 2, 3], [1, 9, 3]), Some(vec![2]));
+        assert_eq!(cells([1, 2, 3], [1, 9, 9]), Some(vec![1, 2, 3]));
+        assert_eq!(cells([1, 2, 3], [1, 2, 3]), None);
+    }
+
     proptest! {
         /// What events leave out makes no difference to the net change, which says what is
         /// different in the end.
@@ -323,7 +403,7 @@ mod tests {
             }
             let net_of = |events| {
                 let images = net(&mut dictionary(), &mut Numbering::default(), events);
-                images.into_iter().find_map(|(row, image)| image.into_change(row))
+                images.into_iter().find_map(|(row, image)| image.into_change(row, None))
             };
             let (whole, part) = (net_of(whole), net_of(part));
             prop_assert_eq!(&whole, &part);
@@ -339,7 +419,7 @@ mod tests {
                 }
                 (_, Some(_)) => Some((RowOp::Insert, cells(&|_| true))),
             };
-            prop_assert_eq!(part.map(|change| (change.op, change.cells)), expected);
+            prop_assert_eq!(part.map(|own| (own.change.op, own.change.cells)), expected);
         }
     }
 }

@@ -8,6 +8,7 @@ use super::*;
 use crate::change::{Cell, Describe, RowChange, RowOp};
 use crate::golden;
 use crate::id::{Incarnation, SiteId};
+use crate::schema::rules::TableRules;
 use crate::schema::{ColumnDef, ColumnId, TableDef, TableName};
 use crate::value::{RowKey, Value};
 
@@ -69,6 +70,7 @@ fn describe(table: u32) -> Describe {
         set: set_of(TableId(table)),
         columns: columns.to_vec(),
         key: vec![ColumnId(0)],
+        rules: TableRules::default(),
     };
     Describe { table: TableId(table), def }
 }
@@ -148,7 +150,7 @@ fn recorded_units_still_open_and_say_the_same() {
     }
     assert_eq!(
         unit.hash().0.iter().map(|byte| format!("{byte:02x}")).collect::<String>(),
-        "68b87f27d76664427390f376341b73dfd7a98faade65d9b6c9a7ab4835c707db"
+        "c2fc5d3ff354c6fe4af0885a13e2523ac891028a0af5bd8a2fed2425dc9f237d"
     );
 }
 
@@ -372,6 +374,7 @@ fn any_def() -> impl Strategy<Value = TableDef> {
             name: TableName::new(schema, name),
             set: SetId(set),
             key: vec![ColumnId(key % columns.len() as u16)],
+            rules: TableRules::default(),
             columns,
         },
     )

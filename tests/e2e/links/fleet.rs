@@ -19,6 +19,7 @@ use landfall_protocol::clock::Hlc;
 use landfall_protocol::fleet::{Fleet, Member, Role, Set};
 use landfall_protocol::fold::{CapturedTransaction, Row, RowEvent};
 use landfall_protocol::id::{Incarnation, Origin, Seq, SiteId};
+use landfall_protocol::schema::rules::TableRules;
 use landfall_protocol::schema::{ColumnDef, ColumnId, SetId, TableDef, TableName};
 use landfall_protocol::unit::{SealContext, Unit, UnitHash};
 use landfall_protocol::value::Value;
@@ -345,6 +346,7 @@ fn table() -> Arc<TableDef> {
         set: SetId(1),
         columns: vec![column("id", "bigint"), column("note", "text")],
         key: vec![ColumnId(0)],
+        rules: TableRules::default(),
     })
 }
 

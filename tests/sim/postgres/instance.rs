@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::dice::Dice;
 use landfall_engine::postgres::lsn::Lsn;
+use landfall_protocol::schema::rules::TableRules;
 use landfall_protocol::schema::{ColumnDef, ColumnId, SetId, TableDef, TableName};
 use landfall_protocol::value::{RowKey, Value};
 use tokio::sync::Notify;
@@ -520,6 +521,7 @@ fn own_table(name: &str, key: &str, (value, type_name): (&str, &str)) -> TableSp
         set: SetId(1),
         columns: vec![column(key, "text"), column(value, type_name)],
         key: vec![ColumnId(0)],
+        rules: TableRules::default(),
     };
     TableSpec { is_published: false, ..TableSpec::new(def) }
 }

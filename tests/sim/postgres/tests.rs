@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::dice::Dice;
+use landfall_protocol::schema::rules::TableRules;
 use landfall_protocol::schema::{ColumnDef, ColumnId, SetId, TableDef, TableName};
 use landfall_protocol::value::{RowKey, Value};
 use tokio::time::Instant;
@@ -39,6 +40,7 @@ fn table(name: &str, columns: &[(&str, &str)]) -> TableSpec {
         set: SetId(1),
         columns: columns.iter().map(column).collect(),
         key: vec![ColumnId(0)],
+        rules: TableRules::default(),
     })
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use landfall_protocol::fold::{Row, RowEvent};
+use landfall_protocol::schema::rules::TableRules;
 use landfall_protocol::schema::{ColumnDef, ColumnId, SetId, TableDef, TableName};
 use landfall_protocol::value::{RowKey, Value};
 
@@ -46,6 +47,7 @@ fn relations() -> Relations {
             set: SetId(1),
             columns: ["id", "n"].map(column).to_vec(),
             key: vec![ColumnId(0)],
+            rules: TableRules::default(),
         })
     };
     Relations(["a", "b"].map(relation).to_vec())

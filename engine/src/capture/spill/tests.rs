@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use landfall_protocol::fold::{Relation, Row, RowEvent};
+use landfall_protocol::schema::rules::TableRules;
 use landfall_protocol::schema::{ColumnDef, ColumnId, SetId, TableName};
 use landfall_protocol::value::Value;
 use proptest::collection::vec;
@@ -20,6 +21,7 @@ fn relations() -> [Arc<Relation>; 2] {
             set: SetId(1),
             columns: vec![column("id"), column("v")],
             key: vec![ColumnId(0)],
+            rules: TableRules::default(),
         })
     })
 }

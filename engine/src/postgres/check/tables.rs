@@ -3,7 +3,7 @@
 use landfall_protocol::fleet::Fleet;
 use landfall_protocol::schema::TableName;
 
-use super::{Finding, columns};
+use super::{Finding, columns, rules};
 use crate::postgres::catalog::{Catalog, LocalTable, Partition, RelationKind};
 use crate::postgres::sql::{quote_identifier, quote_table};
 
@@ -80,6 +80,7 @@ fn details(table: &LocalTable, fleet: &Fleet, bypasses_rls: bool) -> Vec<Finding
     let mut findings = Vec::new();
     findings.extend(key(table));
     findings.extend(columns::judge(table));
+    findings.extend(rules::judge(table, fleet));
     findings.extend(sequence(table));
     if table.has_row_security && !bypasses_rls {
         findings.push(Finding::error(

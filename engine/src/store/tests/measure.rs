@@ -40,7 +40,7 @@ async fn measure_folds_of_ten_row_updates() {
         for n in 0..count / per_fold {
             let batch = (0..per_fold)
                 .map(|_| {
-                    let ids: std::collections::BTreeSet<i64> = (0..10).map(|_| random()).collect();
+                    let ids: BTreeSet<i64> = (0..10).map(|_| random()).collect();
                     let change = |id| update(&t, row(id, "some text", 0), row(id, "some text", n));
                     own(n as u64, ids.into_iter().map(change).collect())
                 })

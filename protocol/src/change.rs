@@ -8,6 +8,10 @@ use crate::value::{RowKey, VALUE_BYTES_MAX, Value};
 
 /// Longest piece of a long value, in bytes.
 pub const PIECE_BYTES_MAX: usize = 1 << 20;
+/// Tables one transaction may describe.
+const DESCRIBES_MAX: u64 = 1 << 16;
+/// Longest name of an [`Actor`], in bytes.
+pub const ACTOR_BYTES_MAX: usize = 200;
 
 /// What happened to a row. A transaction holds at most one change per row: its net effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -178,6 +182,73 @@ impl Fragment {
     }
 }
 
+/// On whose behalf a transaction was made, as the application named it: 1 to [`ACTOR_BYTES_MAX`]
+/// bytes without control characters. Nobody proves it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Actor(Box<str>);
+
+impl Actor {
+    /// The actor of this name; `None` if nobody may have it.
+    pub fn new(name: &str) -> Option<Self> {
+        let fits = (1..=ACTOR_BYTES_MAX).contains(&name.len()) && !name.contains(char::is_control);
+        fits.then(|| Self(name.into()))
+    }
+
+    /// The actor that a text means which nobody looked at: without its control characters, and cut
+    /// where it is too long. `None` if nothing is left.
+    pub fn from_text(text: &str) -> Option<Self> {
+        let mut name = String::new();
+        for c in text.chars().filter(|c| !c.is_control()) {
+            if name.len() + c.len_utf8() > ACTOR_BYTES_MAX {
+                break;
+            }
+            name.push(c);
+        }
+        Self::new(&name)
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Writes what stands before a transaction's changes, wherever it is kept: descriptions and actor.
+/// Their count is doubled, and odd where an actor follows, so that none costs nothing.
+pub fn encode_head(describes: &[Describe], actor: Option<&Actor>, out: &mut Writer) {
+    out.varint((describes.len() as u64) << 1 | u64::from(actor.is_some()));
+    for describe in describes {
+        out.varint(u64::from(describe.table.0));
+        describe.def.encode(out);
+    }
+    if let Some(actor) = actor {
+        out.text(actor.as_str());
+    }
+}
+
+/// Reads what [`encode_head`] wrote.
+///
+/// # Errors
+/// Fails when cut short, over a limit, or when nobody may have the actor's name.
+pub fn decode_head(from: &mut Reader<'_>) -> Result<(Vec<Describe>, Option<Actor>), DecodeError> {
+    let head = from.varint()?;
+    let limit = DESCRIBES_MAX.min(from.rest().len() as u64);
+    if head >> 1 > limit {
+        return Err(DecodeError::TooLong { found: head >> 1, limit });
+    }
+    let describes = (0..head >> 1)
+        .map(|_| Ok(Describe { table: TableId(from.u32()?), def: TableDef::decode(from)? }))
+        .collect::<Result<_, DecodeError>>()?;
+    let actor = match head & 1 {
+        0 => None,
+        _ => {
+            let actor = Actor::new(from.text(ACTOR_BYTES_MAX)?);
+            Some(actor.ok_or(DecodeError::NotCanonical("actor"))?)
+        }
+    };
+    Ok((describes, actor))
+}
+
 /// One committed transaction of one origin, or a fragment of a large one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Transaction {
@@ -185,6 +256,8 @@ pub struct Transaction {
     pub seq: Seq,
     /// Its clock reading.
     pub hlc: Hlc,
+    /// On whose behalf, if the application said so.
+    pub actor: Option<Actor>,
     /// Tables described for the first time, or anew, before the changes.
     pub describes: Vec<Describe>,
     /// Net changes, at most one per row.
@@ -203,6 +276,7 @@ impl Transaction {
     pub fn size_bytes(&self) -> usize {
         size_of::<Self>()
             + self.describes.len() * 200
+            + self.actor.as_ref().map_or(0, |actor| actor.as_str().len())
             + self.piece.as_ref().map_or(0, |piece| piece.text.len())
             + self.changes.iter().map(RowChange::size_bytes).sum::<usize>()
     }

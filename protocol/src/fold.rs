@@ -12,13 +12,13 @@ mod marker;
 
 use image::{Addition, OwnChange};
 pub use image::{Columns, Image, Relation, Row, RowEvent};
-pub use marker::{MARKER_PREFIX, Marker, MarkerKey, ParkedChange};
+pub use marker::{ACTOR_PREFIX, MARKER_PREFIX, Marker, MarkerKey, ParkedChange};
 
 use std::collections::BTreeSet;
 use std::collections::btree_map::{BTreeMap, Entry};
 use std::sync::Arc;
 
-use crate::change::{Describe, Fragment, Piece, RowChange, RowOp, Transaction};
+use crate::change::{Actor, Describe, Fragment, Piece, RowChange, RowOp, Transaction};
 use crate::clock::{Clock, Stamp};
 use crate::counter::{Decimal, Share};
 use crate::dictionary::{Dictionary, LocalChange, RowId, Unshowable};
@@ -34,6 +34,8 @@ use crate::version::VersionVector;
 pub struct CapturedTransaction {
     /// Commit timestamp of the WAL record, milliseconds since 1970.
     pub commit_ms: u64,
+    /// On whose behalf, if the application said so.
+    pub actor: Option<Actor>,
     /// Row events of replicated tables in WAL order.
     pub rows: Vec<RowEvent>,
     /// What the transaction says it is, when it is ours.
@@ -172,9 +174,18 @@ pub struct Localized(Vec<LocalizedTransaction>);
 
 #[derive(Clone, Debug)]
 enum LocalizedTransaction {
-    Own { commit_ms: u64, fragment: Fragment, changes: Vec<OwnChange>, piece: Option<Box<Piece>> },
+    Own(LocalizedOwn),
     Apply { origin: Origin, transactions: Vec<ForeignChanges>, images: BTreeMap<RowId, Image> },
     Repair,
+}
+
+#[derive(Clone, Debug)]
+struct LocalizedOwn {
+    commit_ms: u64,
+    actor: Option<Actor>,
+    fragment: Fragment,
+    changes: Vec<OwnChange>,
+    piece: Option<Box<Piece>>,
 }
 
 #[derive(Clone, Debug)]
@@ -198,13 +209,10 @@ impl Localized {
         for transaction in &self.0 {
             match transaction {
                 // An own insert or delete is newer than all that was folded: nothing to read.
-                LocalizedTransaction::Own { changes, .. } => rows.extend(
-                    changes
-                        .iter()
-                        .map(|own| &own.change)
-                        .filter(|change| change.op == RowOp::Update)
-                        .map(row_of),
-                ),
+                LocalizedTransaction::Own(own) => {
+                    let changes = own.changes.iter().map(|own| &own.change);
+                    rows.extend(changes.filter(|change| change.op == RowOp::Update).map(row_of));
+                }
                 LocalizedTransaction::Apply { transactions, .. } => rows.extend(
                     transactions
                         .iter()
@@ -222,6 +230,7 @@ impl Localized {
 fn own_changes(
     dictionary: &Dictionary,
     commit_ms: u64,
+    actor: Option<Actor>,
     fragment: Fragment,
     images: BTreeMap<RowId, Image>,
 ) -> LocalizedTransaction {
@@ -230,7 +239,7 @@ fn own_changes(
         image.into_change(row, rules)
     });
     let changes = changes.collect();
-    LocalizedTransaction::Own { commit_ms, fragment, changes, piece: None }
+    LocalizedTransaction::Own(LocalizedOwn { commit_ms, actor, fragment, changes, piece: None })
 }
 
 /// Divides what an apply transaction did: rows its foreign transactions name, and rows written by
@@ -284,20 +293,18 @@ impl Fold {
             if let Some(LongPiece { relation, hash, index, text }) = captured.piece {
                 let (table, _) = self.dictionary.learn(&relation);
                 let piece = Some(Box::new(Piece { table, hash, index, text }));
-                let (commit_ms, fragment) = (captured.commit_ms, captured.fragment);
+                let CapturedTransaction { commit_ms, actor, fragment, .. } = captured;
                 let changes = Vec::new();
-                localized.push(LocalizedTransaction::Own { commit_ms, fragment, changes, piece });
+                let own = LocalizedOwn { commit_ms, actor, fragment, changes, piece };
+                localized.push(LocalizedTransaction::Own(own));
                 continue;
             }
             let images = image::net(&mut self.dictionary, &mut numbering, captured.rows);
             match captured.marker {
                 None => {
-                    localized.push(own_changes(
-                        &self.dictionary,
-                        captured.commit_ms,
-                        captured.fragment,
-                        images,
-                    ));
+                    let CapturedTransaction { commit_ms, actor, fragment, .. } = captured;
+                    let dictionary = &self.dictionary;
+                    localized.push(own_changes(dictionary, commit_ms, actor, fragment, images));
                 }
                 Some(Marker::Repair) => localized.push(LocalizedTransaction::Repair),
                 Some(Marker::Apply { origin, first, last, parked }) => {
@@ -312,12 +319,9 @@ impl Fold {
                         .collect::<Result<Vec<_>, _>>()?;
                     let (images, by_the_way) = split_images(images, &transactions);
                     localized.push(LocalizedTransaction::Apply { origin, transactions, images });
-                    localized.push(own_changes(
-                        &self.dictionary,
-                        captured.commit_ms,
-                        Fragment::Whole,
-                        by_the_way,
-                    ));
+                    let (commit_ms, whole) = (captured.commit_ms, Fragment::Whole);
+                    let dictionary = &self.dictionary;
+                    localized.push(own_changes(dictionary, commit_ms, None, whole, by_the_way));
                 }
             }
         }
@@ -365,10 +369,8 @@ impl Fold {
         let mut output = FoldOutput::default();
         for transaction in batch.0 {
             match transaction {
-                LocalizedTransaction::Own { commit_ms, fragment, changes, piece } => {
-                    let own = (fragment, changes, piece);
-                    let own = self.fold_own(commit_ms, own, &mut rows, &mut output.dirty);
-                    output.own.extend(own);
+                LocalizedTransaction::Own(own) => {
+                    output.own.extend(self.fold_own(own, &mut rows, &mut output.dirty));
                 }
                 LocalizedTransaction::Apply { origin, transactions, images } => {
                     self.fold_apply(origin, &transactions, &images, &mut rows, &mut output);
@@ -382,11 +384,11 @@ impl Fold {
 
     fn fold_own(
         &mut self,
-        commit_ms: u64,
-        (fragment, mut changes, piece): (Fragment, Vec<OwnChange>, Option<Box<Piece>>),
+        own: LocalizedOwn,
         rows: &mut Rows,
         dirty: &mut BTreeSet<RowId>,
     ) -> Option<OwnTransaction> {
+        let LocalizedOwn { commit_ms, actor, fragment, mut changes, piece } = own;
         let ends = self.unfinished && fragment == Fragment::Last;
         if changes.is_empty() && piece.is_none() && !ends {
             return None;
@@ -419,7 +421,7 @@ impl Fold {
         let changes = changes.into_iter().map(|own| own.change).collect();
         let describes = tables.into_iter().filter_map(|id| self.dictionary.describe(id)).collect();
         Some(OwnTransaction {
-            transaction: Transaction { seq: self.last_seq, hlc, describes, changes, piece },
+            transaction: Transaction { seq: self.last_seq, hlc, actor, describes, changes, piece },
             fragment,
             vector: std::mem::take(&mut self.unsent),
         })

@@ -42,7 +42,7 @@ pub const PARTS_MAX: usize = 1024;
 /// [`UNIT_PLAIN_BYTES_TARGET`] never comes near; a reader is spared the 4 GiB that 64 MiB of empty
 /// transactions would take in memory.
 pub const UNIT_TRANSACTIONS_MAX: usize = 1 << 20;
-/// The shortest transaction: a clock step and no descriptions.
+/// The shortest transaction: a clock step, no descriptions, nobody named.
 const TRANSACTION_BYTES_MIN: u64 = 2;
 /// The shortest change: table, operation, an empty key, no cells.
 const CHANGE_BYTES_MIN: u64 = 4;

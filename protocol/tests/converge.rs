@@ -176,7 +176,8 @@ impl Site {
             None => rows.into_iter().map(sparse).collect(),
             Some(_) => rows,
         };
-        let captured = CapturedTransaction { commit_ms, rows, marker, fragment, piece: None };
+        let captured =
+            CapturedTransaction { commit_ms, actor: None, rows, marker, fragment, piece: None };
         self.fold(vec![captured], &foreign, log)
     }
 
@@ -192,7 +193,8 @@ impl Site {
         for (count, rows) in by_row.into_values().enumerate() {
             let fragment = if count + 1 == last { Fragment::Last } else { Fragment::More };
             let (commit_ms, marker) = (self.now_ms, None);
-            let captured = CapturedTransaction { commit_ms, rows, marker, fragment, piece: None };
+            let captured =
+                CapturedTransaction { commit_ms, actor: None, rows, marker, fragment, piece: None };
             let repaired = self.fold(vec![captured], &ForeignTransactions::new(), log);
             assert!(self.may_be_clamped(&repaired), "own changes are right by definition");
         }

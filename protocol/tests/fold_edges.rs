@@ -48,8 +48,14 @@ fn change(op: RowOp, key: i64, value: Option<i64>) -> RowChange {
 
 fn foreign(seq: u64, hlc: u64, changes: Vec<RowChange>) -> (TxnId, ForeignTransaction) {
     let describes = vec![Describe { table: TableId(1), def: table() }];
-    let transaction =
-        Transaction { seq: Seq(seq), hlc: Hlc::from_ms(hlc), describes, changes, piece: None };
+    let transaction = Transaction {
+        seq: Seq(seq),
+        hlc: Hlc::from_ms(hlc),
+        actor: None,
+        describes,
+        changes,
+        piece: None,
+    };
     let txn = TxnId { origin: origin(2), seq: Seq(seq) };
     let transaction = Arc::new(transaction);
     (txn, ForeignTransaction { transaction, vector: VersionVector::new() })
@@ -68,6 +74,7 @@ fn fold_apply(rows: Vec<RowEvent>) -> (Fold, FoldOutput) {
         Marker::Apply { origin: txn.origin, first: Seq(1), last: Seq(1), parked: Vec::new() };
     let batch = vec![CapturedTransaction {
         commit_ms: 100,
+        actor: None,
         rows,
         marker: Some(marker),
         fragment: Fragment::Whole,

@@ -8,9 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use landfall_protocol::change::Fragment;
+use landfall_protocol::change::{Actor, Fragment};
 use landfall_protocol::fold::{
-    CapturedTransaction, MARKER_PREFIX, Marker, MarkerKey, Relation, Row, RowEvent,
+    ACTOR_PREFIX, CapturedTransaction, MARKER_PREFIX, Marker, MarkerKey, Relation, Row, RowEvent,
 };
 use landfall_protocol::schema::{ColumnDef, ColumnId, TableDef, TableName};
 use landfall_protocol::value::{LongValue, Value, ValueKind};
@@ -187,6 +187,8 @@ struct Open {
     commit_ms: u64,
     final_lsn: Lsn,
     xid: u32,
+    /// Whom the application named last.
+    actor: Option<Actor>,
     rows: Vec<RowEvent>,
     marker: Option<Marker>,
     /// Roughly the memory of the rows in memory, spilled ones among them.
@@ -207,6 +209,7 @@ impl Open {
         self.bytes = 0;
         CapturedTransaction {
             commit_ms: self.commit_ms,
+            actor: self.actor.clone(),
             rows: std::mem::take(&mut self.rows),
             marker: self.marker.take(),
             fragment: Fragment::Whole,
@@ -353,6 +356,12 @@ impl Assembler {
                     None => self.note_foreign_marker(),
                 }
             }
+            Message::Logical(logical)
+                if logical.transactional && logical.prefix == ACTOR_PREFIX =>
+            {
+                // Whatever it says, its transaction must be captured.
+                self.open()?.actor = Actor::from_text(&String::from_utf8_lossy(logical.content));
+            }
             // TRUNCATE is not published: a trigger refuses it.
             Message::Logical(_) | Message::Origin(_) | Message::Type(_) | Message::Truncate(_) => {}
         }
@@ -393,6 +402,7 @@ impl Assembler {
             commit_ms: u64::try_from(begin.commit_time.unix_micros() / 1000).unwrap_or(0),
             final_lsn: begin.final_lsn,
             xid: begin.xid.0,
+            actor: None,
             rows: Vec::new(),
             marker: None,
             bytes: 0,
@@ -422,7 +432,8 @@ impl Assembler {
                 };
                 let rows = spill.finish(&self.scratch.dir, after.clone())?;
                 let texts = (Arc::clone(&self.texts), std::mem::take(&mut open.texts));
-                let large = Large::new(open.commit_ms, open.final_lsn, rows, after, texts);
+                let commit = (open.commit_ms, open.final_lsn);
+                let large = Large::new(commit, open.actor.take(), rows, after, texts);
                 Content::Large(Box::new(large))
             }
             (None, _) if open.rows.is_empty() && open.marker.is_none() => Content::Nothing,

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use landfall_protocol::change::Fragment;
+use landfall_protocol::change::{Actor, Fragment};
 use landfall_protocol::codec::{DecodeError, Reader, Writer};
 use landfall_protocol::fold::{CapturedTransaction, LongPiece, Relation, Row, RowEvent};
 use landfall_protocol::value::{LongValue, Value};
@@ -68,6 +68,7 @@ struct Cutting {
 pub struct Large {
     commit_ms: u64,
     commit_lsn: Lsn,
+    actor: Option<Actor>,
     rows: Spilled,
     texts: Arc<LongTexts>,
     /// Where the content of its long values is.
@@ -103,8 +104,8 @@ impl LargeFragment {
 impl Large {
     /// The rows still to be folded, those behind `after`, and where texts that were put aside are.
     pub(super) fn new(
-        commit_ms: u64,
-        commit_lsn: Lsn,
+        (commit_ms, commit_lsn): (u64, Lsn),
+        actor: Option<Actor>,
         rows: Spilled,
         after: Option<Place>,
         (texts, places): (Arc<LongTexts>, BTreeMap<LongValue, LongText>),
@@ -112,6 +113,7 @@ impl Large {
         Self {
             commit_ms,
             commit_lsn,
+            actor,
             rows,
             texts,
             places,
@@ -150,8 +152,9 @@ impl Large {
         fragment: Fragment,
         bytes: usize,
     ) -> LargeFragment {
-        let commit_ms = self.commit_ms;
-        let transaction = CapturedTransaction { commit_ms, rows, marker: None, fragment, piece };
+        let (commit_ms, actor) = (self.commit_ms, self.actor.clone());
+        let marker = None;
+        let transaction = CapturedTransaction { commit_ms, actor, rows, marker, fragment, piece };
         let folded = self.folded.clone().map(Progress::Rows);
         let resume = folded.map(|folded| folded.resume(self.commit_lsn));
         LargeFragment { transaction, resume, bytes }

@@ -1,7 +1,9 @@
 //! Valid inputs to begin with, as `cargo xtask fuzz --write-seeds` keeps them in `fuzz/seeds`.
 
 use ed25519_dalek::Signer as _;
-use landfall_protocol::change::{Cell, Describe, Fragment, Piece, RowChange, RowOp, Transaction};
+use landfall_protocol::change::{
+    Actor, Cell, Describe, Fragment, Piece, RowChange, RowOp, Transaction,
+};
 use landfall_protocol::clock::{Hlc, Stamp};
 use landfall_protocol::codec::Writer;
 use landfall_protocol::compress::compress;
@@ -172,6 +174,7 @@ fn transactions(count: u64, changes: i64) -> Vec<Transaction> {
     let one = |index| Transaction {
         seq: Seq(5 + index),
         hlc: Hlc::from_ms(1_700_000_000_000 + index),
+        actor: (index == 1).then(|| Actor::new("dr. jones")).flatten(),
         describes: (index == 0)
             .then(|| Describe { table: TableId(1), def: table_def() })
             .into_iter()
@@ -229,13 +232,14 @@ fn contents() -> Vec<Vec<u8>> {
     let mut piece = Writer::new();
     Piece { table: TableId(1), hash: [5; 32], index: 0, text: "text".into() }.encode(&mut piece);
     let mut described = Writer::new();
-    described.raw(&[0, 1, 1]);
+    described.raw(&[0, 2, 1]);
     table_def().encode(&mut described);
     let described = described.into_bytes();
     vec![
         [&[0, 1, 2, 0, 1, 0, 0, 0, 1][..], &row].concat(),
         [&[0, 2, 4, 0, 3, 0, 0, 9, 0, 0, 2][..], &row, &other, &[1, 1], &row].concat(),
         [&[1, 1, 2, 0, 0, 0, 0][..], &piece.into_bytes()].concat(),
+        [&[0, 1, 5, 0, 1, 0, 1, 2, b'd', b'r', 0, 1][..], &row].concat(),
         [&[0, 1, described.len() as u8, 0, 1][..], &described, &[0, 1], &row].concat(),
     ]
 }
@@ -259,16 +263,20 @@ fn streams() -> Vec<Vec<u8>> {
     // The first transaction is of a table with whole old rows.
     let end = recorded.iter().position(|message| message.first() == Some(&b'C')).unwrap_or(0);
     let first = &recorded[..recorded.len().min(end + 1)];
-    let logical = markers().into_iter().map(|marker| {
-        let content = stream::marker_key().seal(&marker);
+    let message = |prefix: &str, content: &[u8]| {
         let length = (content.len() as u32).to_be_bytes();
-        [&b"M\x01\0\0\0\0\0\0\0\x09landfall.apply\0"[..], &length, &content].concat()
-    });
+        let head = b"M\x01\0\0\0\0\0\0\0\x09";
+        [&head[..], prefix.as_bytes(), &[0], &length, content].concat()
+    };
+    let sealed = |marker| message("landfall.apply", &stream::marker_key().seal(&marker));
+    let logical = markers().into_iter().map(sealed);
     let mut marked = first.to_vec();
     for (place, marker) in logical.enumerate() {
         marked.insert(1 + place * 4, marker);
     }
-    let all = [first.to_vec(), marked, recorded.clone()];
+    let mut named = first.to_vec();
+    named.insert(1, message("landfall.actor", b"dr. jones"));
+    let all = [first.to_vec(), marked, named, recorded.clone()];
     all.iter().map(|messages| messages.iter().flat_map(long).collect()).collect()
 }
 

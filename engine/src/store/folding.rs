@@ -36,9 +36,9 @@ fn without_piece(transaction: &Arc<Transaction>) -> Arc<Transaction> {
     if transaction.piece.is_none() {
         return Arc::clone(transaction);
     }
-    let Transaction { seq, hlc, ref describes, .. } = **transaction;
-    let describes = describes.clone();
-    Arc::new(Transaction { seq, hlc, describes, changes: Vec::new(), piece: None })
+    let Transaction { seq, hlc, ref actor, ref describes, .. } = **transaction;
+    let (actor, describes) = (actor.clone(), describes.clone());
+    Arc::new(Transaction { seq, hlc, actor, describes, changes: Vec::new(), piece: None })
 }
 
 impl Writer<'_> {

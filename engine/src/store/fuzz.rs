@@ -1,7 +1,7 @@
 //! Any bytes as a row of the store, with a checksum that fits: what a defect of ours, or of a disk
 //! that is believed, could leave there. See `crate::fuzz`.
 
-use landfall_protocol::change::{Cell, Fragment, RowChange, RowOp, Transaction};
+use landfall_protocol::change::{Actor, Cell, Fragment, RowChange, RowOp, Transaction};
 use landfall_protocol::clock::Hlc;
 use landfall_protocol::dictionary::RowId;
 use landfall_protocol::fold::{MarkerKey, OwnTransaction};
@@ -111,6 +111,7 @@ fn put_tail(db: &Database<'_>) -> Result<(), StoreError> {
     let transaction = Transaction {
         seq: Seq(1),
         hlc: Hlc::from_ms(1_700_000_000_000),
+        actor: Actor::new("dr. jones"),
         describes: Vec::new(),
         changes: vec![change],
         piece: None,

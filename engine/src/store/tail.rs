@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use landfall_protocol::change::{Describe, Fragment, RowChange, Transaction};
+use landfall_protocol::change::{Fragment, RowChange, Transaction, decode_head, encode_head};
 use landfall_protocol::clock::Hlc;
 use landfall_protocol::codec::{DecodeError, Reader, Writer};
 use landfall_protocol::fold::OwnTransaction;
 use landfall_protocol::id::Seq;
-use landfall_protocol::schema::{SetId, TableDef, TableId};
+use landfall_protocol::schema::{SetId, TableId};
 use landfall_protocol::version::VersionVector;
 use rusqlite::{Row, params};
 
@@ -75,11 +75,7 @@ impl Flush {
 fn encode_transaction(own: &OwnTransaction, out: &mut Writer) {
     own.vector.encode(out);
     out.varint(own.transaction.hlc.0);
-    out.varint(own.transaction.describes.len() as u64);
-    for describe in &own.transaction.describes {
-        out.varint(u64::from(describe.table.0));
-        describe.def.encode(out);
-    }
+    encode_head(&own.transaction.describes, own.transaction.actor.as_ref(), out);
     out.varint(own.transaction.changes.len() as u64);
     for change in &own.transaction.changes {
         change.encode(out);
@@ -89,12 +85,10 @@ fn encode_transaction(own: &OwnTransaction, out: &mut Writer) {
 fn decode_transaction(seq: Seq, from: &mut Reader<'_>) -> Result<OwnTransaction, DecodeError> {
     let vector = VersionVector::decode(from)?;
     let hlc = Hlc(from.varint()?);
-    let describes = (0..from.count(usize::MAX)?)
-        .map(|_| Ok(Describe { table: TableId(from.u32()?), def: TableDef::decode(from)? }))
-        .collect::<Result<_, DecodeError>>()?;
+    let (describes, actor) = decode_head(from)?;
     let changes =
         (0..from.count(usize::MAX)?).map(|_| RowChange::decode(from)).collect::<Result<_, _>>()?;
-    let transaction = Transaction { seq, hlc, describes, changes, piece: None };
+    let transaction = Transaction { seq, hlc, actor, describes, changes, piece: None };
     // Fragments are sealed at once and never stand here.
     Ok(OwnTransaction { transaction, fragment: Fragment::Whole, vector })
 }

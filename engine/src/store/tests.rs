@@ -91,13 +91,21 @@ fn update(table: &Arc<TableDef>, old: Vec<Value>, new: Vec<Value>) -> RowEvent {
 }
 
 fn own(commit_ms: u64, rows: Vec<RowEvent>) -> CapturedTransaction {
-    CapturedTransaction { commit_ms, rows, marker: None, fragment: Fragment::Whole, piece: None }
+    CapturedTransaction {
+        commit_ms,
+        actor: None,
+        rows,
+        marker: None,
+        fragment: Fragment::Whole,
+        piece: None,
+    }
 }
 
 fn apply(origin: Origin, first: u64, last: u64, rows: Vec<RowEvent>) -> CapturedTransaction {
     let marker = Marker::Apply { origin, first: Seq(first), last: Seq(last), parked: Vec::new() };
     CapturedTransaction {
         commit_ms: 1,
+        actor: None,
         rows,
         marker: Some(marker),
         fragment: Fragment::Whole,

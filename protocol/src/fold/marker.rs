@@ -5,6 +5,9 @@ use crate::id::{Origin, Seq};
 
 /// Prefix of every logical message Landfall writes.
 pub const MARKER_PREFIX: &str = "landfall.apply";
+/// The prefix of the logical message by which the application names the
+/// [`Actor`](crate::change::Actor) of its transaction.
+pub const ACTOR_PREFIX: &str = "landfall.actor";
 
 /// One apply transaction sets aside at most this many changes.
 const PARKED_MAX: usize = 1 << 24;

@@ -3,17 +3,14 @@
 
 use std::collections::BTreeMap;
 
-use crate::change::{Describe, Fragment, Piece, RowChange, Transaction};
+use crate::change::{Fragment, Piece, RowChange, Transaction, decode_head, encode_head};
 use crate::clock::Hlc;
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::id::Seq;
-use crate::schema::{SetId, TableDef, TableId};
+use crate::schema::{SetId, TableId};
 use crate::unit::{
     CHANGE_BYTES_MIN, PartHeader, PartId, TRANSACTION_BYTES_MIN, UNIT_TRANSACTIONS_MAX, UnitHeader,
 };
-
-/// Tables one transaction may describe.
-const DESCRIBES_MAX: usize = 1 << 16;
 
 pub(super) struct PlainPart {
     id: PartId,
@@ -43,11 +40,7 @@ pub(super) fn encode(
     for (index, transaction) in transactions.iter().enumerate() {
         spine.varint(transaction.hlc.0 - last.0);
         last = transaction.hlc;
-        spine.varint(transaction.describes.len() as u64);
-        for describe in &transaction.describes {
-            spine.varint(u64::from(describe.table.0));
-            describe.def.encode(&mut spine);
-        }
+        encode_head(&transaction.describes, transaction.actor.as_ref(), &mut spine);
         for (set, changes) in by_set(&transaction.changes, &set_of) {
             sets.entry(set).or_default().push(index, &changes);
         }
@@ -148,12 +141,11 @@ fn decode_spine(
             return Err(DecodeError::NotCanonical("clock readings"));
         }
         hlc = Hlc(hlc.0.checked_add(step).ok_or(DecodeError::BadNumber)?);
-        let describes = (0..from.count(DESCRIBES_MAX)?)
-            .map(|_| Ok(Describe { table: TableId(from.u32()?), def: TableDef::decode(from)? }))
-            .collect::<Result<_, DecodeError>>()?;
+        let (describes, actor) = decode_head(from)?;
         transactions.push(Transaction {
             seq: Seq(header.first.0 + index),
             hlc,
+            actor,
             describes,
             changes: Vec::new(),
             piece: None,

@@ -5,7 +5,7 @@ use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 
 use super::*;
-use crate::change::{Cell, Describe, RowChange, RowOp};
+use crate::change::{ACTOR_BYTES_MAX, Actor, Cell, Describe, RowChange, RowOp};
 use crate::golden;
 use crate::id::{Incarnation, SiteId};
 use crate::schema::rules::TableRules;
@@ -80,6 +80,7 @@ fn small() -> Vec<Transaction> {
     let transaction = |seq, hlc, describes, changes| Transaction {
         seq: Seq(seq),
         hlc: Hlc(hlc),
+        actor: Actor::new("dr. jones").filter(|_| seq == 7),
         describes,
         changes,
         piece: None,
@@ -150,7 +151,7 @@ fn recorded_units_still_open_and_say_the_same() {
     }
     assert_eq!(
         unit.hash().0.iter().map(|byte| format!("{byte:02x}")).collect::<String>(),
-        "c2fc5d3ff354c6fe4af0885a13e2523ac891028a0af5bd8a2fed2425dc9f237d"
+        "5cbfd77375f3477abe5fe9c5fd6da9007cb8e2fd8ce87a72de3f1dc578ebc51a"
     );
 }
 
@@ -314,6 +315,11 @@ fn content_has_one_form() {
     // Clock readings that stand still, or do not end where the header says.
     assert!(!content_decodes(0, 3, &[&[0, 0, 0, 0, 0, 0]]));
     assert!(!content_decodes(0, 3, &[&[0, 0, 1, 0, 1, 0]]));
+    // Actors whom nobody may be: without a name, with a line feed in it, with too long a one.
+    let (rest, long) = ([3, 0, 0xfd, 0xff, 0xff, 0xff, 0xff, 0x1f, 0], [b'x'; ACTOR_BYTES_MAX]);
+    let actor = |name: &[&[u8]]| content_decodes(0, 3, &[&[0, 1], &name.concat(), &rest]);
+    assert!(actor(&[b"\x01x"]) && actor(&[&[0xc8, 1], &long]));
+    assert!(!actor(&[&[0]]) && !actor(&[b"\x01\n"]) && !actor(&[&[0xc9, 1], &long, b"x"]));
 }
 
 fn row(id: i64) -> Vec<u8> {
@@ -406,16 +412,18 @@ fn any_transactions() -> impl Strategy<Value = Vec<Transaction>> {
     let describes = vec((any::<u32>(), any_def()), 0..3).prop_map(|all| {
         all.into_iter().map(|(table, def)| Describe { table: TableId(table), def }).collect()
     });
-    let one = (1u64..1 << 30, describes, any_changes());
+    let actor = proptest::option::of("\\PC{1,50}").prop_map(|name| Actor::new(&name?));
+    let one = (1u64..1 << 30, actor, describes, any_changes());
     (1u64..1 << 60, 0u64..1 << 60, vec(one, 1..6)).prop_map(|(first, hlc, all)| {
         let mut hlc = hlc;
         let numbered = all.into_iter().enumerate();
         numbered
-            .map(|(index, (step, describes, changes))| {
+            .map(|(index, (step, actor, describes, changes))| {
                 hlc += step;
                 Transaction {
                     seq: Seq(first + index as u64),
                     hlc: Hlc(hlc),
+                    actor,
                     describes,
                     changes,
                     piece: None,
@@ -425,7 +433,35 @@ fn any_transactions() -> impl Strategy<Value = Vec<Transaction>> {
     })
 }
 
+#[test]
+fn an_actor_who_is_not_named_costs_nothing() {
+    let plain = |transactions: &[Transaction]| plain_parts(&seal(transactions))[0].len();
+    let mut named = small();
+    let unnamed: Vec<_> =
+        small().into_iter().map(|one| Transaction { actor: None, ..one }).collect();
+    named.iter_mut().for_each(|one| one.actor = Actor::new("jones"));
+    assert_eq!(plain(&named), plain(&unnamed) + 3 * (1 + "jones".len()));
+    let spine = seal(&empty_transactions_of(3));
+    assert_eq!(plain_parts(&spine)[0].len() as u64, 3 * TRANSACTION_BYTES_MIN);
+}
+
+fn empty_transactions_of(count: u64) -> Vec<Transaction> {
+    let alike = small().remove(1);
+    let one = |n| Transaction { seq: Seq(n), hlc: Hlc(n), ..alike.clone() };
+    (1..=count).map(one).collect()
+}
+
 proptest! {
+    #[test]
+    fn an_actor_made_of_any_text_is_one_that_travels(text in any::<String>()) {
+        if let Some(actor) = Actor::from_text(&text) {
+            prop_assert_eq!(Actor::new(actor.as_str()), Some(actor.clone()));
+            prop_assert!(text.len() > ACTOR_BYTES_MAX || actor.as_str().len() <= text.len());
+        } else {
+            prop_assert!(text.chars().all(char::is_control));
+        }
+    }
+
     #[test]
     fn what_is_sealed_reads_back(transactions in any_transactions()) {
         let unit = seal(&transactions);

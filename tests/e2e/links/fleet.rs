@@ -166,6 +166,7 @@ impl World {
         let transaction = |seq| Transaction {
             seq: Seq(seq),
             hlc: Hlc(seq << 16),
+            actor: None,
             describes: Vec::new(),
             changes: Vec::new(),
             piece: None,
@@ -275,6 +276,7 @@ impl Node {
             let row = RowEvent { relation: table.clone(), old: None, new };
             let batch = vec![CapturedTransaction {
                 commit_ms: n,
+                actor: None,
                 rows: vec![row],
                 marker: None,
                 fragment: Fragment::Whole,

@@ -306,6 +306,7 @@ async fn session(context: &Arc<ReplicaContext>, counters: &mut Counters) -> Endl
 /// One session of applying.
 pub(crate) struct Replica {
     own: Origin,
+    fleet: Fleet,
     marker_key: MarkerKey,
     store: Store,
     apply: ApplyConnection,
@@ -367,6 +368,7 @@ impl Replica {
     ) -> Self {
         Self {
             own: context.own,
+            fleet: context.fleet.clone(),
             marker_key: context.marker_key.clone(),
             store: context.store.clone(),
             apply,

@@ -225,6 +225,13 @@ impl RowWork {
         cells.filter(|cell| cell.column == column).map(|cell| &cell.value).next()
     }
 
+    /// What one of these transactions wrote into a column, if it did.
+    pub fn value_of(&self, txn: TxnId, column: ColumnId) -> Option<&Value> {
+        let steps = self.steps.iter().filter(|step| step.stamp.txn == txn);
+        let mut cells = steps.flat_map(|step| &step.change.cells);
+        cells.find(|cell| cell.column == column).map(|cell| &cell.value)
+    }
+
     /// The changes one by one, told for humans.
     pub fn steps(&self) -> impl Iterator<Item = ToldChange> + '_ {
         self.steps.iter().map(|step| {

@@ -20,14 +20,13 @@ use tokio_postgres::{Client, Statement};
 
 use crate::postgres::access::{TableAccess, ValueSource, Written};
 use crate::postgres::catalog::Catalog;
+use crate::postgres::history::{self, ConflictLine};
 use crate::postgres::sql::TEXT_SETTINGS;
 use crate::postgres::text_array::TextArray;
 use crate::time;
 
 pub use error::ApplyError;
-pub use request::{
-    ConflictLine, LockPhase, LockRequest, Opening, ParentRequest, ParkedLine, RowWrite,
-};
+pub use request::{LockPhase, LockRequest, Opening, ParentRequest, ParkedLine, RowWrite};
 
 /// Session settings of the apply connection, besides [`TEXT_SETTINGS`].
 ///
@@ -62,6 +61,8 @@ pub fn session_settings() -> Vec<(&'static str, &'static str)> {
 /// Prepared statements kept per connection; a table has a handful per set of columns it is
 /// written by.
 const STATEMENTS_MAX: usize = 2_000;
+/// Lines of the history that one statement writes.
+const CONFLICTS_PER_STATEMENT: usize = 200;
 
 /// Rows of one shape for one statement: key arrays, then one array per column.
 #[derive(Debug, Default)]
@@ -439,26 +440,11 @@ impl ApplyConnection {
         if lines.is_empty() {
             return Ok(());
         }
-        let statement = self.prepare(INSERT_CONFLICTS).await?;
-        let text = |get: &dyn Fn(&ConflictLine) -> Option<String>| -> Vec<Option<String>> {
-            lines.iter().map(get).collect()
-        };
-        let seconds = |ms: u64| ms as f64 / 1000.0;
-        let columns = [
-            text(&|line| Some(line.table.clone())),
-            text(&|line| Some(line.row_key.clone())),
-            text(&|line| line.column.clone()),
-            text(&|line| Some(line.rule.to_owned())),
-            text(&|line| Some(line.winner.0.to_string())),
-            text(&|line| Some(line.winner.1.to_string())),
-            text(&|line| Some(seconds(line.winner.2).to_string())),
-            text(&|line| Some(line.loser.0.to_string())),
-            text(&|line| Some(line.loser.1.to_string())),
-            text(&|line| Some(seconds(line.loser.2).to_string())),
-            text(&|line| line.value.clone()),
-        ];
-        let params: Vec<_> = columns.iter().map(|column| column as &(dyn ToSql + Sync)).collect();
-        self.client.execute(&statement, &params).await.map_err(ApplyError::classify)?;
+        let statement = self.prepare(history::INSERT).await.map_err(ApplyError::of_history)?;
+        for lines in lines.chunks(CONFLICTS_PER_STATEMENT) {
+            let rows = history::rows_json(lines);
+            self.client.execute(&statement, &[&rows]).await.map_err(ApplyError::classify)?;
+        }
         Ok(())
     }
 
@@ -571,13 +557,6 @@ impl ApplyConnection {
 }
 
 const EMIT_MARKER: &str = "SELECT pg_logical_emit_message(true, 'landfall.apply', $1::bytea)";
-
-const INSERT_CONFLICTS: &str = "\
-INSERT INTO landfall.conflict (table_name, row_key, column_name, rule, winner_origin, winner_seq, \
-winner_at, loser_origin, loser_seq, loser_at, loser_value) \
-SELECT a, b, c, d, e, f::int8, to_timestamp(g::float8), h, i::int8, to_timestamp(j::float8), k \
-FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], \
-$8::text[], $9::text[], $10::text[], $11::text[]) AS x(a, b, c, d, e, f, g, h, i, j, k)";
 
 /// Deletes first: a row that takes over a unique value comes after the one that gives it up.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

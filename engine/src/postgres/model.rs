@@ -12,9 +12,10 @@ use landfall_protocol::value::LongValue;
 
 use super::access::TableAccess;
 use super::apply::{
-    ApplyError, ConflictLine, LockPhase, LockRequest, Opening, ParentRequest, ParkedLine, RowWrite,
+    ApplyError, LockPhase, LockRequest, Opening, ParentRequest, ParkedLine, RowWrite,
 };
 use super::catalog::Catalog;
+use super::history::ConflictLine;
 use super::lsn::Lsn;
 
 /// What a model's server says instead of an answer.

@@ -17,6 +17,7 @@ use super::check::{self, Finding, Severity};
 use super::lsn::Lsn;
 use super::sql;
 
+mod history;
 mod slot;
 mod steps;
 

@@ -193,7 +193,7 @@ impl Replica {
             hidden.extend(decided.contradicted);
             return Ok(Some(Attempt::Again("the table and the clocks disagree for a moment")));
         }
-        let lines = self.conflict_lines(&decided.conflicts, &decided.writes).await?;
+        let lines = self.conflict_lines(group, &decided.conflicts, &decided.writes).await?;
         let Some(rest) = after_speculation(decided.writes, &speculative) else {
             return Ok(Some(Attempt::Again("a key became free while it was decided")));
         };

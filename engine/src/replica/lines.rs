@@ -3,18 +3,38 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use landfall_protocol::change::RowOp;
+use landfall_protocol::clock::Stamp;
 use landfall_protocol::dictionary::{RowId, Unshowable};
-use landfall_protocol::id::TxnId;
-use landfall_protocol::plan::{Conflict, Group, LostValue, Rule};
+use landfall_protocol::plan::{Conflict, Group, LostValue, RowWork, Rule};
+use landfall_protocol::schema::{ColumnId, TableDef};
 use landfall_protocol::value::Value;
 
-use crate::postgres::apply::{ConflictLine, ParkedLine, RowWrite};
+use crate::postgres::apply::{ParkedLine, RowWrite};
+use crate::postgres::history::{ConflictLine, Side, Wrote};
+use crate::replica::log_values::LogValues;
 use crate::replica::{Replica, ReplicaError};
+
+/// Conflicts told at a time: the transactions of both their sides are in memory together.
+const TOLD_AT_ONCE: usize = 64;
+/// Most bytes of a row that are kept with the line of its delete.
+const ROW_BYTES_MAX: usize = 1 << 20;
+
+/// A row's cells as PostgreSQL showed them before the group.
+type Shown = BTreeMap<RowId, BTreeMap<ColumnId, Option<String>>>;
+
+/// A conflict with what it is told from.
+struct Told<'c> {
+    row: &'c RowId,
+    conflict: &'c Conflict,
+    work: Option<&'c RowWork>,
+    shown: Option<&'c BTreeMap<ColumnId, Option<String>>>,
+}
 
 impl Replica {
     /// The lines for concurrent writes that gave way. Equal values are no conflict.
     pub(super) async fn conflict_lines(
         &mut self,
+        group: &Group,
         conflicts: &[(&RowId, Conflict)],
         writes: &[(&RowId, RowWrite<'_>)],
     ) -> Result<Vec<ConflictLine>, ReplicaError> {
@@ -25,48 +45,52 @@ impl Replica {
         let compares = |c: &Conflict| matches!(c.lost, LostValue::Shown | LostValue::Value(_));
         let rows = conflicts.iter().filter(|(_, c)| compares(c)).map(|(row, _)| *row);
         let rows: BTreeSet<&RowId> = rows.collect();
-        let shown = self.apply.shown(&rows.into_iter().collect::<Vec<_>>()).await?;
-        let logged = conflicts.iter().filter(|(_, c)| c.lost == LostValue::Logged);
-        let logged: BTreeSet<TxnId> = logged.map(|(_, c)| c.loser.txn).collect();
-        let log = self.logged(logged).await?;
-        let mut lines = Vec::new();
+        let shown: Shown = self.apply.shown(&rows.into_iter().collect::<Vec<_>>()).await?;
+        let mut told = Vec::new();
         for (row, conflict) in conflicts {
-            let cell = conflict.column.and_then(|column| shown.get(*row)?.get(&column)).cloned();
-            let value = match (&conflict.lost, conflict.column) {
-                (LostValue::Value(value), _) => value.text().map(|text| text.into_owned()),
-                (LostValue::Shown, Some(_)) => cell.clone().flatten(),
-                (LostValue::Logged, Some(column)) => log
-                    .value(conflict.loser.txn, row, column)
-                    .and_then(|value| value.text().map(|text| text.into_owned())),
-                _ => None,
-            };
+            let shown = shown.get(*row);
+            let cell = conflict.column.and_then(|column| shown?.get(&column)).cloned();
             let write = writes.binary_search_by_key(row, |(row, _)| *row).ok();
             if !same_as_winner(conflict, write.map(|place| &writes[place].1), cell) {
-                lines.push(self.conflict_line(row, conflict, value));
+                told.push(Told { row, conflict, work: group.rows.get(*row), shown });
+            }
+        }
+        let mut lines = Vec::with_capacity(told.len());
+        let mut before: Option<&RowId> = None;
+        for told in told.chunks(TOLD_AT_ONCE) {
+            let sides = told.iter().flat_map(|t| [t.conflict.winner.txn, t.conflict.loser.txn]);
+            let log = self.logged(sides.collect()).await?;
+            for told in told {
+                // Lines of one row follow on each other; the first one has the row.
+                let is_first = before != Some(told.row);
+                before = Some(told.row);
+                lines.push(self.conflict_line(told, &log, is_first));
             }
         }
         Ok(lines)
     }
 
-    fn conflict_line(
-        &self,
-        row: &RowId,
-        conflict: &Conflict,
-        value: Option<String>,
-    ) -> ConflictLine {
+    fn conflict_line(&self, told: &Told<'_>, log: &LogValues<'_>, is_first: bool) -> ConflictLine {
+        let Told { row, conflict, .. } = told;
         let def = self.dictionary.table(row.table);
         let column = conflict.column.and_then(|id| def?.column_def(id)).map(|c| c.name.clone());
-        let side = |stamp: landfall_protocol::clock::Stamp| {
-            (stamp.txn.origin, stamp.txn.seq, stamp.hlc.ms())
+        let side = |stamp: Stamp, wrote| Side {
+            stamp,
+            name: self.fleet.name_of(stamp.txn.origin.site),
+            actor: log.actor(stamp.txn).map(|actor| actor.as_str().to_owned()),
+            wrote,
         };
+        let is_whole = is_first && conflict.rule == Rule::DeleteWins;
+        let row_before = told.shown.filter(|_| is_whole && conflict.lost == LostValue::Shown);
         ConflictLine {
             table: def.map(|def| def.name.to_string()).unwrap_or_default(),
             row_key: key_text(row),
+            key: def.map(|def| named_key(def, row)).unwrap_or_default(),
             column,
             rule: conflict.rule.name(),
-            winner: side(conflict.winner),
-            loser: side(conflict.loser),
-            value,
+            winner: side(conflict.winner, told.winner(log)),
+            loser: side(conflict.loser, told.loser(log)),
+            row: row_before.and_then(|cells| whole_row(def?, cells)),
         }
     }
 
@@ -132,6 +156,71 @@ impl Replica {
         }
         lines
     }
+}
+
+impl Told<'_> {
+    fn loser(&self, log: &LogValues<'_>) -> Wrote {
+        match &self.conflict.lost {
+            LostValue::Value(value) => Wrote::value(value),
+            LostValue::Shown => self.cell(),
+            LostValue::Logged => self.logged(self.conflict.loser, log),
+            LostValue::Nothing => Wrote::Delete,
+        }
+    }
+
+    /// What won is the group's, or what the row showed before, or in the log.
+    fn winner(&self, log: &LogValues<'_>) -> Wrote {
+        let winner = self.conflict.winner;
+        match self.conflict.rule {
+            Rule::DeleteWins => Wrote::Delete,
+            Rule::InsertAfterDelete => Wrote::Insert,
+            // Nobody wrote the end of the range.
+            Rule::CounterClamped => Wrote::Unknown,
+            Rule::LastWriterWins | Rule::CounterReset => {
+                let column = self.conflict.column;
+                let own = column.and_then(|column| self.work?.value_of(winner.txn, column));
+                match own {
+                    Some(value) => Wrote::value(value),
+                    None if self.shown.is_some() => self.cell(),
+                    None => self.logged(winner, log),
+                }
+            }
+        }
+    }
+
+    /// The cell as PostgreSQL showed it.
+    fn cell(&self) -> Wrote {
+        let cell = self.conflict.column.and_then(|column| self.shown?.get(&column));
+        cell.map_or(Wrote::Unknown, |text| Wrote::shown(text.as_deref()))
+    }
+
+    fn logged(&self, stamp: Stamp, log: &LogValues<'_>) -> Wrote {
+        let value = self.conflict.column.and_then(|column| log.value(stamp.txn, self.row, column));
+        value.map_or(Wrote::Unknown, |value| Wrote::value(&value))
+    }
+}
+
+fn named_key(def: &TableDef, row: &RowId) -> Vec<(String, String)> {
+    let values = row.key.values().unwrap_or_default();
+    let text = |value: &Value| match Wrote::value(value) {
+        Wrote::Value(text) => text.unwrap_or_default(),
+        _ => String::new(),
+    };
+    let names = def.key.iter().filter_map(|id| Some(def.column_def(*id)?.name.clone()));
+    names.zip(values.iter().map(text)).collect()
+}
+
+/// The cells by their names, unless they take too much room.
+fn whole_row(
+    def: &TableDef,
+    cells: &BTreeMap<ColumnId, Option<String>>,
+) -> Option<Vec<(String, Option<String>)>> {
+    let bytes: usize = cells.values().flatten().map(String::len).sum();
+    let named = cells.iter().filter_map(|(id, text)| {
+        let name = &def.column_def(*id)?.name;
+        Some((name.clone(), text.clone()))
+    });
+    (bytes <= ROW_BYTES_MAX).then(|| named.collect())
 }
 
 /// A change as a parked line tells it.

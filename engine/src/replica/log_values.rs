@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use landfall_protocol::change::Transaction;
+use landfall_protocol::change::{Actor, Transaction};
 use landfall_protocol::counter::Decimal;
 use landfall_protocol::dictionary::{Dictionary, RowId};
 use landfall_protocol::id::{Origin, TxnId};
@@ -69,6 +69,11 @@ impl LogValues<'_> {
     fn count(&self, birth: TxnId, row: &RowId, column: ColumnId, sum: &Decimal) -> Option<Value> {
         let def = self.dictionary.table(row.table)?;
         Some(counted(def, column, self.value(birth, row, column)?, sum))
+    }
+
+    /// On whose behalf the transaction was made, if that is known.
+    pub(super) fn actor(&self, txn: TxnId) -> Option<&Actor> {
+        self.transactions.get(&txn)?.actor.as_ref()
     }
 
     /// What the transaction wrote into the cell, if it did.

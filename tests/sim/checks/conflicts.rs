@@ -8,9 +8,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use landfall_engine::postgres::apply::ConflictLine;
+use landfall_engine::postgres::history::{ConflictLine, Side, Wrote};
 use landfall_engine::postgres::lsn::Lsn;
-use landfall_protocol::id::{Origin, Seq, TxnId};
+use landfall_protocol::id::TxnId;
 use landfall_protocol::value::Value;
 
 use super::{Committed, History, KEYS, SiteLog, apply_marker, parked};
@@ -128,15 +128,18 @@ fn lines<'l>(log: &'l SiteLog<'_>) -> impl Iterator<Item = &'l ConflictLine> {
 }
 
 /// The name of a transaction by one of its numbers.
-fn name_of(origin: Origin, seq: Seq, history: &History) -> TxnId {
-    let txn = TxnId { origin, seq };
+fn name_of(txn: TxnId, history: &History) -> TxnId {
     let before = history.range(..=txn).next_back().map(|(before, _)| *before);
-    before.filter(|before| before.origin == origin).unwrap_or(txn)
+    before.filter(|before| before.origin == txn.origin).unwrap_or(txn)
 }
 
 fn place_of(line: &ConflictLine, history: &History) -> Place {
-    let (origin, seq, _) = line.loser;
-    (name_of(origin, seq, history), line.table.clone(), line.row_key.clone(), line.column.clone())
+    (
+        name_of(line.loser.stamp.txn, history),
+        line.table.clone(),
+        line.row_key.clone(),
+        line.column.clone(),
+    )
 }
 
 fn rows(history: &History) -> Rows<'_> {
@@ -205,11 +208,11 @@ fn is_true(
     let of_table = rows.iter().filter(|((number, _), _)| *number == table).map(|(_, row)| row);
     let mut row = of_table.filter(|row| row[0].write.key_text == line.row_key);
     let writes = row.next().ok_or("no such row")?;
-    let find = |(origin, seq, _): (_, _, u64)| {
-        let txn = name_of(origin, seq, history);
+    let find = |side: &Side| {
+        let txn = name_of(side.stamp.txn, history);
         writes.iter().find(|write| write.txn == txn)
     };
-    let (loser, winner) = (find(line.loser), find(line.winner));
+    let (loser, winner) = (find(&line.loser), find(&line.winner));
     let loser = loser.ok_or("the loser did not write the row")?;
     let winner = winner.ok_or("the winner did not write the row")?;
     if winner.knew(loser) || loser.knew(winner) {
@@ -232,6 +235,14 @@ fn is_true(
     if !gives_way {
         return Err("the loser need not have given way");
     }
-    let lost = lost.text().map(|text| text.into_owned());
-    if lost == line.value { Ok(()) } else { Err("that is not what the loser wrote") }
+    let is_told = |side: &Side, value| side.wrote == Wrote::value(value);
+    if !is_told(&line.loser, lost) {
+        return Err("that is not what the loser wrote");
+    }
+    match winner.cell(column).flatten() {
+        Some(won) if line.rule == "last_writer_wins" && !is_told(&line.winner, won) => {
+            Err("that is not what the winner wrote")
+        }
+        _ => Ok(()),
+    }
 }

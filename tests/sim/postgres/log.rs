@@ -3,7 +3,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use landfall_engine::postgres::apply::{ConflictLine, ParkedLine};
+use landfall_engine::postgres::apply::ParkedLine;
+use landfall_engine::postgres::history::ConflictLine;
 use landfall_engine::postgres::lsn::Lsn;
 use landfall_protocol::value::Value;
 

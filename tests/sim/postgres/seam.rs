@@ -7,9 +7,10 @@ use futures_util::future::BoxFuture;
 use landfall_engine::capture;
 use landfall_engine::capture::walsender::{Frame, StandbyStatus, SystemIdentity, TimelineSwitch};
 use landfall_engine::postgres::apply::{
-    ApplyError, ConflictLine, LockPhase, LockRequest, Opening, ParentRequest, ParkedLine, RowWrite,
+    ApplyError, LockPhase, LockRequest, Opening, ParentRequest, ParkedLine, RowWrite,
 };
 use landfall_engine::postgres::catalog::Catalog;
+use landfall_engine::postgres::history::ConflictLine;
 use landfall_engine::postgres::lsn::Lsn;
 use landfall_engine::postgres::model::{self, Fault, Step};
 use landfall_protocol::dictionary::RowId;

@@ -45,6 +45,11 @@ pub enum ApplyError {
     /// The database lacks what a statement needs.
     #[error("table number {0:?} is not in the database any more")]
     TableGone(TableId),
+    /// The history is one that an older version made: nothing that is applied is to blame.
+    #[error(
+        "landfall.conflict lacks what this version writes into it ({0}); run landfall-node init"
+    )]
+    OldHistory(String),
     /// Anything else, a lost connection first of all.
     #[error("apply connection: {}", sql::describe(.0))]
     Connection(#[from] tokio_postgres::Error),
@@ -69,6 +74,14 @@ impl ApplyError {
         };
         let found = Self::of_refusal(refusal.code().code(), refusal.message());
         found.unwrap_or(Self::Connection(error))
+    }
+
+    /// What it means that the statement for the history cannot be prepared.
+    pub(super) fn of_history(self) -> Self {
+        match self {
+            Self::Data { sqlstate, .. } if sqlstate.starts_with("42") => Self::OldHistory(sqlstate),
+            error => error,
+        }
     }
 
     /// What a refusal by the server means; `None`: the connection is made anew.

@@ -98,25 +98,6 @@ pub struct ParentRequest {
     pub values: Vec<Value>,
 }
 
-/// A line for `landfall.conflict`.
-#[derive(Debug, Clone)]
-pub struct ConflictLine {
-    /// `schema.table`.
-    pub table: String,
-    /// Key values for humans.
-    pub row_key: String,
-    /// The column, if one cell was at stake.
-    pub column: Option<String>,
-    /// The rule that decided.
-    pub rule: &'static str,
-    /// Who stays: origin, seq, milliseconds since 1970.
-    pub winner: (Origin, Seq, u64),
-    /// Who gives way.
-    pub loser: (Origin, Seq, u64),
-    /// What gives way, as text.
-    pub value: Option<String>,
-}
-
 /// A line for `landfall.parked`.
 #[derive(Debug, Clone)]
 pub struct ParkedLine {

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use landfall_protocol::fleet::OWN_SCHEMA;
 use landfall_protocol::schema::TableName;
 
-use super::{LOCK_TIMEOUT, Plan};
+use super::{LOCK_TIMEOUT, Plan, history};
 use crate::postgres::sql::{quote_identifier, quote_literal, quote_table};
 
 /// One thing the database needs.
@@ -22,7 +22,11 @@ pub struct Step {
 }
 
 impl Step {
-    fn new(what: impl Into<String>, sql: impl Into<String>, probe: impl Into<String>) -> Self {
+    pub(super) fn new(
+        what: impl Into<String>,
+        sql: impl Into<String>,
+        probe: impl Into<String>,
+    ) -> Self {
         Self { what: what.into(), sql: sql.into(), probe: probe.into(), table: None }
     }
 }
@@ -149,6 +153,7 @@ ALTER TABLE {OWN_SCHEMA}.{name} ALTER piece SET STORAGE EXTERNAL;"
         )
     };
     steps.extend(OWN_TABLES.iter().map(table_is_there));
+    steps.extend(history::steps());
     let own: Vec<_> =
         OWN_TABLES.iter().map(|(name, _)| TableName::new(OWN_SCHEMA, *name)).collect();
     steps.push(Step::new(

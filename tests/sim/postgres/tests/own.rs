@@ -1,6 +1,8 @@
 //! Tables of ours: progress, and lines for humans.
 
-use landfall_engine::postgres::apply::{ConflictLine, ParkedLine};
+use landfall_engine::postgres::apply::ParkedLine;
+use landfall_engine::postgres::history::{ConflictLine, Side, Wrote};
+use landfall_protocol::clock::{Hlc, Stamp};
 use landfall_protocol::id::Origin;
 use landfall_protocol::id::Seq;
 
@@ -18,14 +20,21 @@ fn progress_row(seq: i64) -> Arc<[Value]> {
 }
 
 fn conflict() -> Line {
+    let side = |seq| Side {
+        stamp: Stamp::new(Hlc::from_ms(seq), origin(), Seq(seq)),
+        name: "ship".to_owned(),
+        actor: None,
+        wrote: Wrote::Unknown,
+    };
     Line::Conflict(ConflictLine {
         table: "public.accounts".to_owned(),
         row_key: "1".to_owned(),
         column: None,
         rule: "last_writer_wins",
-        winner: (origin(), Seq(2), 2),
-        loser: (origin(), Seq(1), 1),
-        value: None,
+        key: Vec::new(),
+        winner: side(2),
+        loser: side(1),
+        row: None,
     })
 }
 
@@ -76,7 +85,7 @@ fn progress_and_lines_are_part_of_their_transaction() {
         let [Line::Parked(parked), Line::Conflict(conflict)] = &record.lines[..] else {
             panic!("{:?}", record.lines);
         };
-        assert_eq!((parked.origin, conflict.winner.0), (origin(), origin()));
+        assert_eq!((parked.origin, conflict.winner.stamp.txn.origin), (origin(), origin()));
         let rows = record.changes.iter().filter_map(|change| match change {
             Change::Row(RowChange { table, old, .. }) => Some((*table, old.is_some())),
             Change::Message { .. } => None,

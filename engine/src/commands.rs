@@ -1,6 +1,7 @@
 //! The commands of both binaries: what they do, what they say and how they end.
 
 pub mod cli;
+pub mod conflicts;
 pub mod exit;
 pub mod keygen;
 

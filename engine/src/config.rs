@@ -128,6 +128,8 @@ pub struct DaemonConfig {
     pub link: LinkConfig,
     /// How much of everything.
     pub limits: Limits,
+    /// How long the history of conflicts is kept.
+    pub history: HistoryConfig,
     /// What is logged.
     pub log: LogConfig,
 }
@@ -194,6 +196,13 @@ pub struct Limits {
     pub drift_max: Duration,
     /// Size the store may grow to; `None` = as the disk allows.
     pub store_bytes_max: Option<u64>,
+}
+
+/// The `[history]` section.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HistoryConfig {
+    /// Age, in whole days, from which lines of `landfall.conflict` are removed; `None` = never.
+    pub keep: Option<Duration>,
 }
 
 /// The `[log]` section.

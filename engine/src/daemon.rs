@@ -4,6 +4,7 @@
 //! captures and applies, every member keeps links and relays.
 
 mod report;
+mod thinning;
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use crate::capture::horizon::Horizon;
 use crate::capture::stream::{self, CaptureContext, CaptureStatus};
 use crate::config::DaemonConfig;
 use crate::daemon::report::Reporter;
+use crate::daemon::thinning::Thinned;
 use crate::identity::MemberKey;
 use crate::links::{self, Links};
 use crate::postgres::connect::PgSettings;
@@ -180,6 +182,7 @@ pub(crate) struct DatabaseParts {
     tasks: Tasks,
     capture: watch::Receiver<CaptureStatus>,
     replica: watch::Receiver<ReplicaStatus>,
+    thinned: watch::Receiver<Thinned>,
 }
 
 /// Starts capture and apply where there is a database. `looked` becomes true, or ends, when nothing
@@ -237,7 +240,12 @@ fn start_database_parts(
         model: None,
     };
     tasks.spawn("apply", replica::run(applying, tasks.stop()));
-    Some(DatabaseParts { settings, tasks: tasks.clone(), capture, replica })
+    let (thinning, thinned) = watch::channel(Thinned::default());
+    if let Some(keep) = config.history.keep {
+        let work = thinning::run(settings.clone(), keep, tasks.clone(), thinning, tasks.stop());
+        tasks.spawn("history", work);
+    }
+    Some(DatabaseParts { settings, tasks: tasks.clone(), capture, replica, thinned })
 }
 
 fn verify_identity(config: &DaemonConfig, opened: &Opened) -> Result<(), DaemonError> {

@@ -3,6 +3,7 @@
 mod atomic;
 mod chain;
 mod commands;
+mod conflicts;
 mod crashes;
 mod cuts;
 mod disk;

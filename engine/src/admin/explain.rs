@@ -3,7 +3,8 @@
 use std::fmt;
 
 use super::status::{
-    DaemonState, Part, PartState, PeerState, PeerStatus, SlotStatus, Status, StoreStatus,
+    DaemonState, HistoryStatus, Part, PartState, PeerState, PeerStatus, SlotStatus, Status,
+    StoreStatus,
 };
 
 /// Prints a status for people.
@@ -131,6 +132,14 @@ fn received(status: &Status, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     }
     if status.repaired_rows > 0 {
         writeln!(f, "{} rows were found different and put right.", status.repaired_rows)?;
+    }
+    if let Some(HistoryStatus { removed, cause, .. }) = &status.history {
+        if *removed > 0 {
+            writeln!(f, "{removed} old lines of the history of conflicts were removed.")?;
+        }
+        if let Some(cause) = cause {
+            writeln!(f, "Old lines of the history of conflicts are not removed: {cause}.")?;
+        }
     }
     Ok(())
 }

@@ -56,6 +56,9 @@ pub struct Status {
     pub repaired_rows: u64,
     /// Rows whose image is not what the lattice says, and which are about to be put right.
     pub rows_to_repair: u64,
+    /// How the history of conflicts is thinned out; `None` without a PostgreSQL.
+    #[serde(default)]
+    pub history: Option<HistoryStatus>,
     /// Members with a link, to be dialled, or met before.
     pub peers: Vec<PeerStatus>,
 }
@@ -137,6 +140,17 @@ pub struct StoreStatus {
     pub bytes_max: Option<u64>,
     /// What is free in the file system of `data_dir`; `None` when that cannot be told.
     pub disk_free_bytes: Option<u64>,
+}
+
+/// How the history of conflicts is thinned out.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HistoryStatus {
+    /// Days for which its lines are kept (`history.keep_days`); 0 = for ever.
+    pub keep_days: u64,
+    /// Lines removed since the daemon started.
+    pub removed: u64,
+    /// Why the last round failed, if it did.
+    pub cause: Option<String>,
 }
 
 /// What apply did since the daemon started.

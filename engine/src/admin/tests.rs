@@ -7,8 +7,8 @@ use tokio_util::sync::CancellationToken;
 use super::explain::Explained;
 use super::server::AdminServer;
 use super::status::{
-    ApplyCounters, DaemonState, Fates, OriginStatus, Part, PartState, PeerState, PeerStatus,
-    SlotStatus, Status, StoreStatus,
+    ApplyCounters, DaemonState, Fates, HistoryStatus, OriginStatus, Part, PartState, PeerState,
+    PeerStatus, SlotStatus, Status, StoreStatus,
 };
 use super::wait::{Goal, WaitError, missing, wait};
 use super::*;
@@ -71,6 +71,7 @@ fn status() -> Status {
         fates: Fates { received: 5, applied: 3, merged: 1, superseded: 1, parked: 0, pending: 0 },
         repaired_rows: 0,
         rows_to_repair: 0,
+        history: Some(HistoryStatus { keep_days: 365, removed: 7, cause: None }),
         peers: vec![peer("shore"), peer("ship-b")],
     }
 }

@@ -6,12 +6,16 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use landfall_protocol::change::{ACTOR_BYTES_MAX, Actor};
+
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 
+use super::conflicts::{self, Asked};
 use super::exit::{EXIT_HELP, Exit, Failure};
 use super::{Format, finish, keygen};
 use crate::admin::wait::Goal;
 use crate::config::Program;
+use crate::postgres::history::UndoRequest;
 
 /// Parses the command line, executes the command and says how it ended. `about` is what the
 /// program is for, in one sentence.
@@ -40,7 +44,11 @@ fn command(program: Program, about: &'static str) -> clap::Command {
     let looks_for = |command: clap::Command| {
         command.mut_arg("file", |file| file.default_value(program.config_file()))
     };
-    Cli::command().name(program.binary()).about(about).mut_subcommands(looks_for)
+    let each = |command: clap::Command| match command.has_subcommands() {
+        true => command.mut_subcommands(looks_for),
+        false => looks_for(command),
+    };
+    Cli::command().name(program.binary()).about(about).mut_subcommands(each)
 }
 
 /// Executes one command to its end.
@@ -70,7 +78,30 @@ fn execute(command: Command, program: Program) -> Result<Exit, Failure> {
             let limit = Duration::from_secs(timeout);
             finish(super::wait(&config.file, program, goal.into(), limit), output.format())
         }
+        Command::Conflicts { command } => execute_conflicts(command, program),
     }
+}
+
+fn execute_conflicts(command: ConflictsCommand, program: Program) -> Result<Exit, Failure> {
+    match command {
+        ConflictsCommand::List { config, table, since, site, limit, undone, open, output } => {
+            let state = if undone { Some(true) } else { open.then_some(false) };
+            let asked = Asked { table, since, site, limit, undone: state };
+            finish(conflicts::list(&config.file, program, asked), output.format())
+        }
+        ConflictsCommand::Show { config, id, output } => {
+            finish(conflicts::show(&config.file, program, id), output.format())
+        }
+        ConflictsCommand::Undo { config, id, dry_run, force, actor, output } => {
+            let request = UndoRequest { id, dry_run, force, actor };
+            finish(conflicts::undo(&config.file, program, request), output.format())
+        }
+    }
+}
+
+fn actor(name: &str) -> Result<Actor, String> {
+    let rule = format!("must have 1 to {ACTOR_BYTES_MAX} bytes and no control characters");
+    Actor::new(name).ok_or(rule)
 }
 
 #[derive(Debug, Parser)]
@@ -156,6 +187,76 @@ enum Command {
         /// Give up after this many seconds
         #[arg(long, value_name = "S", default_value_t = 60, value_parser = clap::value_parser!(u64).range(0..=31_536_000))]
         timeout: u64,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// The history of concurrent writes of which one gave way: list it, show one, undo one
+    ///
+    /// Reads and writes this member's database; the daemon need not run. Prints values of rows.
+    Conflicts {
+        #[command(subcommand)]
+        command: ConflictsCommand,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum ConflictsCommand {
+    /// List the newest conflicts: who wrote what, when, and what stays
+    List {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// Of this table only, with its schema or without
+        #[arg(long, value_name = "TABLE")]
+        table: Option<String>,
+        /// Recorded since then: a time as PostgreSQL reads it, UTC unless it says otherwise
+        #[arg(long, value_name = "TIME")]
+        since: Option<String>,
+        /// With this site on either side, by name or number
+        #[arg(long, value_name = "SITE")]
+        site: Option<String>,
+        /// How many at most
+        #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+        limit: u32,
+        /// Only those that were undone
+        #[arg(long, conflicts_with = "open")]
+        undone: bool,
+        /// Only those that were not undone
+        #[arg(long)]
+        open: bool,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Show all of one conflict, and what its row shows now
+    Show {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// Its number in the list
+        #[arg(value_name = "ID")]
+        id: i64,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Bring back what gave way
+    ///
+    /// Writes an ordinary change in an ordinary session: triggers and constraints hold, and it
+    /// replicates like any other. What gave way to a delete comes back as a whole row, together with
+    /// all that gave way to the same delete. Refused when the row was written again since.
+    #[command(after_help = EXIT_HELP)]
+    Undo {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// Its number in the list
+        #[arg(value_name = "ID")]
+        id: i64,
+        /// Say what would be written, write nothing
+        #[arg(long)]
+        dry_run: bool,
+        /// Also overwrite a value that was written since
+        #[arg(long)]
+        force: bool,
+        /// On whose behalf; told with the change at every site
+        #[arg(long = "as", value_name = "NAME", value_parser = actor)]
+        actor: Option<Actor>,
         #[command(flatten)]
         output: Output,
     },

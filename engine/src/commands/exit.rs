@@ -10,6 +10,7 @@ use crate::daemon::DaemonError;
 use crate::identity::IdentityError;
 use crate::postgres::catalog::CatalogError;
 use crate::postgres::connect::ConnectError;
+use crate::postgres::history::{HistoryError, UndoError};
 use crate::postgres::setup::SetupError;
 use crate::store::StoreError;
 use crate::telemetry::TelemetryError;
@@ -19,7 +20,7 @@ use crate::telemetry::TelemetryError;
 pub enum Exit {
     /// All is well.
     Ok,
-    /// `check` found errors, or `wait` ran out of time.
+    /// `check` found errors, `wait` ran out of time, or `conflicts undo` did not undo.
     Unmet,
     /// The command line or a file is wrong; nothing was started.
     Usage,
@@ -55,7 +56,7 @@ impl From<Exit> for ExitCode {
 pub const EXIT_HELP: &str = "\
 Exit codes:
   0   all is well
-  1   check found errors, or wait ran out of time
+  1   check found errors, wait ran out of time, or a conflict was not undone
   2   the command line or a file is wrong; nothing was started
   3   somebody must decide: wrong database, lost slot, restored backup, missing rights
   4   PostgreSQL or the daemon cannot be reached
@@ -127,6 +128,33 @@ impl From<SetupError> for Failure {
             OtherMember { .. } | StoreGone(_) | Slot { .. } => Exit::Operator,
         };
         Self::new(exit, error.to_string())
+    }
+}
+
+impl From<HistoryError> for Failure {
+    fn from(error: HistoryError) -> Self {
+        let exit = match &error {
+            HistoryError::Old => Exit::Operator,
+            HistoryError::Query { source, .. } => refusal(source),
+            HistoryError::Odd(_) => Exit::Internal,
+        };
+        Self::new(exit, error.to_string())
+    }
+}
+
+impl From<UndoError> for Failure {
+    fn from(error: UndoError) -> Self {
+        match error {
+            UndoError::History(error) => error.into(),
+            UndoError::NoSuchLine(_) => Self::new(Exit::Usage, error.to_string()),
+            error => Self::new(Exit::Unmet, error.to_string()),
+        }
+    }
+}
+
+impl From<CatalogError> for Failure {
+    fn from(error: CatalogError) -> Self {
+        SetupError::from(error).into()
     }
 }
 

@@ -10,8 +10,8 @@ use landfall_protocol::fleet::{Fleet, IDENTIFIER_BYTES_MAX, Member};
 use landfall_protocol::id::SiteId;
 
 use super::{
-    ConfigError, DaemonConfig, Limits, LinkConfig, LogConfig, LogFormat, PostgresConfig, Program,
-    beside, default_slot, raw,
+    ConfigError, DaemonConfig, HistoryConfig, Limits, LinkConfig, LogConfig, LogFormat,
+    PostgresConfig, Program, beside, default_slot, raw,
 };
 
 /// Linux keeps 108 bytes for a Unix socket's path, with the closing zero.
@@ -30,6 +30,8 @@ const TRANSACTION_BYTES: RangeInclusive<u64> = 65_536..=1 << 30;
 const TRANSACTION_BYTES_DEFAULT: u64 = 2_097_152;
 const DRIFT_MS: RangeInclusive<u64> = 1_000..=86_400_000;
 const DRIFT_MS_DEFAULT: u64 = 300_000;
+const KEEP_DAYS: RangeInclusive<u64> = 0..=36_500;
+const KEEP_DAYS_DEFAULT: u64 = 365;
 const STORE_BYTES: RangeInclusive<u64> = 16_777_216..=1 << 46;
 
 /// What a daemon's file is checked against.
@@ -62,6 +64,7 @@ impl Check<'_> {
             postgres: self.postgres(raw.postgres, member)?,
             link: self.link(raw.link, member)?,
             limits: self.limits(&raw.limits)?,
+            history: self.history(&raw.history)?,
             log: self.log(&raw.log)?,
         };
         let socket = config.admin_socket();
@@ -205,6 +208,13 @@ impl Check<'_> {
             drift_max: Duration::from_millis(drift),
             store_bytes_max: store,
         })
+    }
+
+    fn history(&self, raw: &raw::History) -> Result<HistoryConfig, ConfigError> {
+        let days =
+            self.number("history.keep_days", raw.keep_days, KEEP_DAYS_DEFAULT, &KEEP_DAYS)?;
+        let keep = Duration::from_secs(days * 24 * 3600);
+        Ok(HistoryConfig { keep: (days > 0).then_some(keep) })
     }
 
     fn log(&self, raw: &raw::Log) -> Result<LogConfig, ConfigError> {

@@ -24,6 +24,8 @@ pub(super) struct Daemon {
     #[serde(default)]
     pub(super) limits: Limits,
     #[serde(default)]
+    pub(super) history: History,
+    #[serde(default)]
     pub(super) log: Log,
 }
 
@@ -60,6 +62,12 @@ pub(super) struct Limits {
     pub(super) transaction_bytes_max: Option<u64>,
     pub(super) drift_ms_max: Option<u64>,
     pub(super) store_bytes_max: Option<u64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct History {
+    pub(super) keep_days: Option<u64>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -9,8 +9,8 @@ use landfall_protocol::version::VersionVector;
 use tokio_postgres::Client;
 
 use crate::admin::status::{
-    ApplyCounters, DaemonState, Fates, OriginStatus, Part, PartState, PeerState, PeerStatus,
-    SlotStatus, Status, StoreStatus,
+    ApplyCounters, DaemonState, Fates, HistoryStatus, OriginStatus, Part, PartState, PeerState,
+    PeerStatus, SlotStatus, Status, StoreStatus,
 };
 use crate::capture::slot::{self, SlotError};
 use crate::capture::stream::CaptureStatus;
@@ -115,6 +115,7 @@ impl Reporter {
             },
             repaired_rows: log.repaired,
             rows_to_repair: log.dirty,
+            history: self.parts.as_ref().map(|parts| self.history(parts)),
             peers,
         })
     }
@@ -173,6 +174,12 @@ impl Reporter {
             bytes_max: self.config.limits.store_bytes_max,
             disk_free_bytes: free.ok().map(|disk| disk.f_bavail.saturating_mul(disk.f_frsize)),
         }
+    }
+
+    fn history(&self, parts: &DatabaseParts) -> HistoryStatus {
+        let thinned = parts.thinned.borrow().clone();
+        let days = self.config.history.keep.map_or(0, |keep| keep.as_secs() / (24 * 3600));
+        HistoryStatus { keep_days: days, removed: thinned.removed, cause: thinned.cause }
     }
 
     fn take_session(&self) -> Option<Session> {

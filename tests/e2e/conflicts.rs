@@ -262,6 +262,26 @@ fn a_row_that_was_deleted_while_somebody_changed_it_can_be_made_again() {
 }
 
 #[test]
+fn the_actor_named_at_the_end_of_a_large_transaction_made_all_of_it() {
+    let beds = 4_000;
+    let fleet = pair().config("\n[limits]\ntransaction_bytes_max = 65536\n").start();
+    fleet.sql(A, &format!("INSERT INTO bed (id) SELECT generate_series(1, {beds})"));
+    fleet.converge();
+    fleet.link(A, B).cut();
+    let named = "SELECT landfall.act_as('night shift')";
+    fleet.sql(A, &format!("BEGIN; UPDATE bed SET patient = repeat('A', 50); {named}; COMMIT"));
+    let some = format!("id IN (1, 77, {beds})");
+    act(&fleet, B, "dr. smith", &format!("UPDATE bed SET patient = 'B' WHERE {some}"));
+    meet(&fleet);
+    for site in SITES {
+        let sides = "SELECT string_agg(DISTINCT loser_actor || '/' || winner_actor, ', ') || count(*) \
+                     FROM landfall.conflict";
+        assert_eq!(value(&fleet, site, sides), "night shift/dr. smith3", "{site}");
+    }
+    assert_quiet(&fleet, &SITES, &[]);
+}
+
+#[test]
 fn old_lines_are_removed_and_the_young_stay() {
     let mut fleet = pair().config("\n[history]\nkeep_days = 30\n").start();
     stop(&fleet, A);

@@ -645,6 +645,7 @@ impl Shown {
                     || self
                         .values
                         .iter()
+                        .filter(|(column, _)| !self.counted.contains(*column))
                         .any(|(column, (stamp, _))| clock.cell(*column) == Some(*stamp))
             }
             Some(false) => won_existence && was_live,

@@ -74,6 +74,8 @@ struct Log {
     transactions: BTreeMap<TxnId, ForeignTransaction>,
     fragments: BTreeMap<TxnId, Fragment>,
     shown: BTreeMap<TxnId, VersionVector>,
+    /// What the application added to counters: the row, the counter's birth, the difference.
+    added: Vec<(i64, Stamp, i64)>,
 }
 
 fn origin(site: usize) -> Origin {
@@ -264,6 +266,13 @@ impl Site {
         }
     }
 
+    /// The write that last set the counter of a row as a whole, as this site knows.
+    fn birth(&self, key: i64) -> Stamp {
+        let table = self.fold.dictionary.id_of(&self.relation.name).unwrap();
+        let column = self.fold.dictionary.table(table).unwrap().column("c").unwrap();
+        self.clocks[&RowId { table, key: RowKey::new(&[Value::Int(key)]) }].cell(column).unwrap()
+    }
+
     /// Whether these rows have counters: one that could not show what it stood at is put right when
     /// the application goes on from what it showed.
     fn may_be_clamped(&self, rows: &BTreeSet<RowId>) -> bool {
@@ -272,7 +281,9 @@ impl Site {
 
     fn local(&mut self, edits: &[Edit], size: Size, log: &mut Log) {
         let mut events = Vec::new();
+        let mut made = BTreeSet::new();
         for edit in edits {
+            let before = self.rows.get(&edit.key).map(|row| number(&row[COUNTER]));
             let new = match (edit.kind, self.rows.get(&edit.key)) {
                 (0, _) => None,
                 (_, None) => Some(vec![Value::Int(edit.value); COLUMNS]),
@@ -282,6 +293,14 @@ impl Site {
                     Some(row)
                 }
             };
+            let after = new.as_ref().map(|row| number(&row[COUNTER]));
+            match (before, after) {
+                (Some(before), Some(after)) if before != after && !made.contains(&edit.key) => {
+                    log.added.push((edit.key, self.birth(edit.key), after - before));
+                }
+                (Some(_), Some(_)) => {}
+                _ => drop(made.insert(edit.key)),
+            }
             events.extend(self.write(edit.key, new));
         }
         match size {
@@ -423,7 +442,6 @@ impl Site {
 fn oracle(log: &Log) -> BTreeMap<i64, Row> {
     let mut existence: BTreeMap<i64, (Stamp, bool)> = BTreeMap::new();
     let mut cells: BTreeMap<(i64, usize), (Stamp, Value)> = BTreeMap::new();
-    let mut shares: BTreeMap<(i64, Stamp, Origin), (Stamp, i64)> = BTreeMap::new();
     for (txn, foreign) in &log.transactions {
         let Transaction { changes, .. } = foreign.transaction.as_ref();
         let stamp = foreign.transaction.stamp(txn.origin);
@@ -439,11 +457,7 @@ fn oracle(log: &Log) -> BTreeMap<i64, Row> {
             for cell in &change.cells {
                 let name = &columns[usize::from(cell.column.0)].name;
                 let place = (key, ["a", "b", "c"].iter().position(|n| n == name).unwrap());
-                if let Value::Share(share) = &cell.value {
-                    let (birth, sum) = (share.birth.unwrap(), share.sum.to_string());
-                    let share = (stamp, sum.parse().unwrap());
-                    let known = shares.entry((key, birth, txn.origin)).or_insert(share);
-                    *known = if known.0 < stamp { share } else { *known };
+                if matches!(cell.value, Value::Share(_)) {
                     continue;
                 }
                 if cells.get(&place).is_none_or(|known| known.0 < stamp) {
@@ -456,8 +470,8 @@ fn oracle(log: &Log) -> BTreeMap<i64, Row> {
     let row = |key| {
         let mut row: Row = (0..COLUMNS).map(|c| cells[&(key, c)].1.clone()).collect();
         let birth = cells[&(key, COUNTER)].0;
-        let added = shares.iter().filter(|((row, of, _), _)| *row == key && *of == birth);
-        let added: i64 = added.map(|(_, (_, sum))| sum).sum();
+        let added = log.added.iter().filter(|(row, of, _)| *row == key && *of == birth);
+        let added: i64 = added.map(|(.., by)| by).sum();
         row[COUNTER] = Value::Int((number(&row[COUNTER]) + added).clamp(SHOWN.0, SHOWN.1));
         row
     };

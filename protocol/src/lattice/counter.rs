@@ -117,3 +117,53 @@ impl Counter {
         Ok(counter)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::clock::Hlc;
+    use crate::id::{Incarnation, Seq, SiteId};
+
+    fn stamp(site: u16, time: u64) -> Stamp {
+        let site = SiteId::new(site + 1).expect("not zero");
+        let origin = Origin { site, incarnation: Incarnation::new(7).expect("not zero") };
+        Stamp::new(Hlc::from_ms(time), origin, Seq(time))
+    }
+
+    proptest! {
+        /// Whatever comes twice or late, the newest share of each origin counts, and only that.
+        #[test]
+        fn shares_may_come_in_any_order_and_again(
+            shares in proptest::collection::vec((0u16..3, 1u64..9, -50i64..50), 1..12),
+            order in proptest::collection::vec(any::<prop::sample::Index>(), 0..40),
+        ) {
+            let birth = Some(stamp(0, 0));
+            let mut newest = std::collections::BTreeMap::new();
+            let mut join = |counter: &mut Counter, (site, time, sum): (u16, u64, i64)| {
+                // An origin adds once at a time.
+                let sum = *newest.entry((site, time)).or_insert(sum);
+                let sum = Decimal::parse(&sum.to_string()).expect("a number");
+                let newer = counter.join(stamp(site, time), &Share { birth, sum });
+                prop_assert!(newer.is_ok() || newer > Err(stamp(site, time)));
+                Ok(())
+            };
+            let mut counter = Counter::new(ColumnId(1));
+            for index in order {
+                join(&mut counter, *index.get(&shares))?;
+            }
+            for share in shares {
+                join(&mut counter, share)?;
+            }
+            let due: i64 = (0..3).filter_map(|site| {
+                newest.range((site, 0)..(site + 1, 0)).next_back().map(|(_, sum)| *sum)
+            }).sum();
+            prop_assert_eq!(counter.sum(birth).to_string(), due.to_string());
+            prop_assert_eq!(counter.sum(None), Decimal::zero());
+            let mut out = Writer::new();
+            counter.encode(&mut out);
+            prop_assert_eq!(Counter::decode(&mut Reader::new(&out.into_bytes())), Ok(counter));
+        }
+    }
+}

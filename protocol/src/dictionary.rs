@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::change::{Cell, Describe, RowChange, RowOp};
-use crate::schema::rules::Rules;
+use crate::schema::rules::{ColumnRule, Rules};
 use crate::schema::{ColumnDef, ColumnId, TableDef, TableId, TableName};
 use crate::value::{RowKey, Value};
 
@@ -231,17 +231,21 @@ impl Dictionary {
 /// are written together is the writer's affair, as what came together has one stamp, and what a
 /// column can hold is everybody's own.
 fn same_rules(local: &TableDef, foreign: &TableDef) -> Result<(), Unshowable> {
-    if local.rules == foreign.rules && local.columns == foreign.columns {
+    let (ours, theirs) = (&local.rules.columns, &foreign.rules.columns);
+    let here = |column: &ColumnId| local.column(&foreign.column_def(*column)?.name);
+    let mut rules = theirs.iter().map(|(column, rule)| (here(column), *rule));
+    let is_ours = |(column, rule): (Option<ColumnId>, ColumnRule)| {
+        column.is_some_and(|column| local.rules.column(&column) == rule)
+    };
+    if ours.len() == theirs.len() && rules.all(is_ours) {
         return Ok(());
     }
-    let declared =
-        |def: &TableDef| Rules { columns: def.named_rules().columns, ..Rules::default() };
-    let (ours, theirs) = (declared(local), declared(foreign));
-    if ours == theirs {
-        return Ok(());
-    }
-    let table = foreign.name.clone();
-    Err(Unshowable::OtherRules { table, theirs: theirs.to_string(), ours: ours.to_string() })
+    let declared = |def: &TableDef| {
+        let rules = Rules { columns: def.named_rules().columns, ..Rules::default() };
+        rules.to_string()
+    };
+    let (table, ours, theirs) = (foreign.name.clone(), declared(local), declared(foreign));
+    Err(Unshowable::OtherRules { table, theirs, ours })
 }
 
 fn key_columns(def: &TableDef) -> impl Iterator<Item = &ColumnDef> {

@@ -10,6 +10,7 @@ mod disk;
 mod fragments;
 mod frozen;
 mod harness;
+mod ids;
 mod kill;
 mod large;
 mod links;

@@ -18,6 +18,7 @@ use super::lsn::Lsn;
 use super::sql;
 
 mod history;
+mod ids;
 mod slot;
 mod steps;
 

@@ -5,7 +5,7 @@ use landfall_protocol::schema::TableName;
 
 use super::{Finding, columns, rules};
 use crate::postgres::catalog::{Catalog, LocalTable, Partition, RelationKind};
-use crate::postgres::sql::{quote_identifier, quote_table};
+use crate::postgres::sql::{quote_identifier, quote_literal, quote_table};
 
 pub(super) fn judge(catalog: &Catalog, fleet: &Fleet, bypasses_rls: bool) -> Vec<Finding> {
     let missing = catalog.missing.iter().map(|table| {
@@ -174,8 +174,11 @@ fn sequence(table: &LocalTable) -> Option<Finding> {
             table.def.name, sequence.name
         ),
         format!(
-            "use uuid keys, or give each site numbers of its own, such as ALTER SEQUENCE {quoted} \
-             INCREMENT BY 100 RESTART WITH <a number that ends in the site's>"
+            "run SELECT landfall.use_next_id({table}, {column}) at every site, use uuid keys, or \
+             give each site numbers of its own, such as ALTER SEQUENCE {quoted} INCREMENT BY 100 \
+             RESTART WITH <a number that ends in the site's>",
+            table = quote_literal(&quote_table(&table.def.name)),
+            column = quote_literal(table.def.column_def(*key).map_or("", |column| &column.name)),
         ),
     ))
 }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use landfall_protocol::fleet::OWN_SCHEMA;
 use landfall_protocol::schema::TableName;
 
-use super::{LOCK_TIMEOUT, Plan, history};
+use super::{LOCK_TIMEOUT, Plan, history, ids};
 use crate::postgres::sql::{quote_identifier, quote_literal, quote_table};
 
 /// One thing the database needs.
@@ -80,6 +80,7 @@ pub const SCHEMA_IS_THERE: &str = "schema landfall is there";
 pub fn steps(plan: &Plan<'_>) -> Vec<Step> {
     let mut steps = role_steps(plan.role).to_vec();
     steps.extend(own_steps(plan.role));
+    steps.push(ids::step(plan));
     for (table, _) in plan.fleet.tables() {
         let about = |step| Step { table: Some(table.clone()), ..step };
         steps.extend(table_steps(plan.role, table).map(about));

@@ -1,0 +1,120 @@
+//! What `init` makes for keys that no two sites draw: numbers of time, site and a counter.
+
+use landfall_protocol::fleet::OWN_SCHEMA;
+
+use super::Plan;
+use super::steps::Step;
+
+/// Bits of the counter within a millisecond, and of the site's number above it. The time has the
+/// other 41 of 63 bits, which lasts from 2025 for 69 years.
+const COUNTER_BITS: u32 = 6;
+const SITE_BITS: u32 = 16;
+/// 2025-01-01, milliseconds since 1970.
+const EPOCH_MS: i64 = 1_735_689_600_000;
+/// How far the sequence may lag behind the clock, in its own steps: a second.
+const LAG_MAX: u32 = 1000 << COUNTER_BITS;
+
+/// The step, behind those that make our tables.
+pub(super) fn step(plan: &Plan<'_>) -> Step {
+    let site = plan.fleet.member_named(plan.member).map_or(0, |member| member.site.number());
+    let sql = format!(
+        "CREATE SEQUENCE IF NOT EXISTS {OWN_SCHEMA}.id_clock MINVALUE 0;
+{}
+{}
+{}
+GRANT USAGE ON SCHEMA {OWN_SCHEMA} TO PUBLIC;
+GRANT EXECUTE ON FUNCTION landfall.next_id() TO PUBLIC;
+GRANT EXECUTE ON FUNCTION landfall.id_parts(bigint) TO PUBLIC;",
+        next_id(site),
+        id_parts(),
+        use_next_id()
+    );
+    let probe = format!(
+        "SELECT coalesce((SELECT prosrc LIKE '%site {site} of the fleet%' FROM pg_proc
+        WHERE oid = to_regprocedure('landfall.next_id()')), false)
+    AND to_regprocedure('landfall.id_parts(bigint)') IS NOT NULL
+    AND to_regprocedure('landfall.use_next_id(regclass, name)') IS NOT NULL
+    AND coalesce(has_schema_privilege('public', to_regnamespace('{OWN_SCHEMA}')::oid, 'USAGE'), false)"
+    );
+    Step::new("everybody may draw keys that no other site draws (landfall.next_id)", sql, probe)
+}
+
+/// The sequence holds time and counter, and gives each number once, whatever the clock does. When it
+/// lags it is moved to the present, by one session while no other may draw: who draws holds a shared
+/// lock. Where that cannot be had the number is older than it could be, and as good.
+fn next_id(site: u16) -> String {
+    format!(
+        "CREATE OR REPLACE FUNCTION landfall.next_id() RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $function$
+-- Of site {site} of the fleet.
+DECLARE
+    present bigint := ((extract(epoch FROM clock_timestamp()) * 1000)::bigint - {EPOCH_MS})
+        << {COUNTER_BITS};
+    tick bigint;
+BEGIN
+    PERFORM pg_advisory_xact_lock_shared(hashtext('landfall.id_clock'));
+    IF (SELECT present - last_value > {LAG_MAX} FROM landfall.id_clock)
+        AND pg_try_advisory_lock(hashtext('landfall.id_clock'))
+    THEN
+        BEGIN
+            PERFORM setval('landfall.id_clock', present) FROM landfall.id_clock
+                WHERE present - last_value > {LAG_MAX};
+            PERFORM pg_advisory_unlock(hashtext('landfall.id_clock'));
+        EXCEPTION WHEN query_canceled OR OTHERS THEN
+            PERFORM pg_advisory_unlock(hashtext('landfall.id_clock'));
+            RAISE;
+        END;
+    END IF;
+    tick := nextval('landfall.id_clock');
+    RETURN (tick >> {COUNTER_BITS} << {low})
+        | ({site}::bigint << {COUNTER_BITS})
+        | (tick & {counter_mask});
+END $function$;",
+        low = COUNTER_BITS + SITE_BITS,
+        counter_mask = (1 << COUNTER_BITS) - 1,
+    )
+}
+
+fn id_parts() -> String {
+    format!(
+        "CREATE OR REPLACE FUNCTION landfall.id_parts(id bigint,
+    OUT site int, OUT made_at timestamptz, OUT counter int)
+LANGUAGE sql IMMUTABLE STRICT SET search_path = pg_catalog AS $function$
+    SELECT (id >> {COUNTER_BITS} & {site_mask})::int,
+        to_timestamp(((id >> {low}) + {EPOCH_MS}) / 1000.0),
+        (id & {counter_mask})::int
+$function$;",
+        low = COUNTER_BITS + SITE_BITS,
+        site_mask = (1u32 << SITE_BITS) - 1,
+        counter_mask = (1 << COUNTER_BITS) - 1,
+    )
+}
+
+/// Runs with the rights of its caller, who must own the table.
+fn use_next_id() -> String {
+    "CREATE OR REPLACE FUNCTION landfall.use_next_id(relation regclass, col name) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog AS $function$
+DECLARE
+    kind regtype := (SELECT atttypid FROM pg_attribute
+        WHERE attrelid = relation AND attname = col AND attnum > 0 AND NOT attisdropped);
+    owned text := pg_get_serial_sequence(relation::text, col);
+    is_identity bool := (SELECT attidentity <> '' FROM pg_attribute
+        WHERE attrelid = relation AND attname = col);
+BEGIN
+    IF kind IS NULL THEN
+        RAISE EXCEPTION 'table % has no column %', relation, col
+            USING ERRCODE = 'undefined_column';
+    ELSIF kind <> 'bigint'::regtype THEN
+        RAISE EXCEPTION 'column % of table % is % and too small for these numbers', col, relation, kind
+            USING ERRCODE = 'datatype_mismatch',
+            HINT = format('At every site: ALTER TABLE %s ALTER COLUMN %I TYPE bigint;', relation, col);
+    END IF;
+    IF is_identity THEN
+        EXECUTE format('ALTER TABLE %s ALTER COLUMN %I DROP IDENTITY', relation, col);
+    ELSIF owned IS NOT NULL THEN
+        EXECUTE format('ALTER SEQUENCE %s OWNED BY NONE', owned);
+    END IF;
+    EXECUTE format('ALTER TABLE %s ALTER COLUMN %I SET DEFAULT landfall.next_id()', relation, col);
+END $function$;"
+        .to_owned()
+}

@@ -7,9 +7,11 @@
 //! | `no-causal-order` | a transaction does not wait for what its origin had seen |
 //! | `torn-fold` | the position in the log becomes durable after what was folded up to it |
 //! | `volatile-clock` | a start forgets the last clock reading |
-//! | `confirm-before-sync` | the slot is confirmed up to what is received, not what is durable |
+//! | `confirm-before-sync` | the slot is confirmed up to what is about to become durable |
+//! | `send-before-sync` | own units are sent before they are durable; only in a simulator |
 //! | `ack-before-sync` | a peer is told of units before they are durable |
 //! | `early-horizon` | transactions count as folded before their clocks are stored |
+//! | `stale-clocks` | apply uses the clocks it looked up early although the fold has moved clocks |
 //! | `no-chain-check` | a unit need not follow on the one before |
 //! | `stalled-store` | nothing; what capture sends to the store never gets done |
 //! | `unwritten-token` | nothing; it hangs when the store knows the next token and the database does not |

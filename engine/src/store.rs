@@ -90,6 +90,9 @@ pub struct Store {
     news: watch::Receiver<Log>,
     counters: Arc<Counters>,
     fold_epoch: Arc<AtomicU64>,
+    /// What links are told where they are told too early.
+    #[cfg(feature = "simulation")]
+    early: Option<watch::Receiver<Log>>,
 }
 
 impl std::fmt::Debug for Store {
@@ -181,6 +184,15 @@ impl Store {
         self.news.clone()
     }
 
+    /// The same for those who send: units are in it before they are durable when that is planted.
+    pub(crate) fn watch_for_links(&self) -> watch::Receiver<Log> {
+        #[cfg(feature = "simulation")]
+        if let Some(early) = &self.early {
+            return early.clone();
+        }
+        self.watch()
+    }
+
     /// Whether changes found no room the last time some were to be written.
     pub fn is_full(&self) -> bool {
         self.counters.full.load(Ordering::Relaxed)
@@ -240,7 +252,15 @@ impl Parts {
             ballast,
         };
         let fold_epoch = Arc::new(AtomicU64::new(0));
-        let store = Store { writes, reads, news: watched, counters, fold_epoch };
+        let store = Store {
+            writes,
+            reads,
+            news: watched,
+            counters,
+            fold_epoch,
+            #[cfg(feature = "simulation")]
+            early: None,
+        };
         Self { store, opened, tools, write_commands, read_commands }
     }
 }

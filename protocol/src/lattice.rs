@@ -182,6 +182,8 @@ impl RowClock {
 
     fn join_existence(&mut self, new: Existence, outcome: &mut JoinOutcome) {
         match self.existence {
+            #[cfg(feature = "simulation")]
+            Some(known) if is_tie(known.stamp, new.stamp) => {}
             Some(known) if known.stamp > new.stamp => outcome.existence_lost = Some(known.stamp),
             Some(known) if known.stamp == new.stamp => {}
             _ => {
@@ -202,6 +204,8 @@ impl RowClock {
                 continue;
             }
             match known {
+                #[cfg(feature = "simulation")]
+                Some(known) if is_tie(known, stamp) => {}
                 #[cfg(feature = "simulation")]
                 Some(known)
                     if known.hlc == stamp.hlc && crate::planted::active("arrival-order") =>
@@ -366,4 +370,14 @@ impl RowClock {
         }
         Ok(())
     }
+}
+
+/// Whether two stamps are the same but for the life of their site, where that shall not count.
+#[cfg(feature = "simulation")]
+fn is_tie(known: Stamp, new: Stamp) -> bool {
+    let site = |stamp: Stamp| stamp.txn.origin.site;
+    known.txn != new.txn
+        && known.hlc == new.hlc
+        && site(known) == site(new)
+        && crate::planted::active("tie-break")
 }

@@ -3,6 +3,7 @@
 //! | name | what is wrong then |
 //! |---|---|
 //! | `tombstone-forgets` | a delete drops cells that are newer |
+//! | `tie-break` | two lives of one site may write with one stamp, and the first that comes stays |
 //! | `arrival-order` | of two equal clock readings the one that comes last wins |
 
 use std::cell::RefCell;

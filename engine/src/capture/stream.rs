@@ -324,6 +324,7 @@ async fn session(context: &CaptureContext) -> Endless {
         batch: Batch { end: start, ..Batch::default() },
         received: start,
         durable: start,
+        flying: start,
         alert,
         took_off: Instant::now(),
         asked: None,
@@ -485,6 +486,8 @@ struct Capture<'a> {
     received: Lsn,
     /// The newest position durable here.
     durable: Lsn,
+    /// What the fold in flight will make durable.
+    flying: Lsn,
     /// Makes the guard look at once.
     alert: Arc<Notify>,
     /// Since when the fold in flight is on its way.
@@ -505,6 +508,9 @@ impl Capture<'_> {
                 let count = self.batch.transactions.len();
                 flight = self.take_off();
                 rest = flight.is_some().then(|| Rest::after(count));
+                if plant::active("confirm-before-sync") {
+                    self.report();
+                }
                 self.take_fragments()?;
             }
             let landing = async {
@@ -596,6 +602,9 @@ impl Capture<'_> {
         let batch = std::mem::replace(&mut self.batch, Batch { end, ..Batch::default() });
         let store = self.context.store.clone();
         self.took_off = Instant::now();
+        if batch.resume.is_none() && !batch.transactions.is_empty() {
+            self.flying = end;
+        }
         if plant::active("early-horizon") {
             self.context.horizon.note_folded(batch.xids.iter().copied());
         }
@@ -717,7 +726,7 @@ impl Capture<'_> {
     /// has on disk.
     fn report(&mut self) {
         let early = plant::active("confirm-before-sync");
-        let flush = if early { self.received } else { self.durable };
+        let flush = if early { self.flying.max(self.durable) } else { self.durable };
         let status = StandbyStatus {
             write: self.received.max(self.durable),
             flush,

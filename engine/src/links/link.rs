@@ -22,6 +22,7 @@ use super::Shared;
 use super::incoming::{Arrived, Fault, Intake, read_head};
 use super::serving::Serving;
 use super::status::Heard;
+use crate::plant;
 use crate::store::{self, Log, Store, StoreError};
 use crate::tasks::Child;
 use crate::time;
@@ -198,7 +199,7 @@ impl Driver {
             .into_iter()
             .map(|held| Held { origin: held.origin, seq: held.seq, hash: held.hash })
             .collect();
-        let mut log = shared.store.watch();
+        let mut log = shared.store.watch_for_links();
         let opening = {
             let log = log.borrow_and_update();
             Opening {
@@ -364,6 +365,11 @@ impl Driver {
 
     async fn handle_arrived(&mut self, Arrived { origin, last }: Arrived) -> Result<(), LinkEnd> {
         self.session.handle_unit_received(origin, last, self.now_ms());
+        if plant::active("ack-before-sync") {
+            let mut log = self.log.borrow().clone();
+            log.received.advance(origin, last);
+            self.session.handle_log_advanced(&log.received, &log.applied, self.now_ms());
+        }
         // The session takes it for said, but the switchboard does not know yet.
         self.tell(Event::Acked { received: [(origin, last)].into_iter().collect() }).await
     }

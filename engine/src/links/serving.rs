@@ -70,7 +70,7 @@ impl Serving {
         let followed = Followed { generation, sent: after, state };
         // The session stops what it starts anew first.
         self.followed.insert(origin, followed);
-        let log = self.shared.store.watch();
+        let log = self.shared.store.watch_for_links();
         let known = log.borrow().received.get(origin);
         if known > after {
             self.pump(origin);
@@ -147,7 +147,7 @@ impl Serving {
         let Some(followed) = self.followed.get_mut(&origin) else { return };
         self.kept += usize::from(stream.is_some());
         followed.state = State::Idle(stream);
-        let known = self.shared.store.watch().borrow().received.get(origin);
+        let known = self.shared.store.watch_for_links().borrow().received.get(origin);
         if known > followed.sent {
             self.pump(origin);
         }
@@ -161,7 +161,7 @@ impl Serving {
         self.kept -= usize::from(stream.is_some());
         let pump = Pump {
             store: self.shared.store.clone(),
-            log: self.shared.store.watch(),
+            log: self.shared.store.watch_for_links(),
             connection: self.connection.clone(),
             origin,
             sent: followed.sent,

@@ -94,7 +94,7 @@ impl Switchboard {
         let mut dialer = Dialer::new(backoff);
         let peers = config.dial.iter().copied().filter(|site| *site != shared.own()).collect();
         dialer.handle_peers(&peers, shared.clock.now_ms());
-        let log = shared.store.watch();
+        let log = shared.store.watch_for_links();
         Self {
             endpoint,
             log,

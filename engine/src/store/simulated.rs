@@ -12,7 +12,7 @@ use futures_util::future::{LocalBoxFuture, join};
 use landfall_protocol::fold::MarkerKey;
 use rusqlite::Connection;
 use rusqlite::backup::{Backup, StepResult};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::ballast::Ballast;
 use super::clocks::{ClockWriter, RecentClocks};
@@ -23,6 +23,7 @@ use super::sql::Database;
 use super::state::State;
 use super::writer::{Signer, WriteCommand, Writer, take_queued};
 use super::{Parts, Store, StoreError};
+use crate::plant;
 
 /// Small pages, because disks are copied.
 const PAGE_BYTES: i64 = 1024;
@@ -148,13 +149,17 @@ impl Store {
         let Parts { store, opened, tools, mut write_commands, mut read_commands } =
             Parts::new(settings, &state, signer, fleet_version, ballast);
         let clocks = ClockWriter::new(Arc::clone(&recent), settings.recent_clocks_bytes);
+        let (soon, early) = watch::channel(opened.log.clone());
+        let early = plant::active("send-before-sync").then_some(early);
+        let soon = early.is_some().then_some(soon);
+        let store = Self { early, ..store };
         let caches = (Arc::clone(&tools.units), recent);
         let own = opened.identity.origin;
         let work = async move {
             let database = || Database::new(&disk.connection);
             let mut writer = Writer::new(database(), state, tools, clocks);
             let reader = Reader::new(&disk.connection, paths, own, caches);
-            let writing = write(&mut writer, &disk, &mut write_commands, &*pace);
+            let writing = write(&mut writer, &disk, &mut write_commands, (&*pace, soon));
             let reading = read(&reader, &mut read_commands, &*pace);
             join(writing, reading).await;
         };
@@ -166,7 +171,7 @@ async fn write(
     writer: &mut Writer<'_>,
     disk: &MemoryDisk,
     commands: &mut mpsc::Receiver<WriteCommand>,
-    pace: &dyn Pace,
+    (pace, soon): (&dyn Pace, Option<watch::Sender<Log>>),
 ) {
     while let Some(first) = commands.recv().await {
         pace.pause(Moment::BeforeCommit).await;
@@ -175,9 +180,16 @@ async fn write(
         }
         let (round, close) = take_queued(first, commands);
         let round = writer.round(round);
+        if let Some(soon) = &soon {
+            soon.send_replace(round.own_log_at_once());
+            pace.pause(Moment::BeforeCommit).await;
+        }
         pace.committed(disk);
         pace.pause(Moment::AfterCommit).await;
         round.tell();
+        if let Some(soon) = &soon {
+            soon.send_replace(writer.tools.news.borrow().clone());
+        }
         if let Some(closed) = close {
             writer.record_position();
             // Nobody listening any more is no reason to complain.

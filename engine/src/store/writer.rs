@@ -217,6 +217,15 @@ pub(super) struct Round<'w, 'c> {
 }
 
 impl Round<'_, '_> {
+    /// The last news, with what of the own log is not told yet.
+    #[cfg(feature = "simulation")]
+    pub(super) fn own_log_at_once(&self) -> Log {
+        let (own, now) = (self.writer.state.identity.origin, self.writer.state.log());
+        let mut log = self.writer.tools.news.borrow().clone();
+        log.received.advance(own, now.received.get(own));
+        log
+    }
+
     /// Publishes the news, then answers.
     pub(super) fn tell(self) {
         if self.moves_clocks {

@@ -11,13 +11,15 @@ use std::time::Duration;
 use landfall_engine::links::LinksHandle;
 use landfall_engine::postgres::lsn::Lsn;
 use landfall_engine::store::{Log, Store};
-use landfall_protocol::change::Transaction;
+use landfall_protocol::change::{Fragment, Transaction};
 use landfall_protocol::clock::Hlc;
 use landfall_protocol::fold::{MARKER_PREFIX, Marker, MarkerKey};
 use landfall_protocol::id::{Origin, Seq, TxnId};
+use landfall_protocol::unit::UnitHash;
 use landfall_protocol::value::{RowKey, Value};
 use landfall_protocol::version::VersionVector;
 
+use super::ambush;
 use super::oracle::{self, Event, Moment, Oracle, Table};
 use super::postgres::{Change, CommitRecord, View};
 use super::workload::{ACCOUNTS, DEPOSIT, account};
@@ -34,7 +36,8 @@ pub(crate) async fn watch(world: Rc<World>, site: Rc<Site>, store: Store) {
         if let Err(broken) = follows(&site.told.borrow(), &log) {
             return world.fail(format!("{}: {broken}", site.id));
         }
-        *site.told.borrow_mut() = log;
+        let before = site.told.replace(log);
+        ambush::strike(&world, &site, &before);
         if news.changed().await.is_err() {
             return;
         }
@@ -60,19 +63,51 @@ pub(crate) fn follows(before: &Log, now: &Log) -> Result<(), String> {
     Ok(())
 }
 
-/// All that a store holds, by origin.
-pub(crate) async fn contents(store: &Store) -> Result<BTreeMap<Origin, Vec<Transaction>>, String> {
+/// What a store holds of an origin.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Held {
+    pub(crate) transactions: Vec<Transaction>,
+    /// So many come before a large one of which the end is not there.
+    pub(crate) whole: usize,
+}
+
+impl Held {
+    /// Without a large one of which the end is not there.
+    pub(crate) fn whole(&self) -> &[Transaction] {
+        &self.transactions[..self.whole]
+    }
+
+    /// Changes that wait for the end of their transaction.
+    pub(crate) fn waiting(&self) -> u64 {
+        let waiting = self.transactions[self.whole..].iter();
+        waiting.map(|transaction| transaction.changes.len() as u64).sum()
+    }
+}
+
+/// All that a store holds.
+pub(crate) type Contents = BTreeMap<Origin, Held>;
+
+/// Reads all that a store holds.
+pub(crate) async fn contents(store: &Store) -> Result<Contents, String> {
     let received = store.watch().borrow().received.clone();
-    let mut found = BTreeMap::new();
+    let mut found = Contents::new();
     for (origin, last) in received.iter() {
-        let mut transactions = Vec::new();
-        let mut after = Seq::ZERO;
+        let (mut transactions, mut whole) = (Vec::new(), 0);
+        let (mut after, mut hash) = (Seq::ZERO, UnitHash::GENESIS);
         while after < last {
             let units = store.units_after(origin, after, 1 << 20).await;
             let units = units.map_err(|error| format!("read {origin}: {error}"))?;
             for unit in units {
+                let (header, previous) = (unit.header(), hash);
+                if header.previous != std::mem::replace(&mut hash, unit.hash()) {
+                    let txn = TxnId { origin, seq: header.first };
+                    return Err(format!("{txn} does not follow on {previous:?}"));
+                }
                 transactions.extend(unit.transactions().map_err(|error| error.to_string())?);
-                after = unit.header().last;
+                after = header.last;
+                if header.fragment != Fragment::More {
+                    whole = transactions.len();
+                }
             }
         }
         for (place, transaction) in transactions.iter().enumerate() {
@@ -81,7 +116,7 @@ pub(crate) async fn contents(store: &Store) -> Result<BTreeMap<Origin, Vec<Trans
                 return Err(format!("{txn} stands at place {}", place + 1));
             }
         }
-        found.insert(origin, transactions);
+        found.insert(origin, Held { transactions, whole });
     }
     Ok(found)
 }
@@ -119,7 +154,8 @@ pub(crate) async fn watch_peers(world: Rc<World>, site: Rc<Site>, links: LinksHa
 fn check_acknowledged(world: &World, site: &Site, links: &LinksHandle) -> Result<(), String> {
     for peer in links.peers() {
         let Some(there) = world.sites.iter().find(|other| other.id == peer.site) else { continue };
-        if there.told.borrow().received.contains(&peer.received) {
+        // It may have held it.
+        if there.was_set_back.get() || there.told.borrow().received.contains(&peer.received) {
             continue;
         }
         // The disk may know more than was told yet.
@@ -157,6 +193,8 @@ pub(crate) struct SiteLog<'a> {
     pub(crate) records: Vec<Arc<CommitRecord>>,
     /// Its own transactions, as its store holds them.
     pub(crate) own: &'a [Transaction],
+    /// Whether that life is over: what nobody else has all of is gone.
+    pub(crate) is_over: bool,
 }
 
 /// A step in the life of a site's database.
@@ -208,6 +246,7 @@ fn events(record: &CommitRecord, first_table: usize) -> Vec<Event> {
 /// The steps of a log, one for each record.
 fn entries(log: &SiteLog<'_>, first_table: usize) -> Result<Vec<Entry>, String> {
     // The fragments of a large one have one clock reading.
+    let held = log.own.chunk_by(|one, next| one.hlc == next.hlc).count();
     let mut own = log.own.chunk_by(|one, next| one.hlc == next.hlc);
     let (mut committed, mut found) = (0, Vec::new());
     for record in &log.records {
@@ -223,8 +262,12 @@ fn entries(log: &SiteLog<'_>, first_table: usize) -> Result<Vec<Entry>, String> 
             }
             None => Entry::Other,
         });
+        // Of what nobody has all, nothing was ever shown elsewhere.
+        if log.is_over && committed > held {
+            found.pop();
+            return Ok(found);
+        }
     }
-    let held = log.own.chunk_by(|one, next| one.hlc == next.hlc).count();
     if committed != held {
         let origin = log.origin;
         return Err(format!("{origin} committed {committed} transactions, its store holds {held}"));
@@ -248,6 +291,11 @@ fn apply_marker(log: &SiteLog<'_>, record: &CommitRecord) -> Option<Option<(Orig
         (_, Marker::Apply { origin, first, last, .. }) => Some(Some((origin, first, last))),
         (found, _) => Some(found.flatten()),
     })
+}
+
+/// Whether a log has all that is held of it.
+pub(crate) fn reaches(log: &SiteLog<'_>, first_table: usize) -> bool {
+    entries(log, first_table).is_ok()
 }
 
 /// Checks everything that became visible anywhere, and says what all must show.

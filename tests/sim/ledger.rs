@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use landfall_protocol::id::SiteId;
+use landfall_protocol::id::Origin;
 use landfall_protocol::value::Value;
 
 use super::oracle::{Table, text};
@@ -14,11 +14,11 @@ pub(crate) type Row = (usize, i64);
 /// What became of such rows.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
-    /// With the site that acknowledged it.
-    inserted: BTreeMap<Row, SiteId>,
+    /// With the life of a site that acknowledged it.
+    inserted: BTreeMap<Row, Origin>,
     /// A delete met the row; whether it was committed need not be known.
     doomed: BTreeSet<Row>,
-    deleted: BTreeMap<Row, SiteId>,
+    deleted: BTreeMap<Row, Origin>,
 }
 
 /// What a transaction did to such rows, before its outcome is known.
@@ -42,22 +42,26 @@ impl Ledger {
     }
 
     /// The commit was acknowledged.
-    pub(crate) fn acknowledge(&mut self, site: SiteId, done: Promises) {
-        self.inserted.extend(done.inserted.into_iter().map(|row| (row, site)));
-        self.deleted.extend(done.deleted.into_iter().map(|row| (row, site)));
+    pub(crate) fn acknowledge(&mut self, by: Origin, done: Promises) {
+        self.inserted.extend(done.inserted.into_iter().map(|row| (row, by)));
+        self.deleted.extend(done.deleted.into_iter().map(|row| (row, by)));
     }
 
-    /// Whether these tables keep what was promised.
-    pub(crate) fn check(&self, tables: &[Table]) -> Result<(), String> {
+    /// Whether these tables keep what was promised by lives of which nothing may be lost.
+    pub(crate) fn check(
+        &self,
+        tables: &[Table],
+        is_kept: impl Fn(Origin) -> bool,
+    ) -> Result<(), String> {
         let shows = |(table, id): &Row| tables[*table].contains_key(&vec![text(&Value::Int(*id))]);
-        for (row, site) in &self.inserted {
+        for (row, by) in self.inserted.iter().filter(|(_, by)| is_kept(**by)) {
             if !self.doomed.contains(row) && !shows(row) {
-                return Err(format!("row {row:?} is missing, which {site} acknowledged"));
+                return Err(format!("row {row:?} is missing, which {by} acknowledged"));
             }
         }
-        for (row, site) in &self.deleted {
+        for (row, by) in self.deleted.iter().filter(|(_, by)| is_kept(**by)) {
             if shows(row) {
-                return Err(format!("row {row:?} is there, whose delete {site} acknowledged"));
+                return Err(format!("row {row:?} is there, whose delete {by} acknowledged"));
             }
         }
         Ok(())
@@ -66,22 +70,31 @@ impl Ledger {
 
 #[cfg(test)]
 mod tests {
+    use landfall_protocol::id::{Incarnation, SiteId};
+
     use super::*;
 
     #[test]
     fn what_was_acknowledged_is_missed() {
-        let site = SiteId::new(1).expect("it is not zero");
+        let life = |number| Origin {
+            site: SiteId::new(1).expect("it is not zero"),
+            incarnation: Incarnation::new(number).expect("it is not zero"),
+        };
+        let now = life(2);
         let mut ledger = Ledger::default();
         let shows = |ids: &[i64]| {
             let row = |id: &i64| (vec![text(&Value::Int(*id))], Vec::new());
             [ids.iter().map(row).collect::<Table>()]
         };
-        ledger.acknowledge(site, Promises { inserted: vec![(0, 7), (0, 8)], deleted: vec![] });
-        assert!(ledger.check(&shows(&[7])).is_err());
+        let check = |ledger: &Ledger, ids: &[i64]| ledger.check(&shows(ids), |by| by == now);
+        let lost = Promises { inserted: vec![(0, 6)], deleted: vec![(0, 7)] };
+        ledger.acknowledge(life(1), lost);
+        ledger.acknowledge(now, Promises { inserted: vec![(0, 7), (0, 8)], deleted: vec![] });
+        assert!(check(&ledger, &[7]).is_err());
         ledger.doom((0, 8));
-        assert!(ledger.check(&shows(&[7])).is_ok());
-        assert!(ledger.check(&shows(&[7, 8])).is_ok());
-        ledger.acknowledge(site, Promises { inserted: vec![], deleted: vec![(0, 8)] });
-        assert!(ledger.check(&shows(&[7, 8])).is_err());
+        assert!(check(&ledger, &[7]).is_ok());
+        assert!(check(&ledger, &[7, 8]).is_ok());
+        ledger.acknowledge(now, Promises { inserted: vec![], deleted: vec![(0, 8)] });
+        assert!(check(&ledger, &[7, 8]).is_err());
     }
 }

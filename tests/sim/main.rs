@@ -19,20 +19,29 @@ struct Orders {
     threads: u64,
     /// A mistake is planted: no failure is the failure.
     must_fail: bool,
+    /// Nothing goes wrong but what is planted.
+    calm: bool,
+}
+
+impl Orders {
+    fn options(&self, seed: u64) -> Options {
+        let options = Options::draw(seed, &self.planted);
+        if self.calm { options.calm() } else { options }
+    }
 }
 
 fn main() -> anyhow::Result<ExitCode> {
     let orders = read(std::env::args().skip(1))?;
     if let Some(seed) = orders.seed {
-        return Ok(show(seed, &orders.planted));
+        return Ok(show(orders.options(seed)));
     }
     Ok(run_many(&orders))
 }
 
 fn read(mut args: impl Iterator<Item = String>) -> anyhow::Result<Orders> {
     let (runs, first_seed, threads) = (1_000, 1, 2);
-    let mut orders =
-        Orders { runs, first_seed, seed: None, planted: Vec::new(), threads, must_fail: false };
+    let (seed, planted, must_fail, calm) = (None, Vec::new(), false, false);
+    let mut orders = Orders { runs, first_seed, seed, planted, threads, must_fail, calm };
     while let Some(arg) = args.next() {
         let value = args.next().with_context(|| format!("{arg} wants a value"))?;
         let number = || value.parse::<u64>().with_context(|| format!("{arg} {value}"));
@@ -42,6 +51,7 @@ fn read(mut args: impl Iterator<Item = String>) -> anyhow::Result<Orders> {
             "--seed" => orders.seed = Some(number()?),
             "--threads" => orders.threads = number()?.max(1),
             "--plant" => orders.planted.push(value),
+            "--calm" => orders.calm = value == "yes",
             "--must-fail" => orders.must_fail = value == "yes",
             _ => bail!("unknown argument {arg}"),
         }
@@ -49,7 +59,7 @@ fn read(mut args: impl Iterator<Item = String>) -> anyhow::Result<Orders> {
     Ok(orders)
 }
 
-fn show(seed: u64, planted: &[String]) -> ExitCode {
+fn show(options: Options) -> ExitCode {
     // With RUST_LOG, also what the engine has to tell.
     let quiet = LogConfig { level: tracing::Level::WARN, format: LogFormat::Text };
     if std::env::var_os("RUST_LOG").is_some()
@@ -57,8 +67,8 @@ fn show(seed: u64, planted: &[String]) -> ExitCode {
     {
         println!("no log: {error}");
     }
-    let options = Options::draw(seed, planted);
     println!("{options:#?}");
+    let seed = options.seed;
     let report = sim::run(options, Trace::On);
     for line in &report.trace {
         println!("{line}");
@@ -88,7 +98,7 @@ fn run_many(orders: &Orders) -> ExitCode {
                         return;
                     }
                     let seed = orders.first_seed + place;
-                    let report = sim::run(Options::draw(seed, &orders.planted), Trace::Off);
+                    let report = sim::run(orders.options(seed), Trace::Off);
                     done.fetch_add(1, Ordering::Relaxed);
                     steps.fetch_add(report.steps.count, Ordering::Relaxed);
                     if let Some(failure) = report.failure {

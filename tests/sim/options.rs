@@ -4,6 +4,7 @@ use crate::dice::Dice;
 
 use super::extras::Extras;
 use super::network::Line;
+use super::restores::Mishap;
 
 /// Everything that the seed decides beforehand.
 #[derive(Clone, Debug)]
@@ -38,6 +39,14 @@ pub struct Options {
     pub clock_bytes: usize,
     /// Bytes of a link that are written or read at once, at most; 0 for all.
     pub portion_max: u64,
+    /// How often a site crashes when something of it has just reached another.
+    pub ambushes: u64,
+    /// Whether all clocks stand still in 1970, so that two lives of a site draw the same readings.
+    pub has_dead_clocks: bool,
+    /// Whether everybody inserts and deletes the same row all the time.
+    pub is_contested: bool,
+    /// What is set back to an old state.
+    pub mishap: Option<Mishap>,
     /// How links are.
     pub(crate) line: Line,
     /// What there is beside that.
@@ -49,6 +58,11 @@ pub struct Options {
 impl Options {
     /// The options of a seed.
     pub fn draw(seed: u64, planted: &[String]) -> Self {
+        Self::with_extras(seed, planted).special(seed)
+    }
+
+    /// Those without what only some seeds have.
+    pub fn with_extras(seed: u64, planted: &[String]) -> Self {
         let extras = Extras::draw(seed);
         let plain = Self::plain(seed, planted);
         // Four sites take as long as four runs with two, and rarely show more.
@@ -61,7 +75,7 @@ impl Options {
         self.extras.refused_above.map(|_| 1 + self.seed % self.sites)
     }
 
-    /// Those without extras.
+    /// Those without extras, too.
     pub fn plain(seed: u64, planted: &[String]) -> Self {
         let mut dice = Dice::new(seed ^ 0x006f_7074_696f_6e73);
         let line = Line {
@@ -85,9 +99,50 @@ impl Options {
             unit_bytes_max: dice.pick(&[1, 200, 4 << 20]),
             clock_bytes: dice.pick(&[0, 2_000, 6 << 20]),
             portion_max: dice.pick(&[0, 0, 16, 200]),
+            ambushes: 0,
+            has_dead_clocks: false,
+            is_contested: false,
+            mishap: None,
             line,
             extras: Extras::default(),
             planted: planted.to_vec(),
         }
+    }
+
+    /// What only some seeds have. It is drawn apart, and changes nothing of what else a seed decides.
+    fn special(mut self, seed: u64) -> Self {
+        let mut dice = Dice::new(seed ^ 0x7370_6563_6961_6c00);
+        match dice.below(10) {
+            0..=2 => self.mishap = Some(Mishap::draw(&mut dice)),
+            3 => self.ambushes = 1 + dice.below(3),
+            4 => {
+                self.is_contested = true;
+                (self.hot_keys, self.clients) = (1, 2);
+                self.transactions = 6 + dice.below(10);
+                self.phase_ms = self.phase_ms.min(5_000);
+                self.postgres_ms_max = dice.pick(&[2, 10]);
+            }
+            5 => {
+                (self.mishap, self.has_dead_clocks) = (Some(Mishap::Rebuilt), true);
+                self.hot_keys = 1;
+                self.transactions = 6 + dice.below(6);
+                self.phase_ms = self.phase_ms.min(5_000);
+            }
+            6 => {
+                // Capture keeps up while rows are being locked.
+                self.transactions = 6 + dice.below(10);
+                self.phase_ms = self.phase_ms.min(5_000);
+                (self.hot_keys, self.clients) = (dice.pick(&[2, 4]), 2);
+                (self.store_ms_max, self.postgres_ms_max) = (dice.below(2), 10);
+            }
+            _ => {}
+        }
+        self
+    }
+
+    /// The same without faults.
+    #[must_use]
+    pub fn calm(self) -> Self {
+        Self { faults: 0, lost_per_million: 0, ambushes: 0, mishap: None, ..self }
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use landfall_protocol::schema::ColumnId;
 use landfall_protocol::value::{RowKey, Value};
 
+use super::oracle;
 use super::postgres::{Cluster, Line, PgError, Settings, TableSpec};
 use super::workload::ITEM;
 use super::world::World;
@@ -43,7 +44,7 @@ pub(crate) async fn free(world: &World) -> Result<(), String> {
             continue;
         }
         world.trace(|| format!("item {id} was kept out"));
-        if !parked.contains(&id.to_string()) {
+        if !parked.contains(&oracle::texts(&[Value::Int(id)])) {
             return Err(format!("item {id} is kept out of site {number} and not parked there"));
         }
         if !there.contains_key(&id) {
@@ -70,10 +71,10 @@ fn items(cluster: &Cluster) -> Items {
     })
 }
 
-/// Keys of parked rows, as people read them.
-fn parked(cluster: &Cluster) -> BTreeSet<String> {
+/// Keys of parked items.
+pub(crate) fn parked(cluster: &Cluster) -> BTreeSet<Vec<String>> {
     let key = |line: &Line| match line {
-        Line::Parked(line) => Some(line.row_key.clone()),
+        Line::Parked(line) => Some(oracle::texts(&[Value::Int(line.row_key.parse().ok()?)])),
         Line::Conflict(_) => None,
     };
     cluster.view(|view| view.lines().iter().filter_map(key).collect())

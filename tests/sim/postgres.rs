@@ -23,9 +23,7 @@ mod walsender;
 #[cfg(test)]
 mod tests;
 
-#[cfg(test)]
-pub(crate) use self::cluster::{Backup, Restore};
-pub(crate) use self::cluster::{Cluster, View};
+pub(crate) use self::cluster::{Backup, Cluster, Restore, View};
 pub(crate) use self::error::PgError;
 #[cfg(test)]
 pub(crate) use self::heap::Strength;

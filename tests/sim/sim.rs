@@ -9,6 +9,7 @@
 //! very many of them. A run has two phases: in the first things go wrong, in the second nothing
 //! does, and everything must come to rest within a bound of simulated time.
 
+mod ambush;
 mod checks;
 mod executor;
 mod extras;
@@ -21,6 +22,7 @@ mod oracle;
 mod parking;
 #[cfg_attr(not(test), expect(dead_code, reason = "its own tests need more of it than the world"))]
 mod postgres;
+mod restores;
 mod site;
 mod wires;
 mod workload;
@@ -29,5 +31,6 @@ mod world;
 pub use executor::Steps;
 pub use extras::Extras;
 pub use options::Options;
+pub use restores::Mishap;
 pub use wires::Shape;
 pub use world::{Report, Trace, run};

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -17,7 +18,9 @@ use landfall_engine::links::{self, Links};
 use landfall_engine::postgres::connect::PgSettings;
 use landfall_engine::replica::{self, ReplicaContext, ReplicaStatus};
 use landfall_engine::simulation::{self, Surroundings};
-use landfall_engine::store::{Log, MemoryDisk, Moment, Opened, Pace, Settings, Store, StoreError};
+use landfall_engine::store::{
+    DatabaseIdentity, Log, MemoryDisk, Moment, Opened, Pace, Settings, Store, StoreError,
+};
 use landfall_engine::tasks::Tasks;
 use landfall_engine::transport::Endpoint;
 use landfall_protocol::fleet::Fleet;
@@ -29,8 +32,8 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::executor::Life;
-use super::network::address;
-use super::postgres::Cluster;
+use super::postgres::{Backup, Cluster, CommitRecord};
+use super::restores::PastLife;
 use super::world::World;
 use crate::dice::Dice;
 
@@ -111,8 +114,10 @@ struct Disk {
     dice: RefCell<Dice>,
     ms_max: u64,
     has_room: Rc<Cell<bool>>,
-    /// Where nothing is synced: what a crash leaves of it.
+    /// Where what is said is not synced: what a crash leaves of it.
     kept: Option<Kept>,
+    /// Of three commits so many are synced then.
+    synced: u64,
 }
 
 pub(crate) type Kept = Rc<RefCell<Option<Rc<MemoryDisk>>>>;
@@ -137,7 +142,7 @@ impl Pace for Disk {
 
     fn committed(&self, disk: &MemoryDisk) {
         if let Some(kept) = &self.kept
-            && self.dice.borrow_mut().below(3) > 0
+            && self.dice.borrow_mut().below(3) < self.synced
             && let Ok(copy) = disk.copy()
         {
             kept.replace(Some(Rc::new(copy)));
@@ -149,12 +154,42 @@ impl Pace for Disk {
 pub(crate) struct Process {
     pub(crate) life: Life,
     pub(crate) store: Store,
+    /// How capture and apply are; nothing at a relay.
+    health: Option<(watch::Receiver<CaptureStatus>, watch::Receiver<ReplicaStatus>)>,
+}
+
+impl Process {
+    /// Why it does not go on before somebody acts.
+    pub(crate) fn standstill(&self) -> Option<String> {
+        if let Some(reason) = &self.store.watch().borrow().fenced {
+            return Some(format!("is fenced: {reason}"));
+        }
+        let (capture, apply) = self.health.as_ref()?;
+        let cause = |needs: bool, part: &str, cause: &Option<String>| {
+            needs.then(|| format!("{part} until somebody acts: {}", cause.as_deref().unwrap_or("")))
+        };
+        let (capture, apply) = (capture.borrow(), apply.borrow());
+        cause(capture.needs_operator, "captures nothing", &capture.cause)
+            .or_else(|| cause(apply.needs_operator, "applies nothing", &apply.cause))
+    }
+
+    /// The same, or why it captures nothing for the moment.
+    pub(crate) fn unwell(&self) -> Option<String> {
+        self.standstill().or_else(|| {
+            let capture = self.health.as_ref()?.0.borrow();
+            let cause = capture.cause.as_deref().unwrap_or("nobody knows why");
+            (!capture.streaming).then(|| format!("captures nothing: {cause}"))
+        })
+    }
 }
 
 /// One site.
 pub(crate) struct Site {
     pub(crate) id: SiteId,
-    pub(crate) origin: Origin,
+    pub(crate) address: SocketAddr,
+    /// In its present life.
+    pub(crate) origin: Cell<Origin>,
+    pub(crate) database: Option<DatabaseIdentity>,
     pub(crate) clock: Arc<SiteClock>,
     pub(crate) disk: RefCell<Rc<MemoryDisk>>,
     pub(crate) has_room: Rc<Cell<bool>>,
@@ -165,6 +200,15 @@ pub(crate) struct Site {
     /// Its database; nothing at a relay.
     pub(crate) cluster: Option<Cluster>,
     pub(crate) marker_key: MarkerKey,
+    /// Its database before anything was in it.
+    pub(crate) genesis: Option<Backup>,
+    /// Whether something of it came back from an old image.
+    pub(crate) was_set_back: Cell<bool>,
+    /// Switched off for good.
+    pub(crate) is_gone: Cell<bool>,
+    /// What its database had when it was set back.
+    pub(crate) lost: RefCell<Vec<Vec<Arc<CommitRecord>>>>,
+    pub(crate) past: RefCell<Vec<PastLife>>,
 }
 
 impl Site {
@@ -184,13 +228,19 @@ impl Site {
             ..Settings::default()
         };
         let key = simulated::key(self.id);
+        let disk = Rc::clone(&self.disk.borrow());
+        let sends_early = world.planted.contains("send-before-sync");
+        if sends_early {
+            self.kept.replace(Some(Rc::new(disk.copy()?)));
+        }
+        let is_unsynced = sends_early || world.planted.contains("unsynced");
         let pace = Disk {
             dice: RefCell::new(world.split()),
             ms_max: options.store_ms_max,
             has_room: Rc::clone(&self.has_room),
-            kept: world.planted.contains("unsynced").then(|| Rc::clone(&self.kept)),
+            kept: is_unsynced.then(|| Rc::clone(&self.kept)),
+            synced: if sends_early { 3 } else { 2 },
         };
-        let disk = Rc::clone(&self.disk.borrow());
         let signer = Arc::new(move |message: &[u8]| simulated::sign(&key, message));
         let version = world.fleet.version();
         let (store, opened, work) =
@@ -199,27 +249,27 @@ impl Site {
         world.lives.spawn(life, work);
         let tasks = Tasks::simulated(Arc::new(world.lives.spawner(life)));
         let pins = links::pinned_keys(&world.fleet, self.id);
-        let endpoint = Endpoint::simulated(&world.network, address(self.id), key, pins);
+        let endpoint = Endpoint::simulated(&world.network, self.address, key, pins);
         let (looked, may_speak) = watch::channel(self.cluster.is_none());
         let config = LinkConfig {
             keep_alive: None,
             reconnect_min: Duration::from_secs(1),
             reconnect_max: Duration::from_secs(30),
-            dial: world.calls(self.id),
+            dial: world.calls(self),
         };
         let links = Links {
             store: store.clone(),
             endpoint,
             fleet: Arc::clone(&world.fleet),
             config,
-            origin: self.origin,
+            origin: self.origin.get(),
             software: "simulated".into(),
             may_speak,
         };
         let links = links.start(&tasks);
-        if let Some(cluster) = &self.cluster {
-            replicate(world, cluster, &opened, &store, &tasks, looked);
-        }
+        let cluster = self.cluster.as_ref();
+        let health =
+            cluster.map(|cluster| replicate(world, cluster, &opened, &store, &tasks, looked));
         world
             .lives
             .spawn(life, super::checks::watch(Rc::clone(world), Rc::clone(self), store.clone()));
@@ -230,8 +280,13 @@ impl Site {
             let ended = supervised.wait().await;
             mine.handle_ended(&me, life, ended);
         });
-        *self.process.borrow_mut() = Some(Process { life, store });
+        *self.process.borrow_mut() = Some(Process { life, store, health });
         Ok(())
+    }
+
+    /// What a crash would leave of the disk.
+    pub(crate) fn durable(&self) -> Rc<MemoryDisk> {
+        self.kept.borrow().clone().unwrap_or_else(|| Rc::clone(&self.disk.borrow()))
     }
 
     /// `kill -9`, or the power.
@@ -245,7 +300,7 @@ impl Site {
         if let Some(kept) = self.kept.take() {
             self.disk.replace(kept);
         }
-        world.network.unplug(address(self.id));
+        world.network.unplug(self.address);
         world.lives.end(process.life);
     }
 }
@@ -258,11 +313,11 @@ fn replicate(
     store: &Store,
     tasks: &Tasks,
     looked: watch::Sender<bool>,
-) {
+) -> (watch::Receiver<CaptureStatus>, watch::Receiver<ReplicaStatus>) {
     let horizon = Horizon::default();
     let (schema_epoch, epochs) = watch::channel(0);
-    let (capture_status, _) = watch::channel(CaptureStatus::starting());
-    let (replica_status, _) = watch::channel(ReplicaStatus::starting());
+    let (capture_status, captures) = watch::channel(CaptureStatus::starting());
+    let (replica_status, applies) = watch::channel(ReplicaStatus::starting());
     let database = opened.identity.database.clone().expect("it was made for a database");
     let capturing = CaptureContext {
         postgres: nowhere(),
@@ -295,6 +350,7 @@ fn replicate(
         model: Some(Arc::new(cluster.clone())),
     };
     tasks.spawn("apply", replica::run(applying, tasks.stop()));
+    (captures, applies)
 }
 
 /// Where large transactions are put aside: in files without names, because nothing of them outlives

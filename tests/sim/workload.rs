@@ -119,10 +119,11 @@ impl Client {
                 session.insert(self.account, &rows, OnConflict::DoNothing).await?;
                 session.commit().await
             };
+            let life = self.site.origin.get();
             if open.await.is_ok() {
                 let opened = (0..ACCOUNTS).map(|number| (1, account(&self.site, number)));
                 let promises = Promises { inserted: opened.collect(), ..Promises::default() };
-                self.world.ledger.borrow_mut().acknowledge(self.site.id, promises);
+                self.world.ledger.borrow_mut().acknowledge(life, promises);
                 return;
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -147,6 +148,8 @@ impl Client {
         };
         session.begin().await?;
         self.promises = Promises::default();
+        // It cannot be committed in another life than it begins in.
+        let life = self.site.origin.get();
         let what = match self.dice.below(8) {
             0 | 1 => self.transfer(&mut session).await,
             2 => self.insert_own(&mut session, number).await,
@@ -162,7 +165,7 @@ impl Client {
             Ok(what) if self.dice.below(12) > 0 => {
                 session.commit().await?;
                 let done = std::mem::take(&mut self.promises);
-                self.world.ledger.borrow_mut().acknowledge(self.site.id, done);
+                self.world.ledger.borrow_mut().acknowledge(life, done);
                 *kept = Some(session);
                 Ok(what)
             }
@@ -177,6 +180,10 @@ impl Client {
 
     /// Moves money between two of the site's own accounts.
     async fn transfer(&mut self, session: &mut Session) -> Result<&'static str, PgError> {
+        // A new life that does not know yet what the old one did would not keep the total.
+        if self.site.was_set_back.get() {
+            return Err(PgError::Refused { sqlstate: "00000", message: "no account".into() });
+        }
         let picked = self.dice.distinct(2, ACCOUNTS as u64);
         let [from, to] = [picked[0], picked[1]].map(|n| account(&self.site, n as i64));
         let amount = 1 + self.dice.below(20) as i64;
@@ -242,7 +249,8 @@ impl Client {
         for _ in 0..statements {
             let id = 1 + self.dice.below(self.world.options.hot_keys) as i64;
             let key = [RowKey::new(&[Value::Int(id)])];
-            match self.dice.below(9) {
+            let kinds = if self.world.options.is_contested { 5 } else { 9 };
+            match self.dice.below(kinds) {
                 0..=2 => {
                     let row = self.row(id);
                     let fails = self.dice.below(4) == 0;

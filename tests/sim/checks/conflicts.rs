@@ -75,11 +75,11 @@ impl Names {
     }
 }
 
-/// Checks the lines of all sites.
+/// Checks the lines of all sites in their present lives.
 pub(super) fn check(logs: &[SiteLog<'_>], history: &History) -> Result<(), String> {
     let rows = rows(history);
     let names = Names::of_the_workload();
-    for log in logs {
+    for log in logs.iter().filter(|log| !log.is_over) {
         let lines: Vec<&ConflictLine> = lines(log).collect();
         let told: BTreeSet<Place> = lines.iter().map(|line| place_of(line, history)).collect();
         // Of what was never shown here nothing can be said.

@@ -65,6 +65,8 @@ pub(super) struct Apply {
     /// Pieces of long values, for the rows that are written next.
     staged: BTreeMap<LongValue, BTreeMap<u32, String>>,
     locked_by: Option<Instant>,
+    /// A progress row that is written after the commit, where that is planted.
+    owed: Option<[Value; 2]>,
 }
 
 impl Apply {
@@ -76,6 +78,7 @@ impl Apply {
             tables: BTreeMap::new(),
             staged: BTreeMap::new(),
             locked_by: None,
+            owed: None,
         })
     }
 
@@ -122,6 +125,12 @@ impl Apply {
         let before = Value::Int(opening.first.0 as i64 - 1);
         let row = progress_row(opening.origin, opening.last.0 as i64);
         let key = [RowKey::new(&row[..1])];
+        if self.cluster.lock().options.progress_outside {
+            let shown = self.session.select(PROGRESS, &key).await?;
+            self.owed = Some([row[0].clone(), row[1].clone()]);
+            self.mark(&opening.marker).await?;
+            return Ok(shown[0].as_ref().is_some_and(|row| row[1] == before));
+        }
         let step = |_: usize, old: &[Value]| (old[1] == before).then(|| row.to_vec());
         let moved = self.session.update(PROGRESS, &key, step).await;
         // Both are sent before the first answer, and what the engine looks at first is that of the
@@ -139,8 +148,18 @@ impl Apply {
         self.mark(marker).await
     }
 
+    /// Commits. That of a failed transaction is taken for a rollback without a word of complaint.
+    pub(super) async fn commit(&mut self) -> Result<(), PgError> {
+        self.session.commit().await?;
+        let Some(row) = self.owed.take() else { return Ok(()) };
+        self.session.begin().await?;
+        let key = [RowKey::new(&row[..1])];
+        self.session.update(PROGRESS, &key, |_, _| Some(row.to_vec())).await?;
+        self.session.commit().await.map(drop)
+    }
+
     async fn open(&mut self, phase: LockPhase) -> Result<(), PgError> {
-        self.locked_by = None;
+        (self.locked_by, self.owed) = (None, None);
         self.session.begin().await?;
         match phase {
             LockPhase::Within(limit) => self.session.set_local(limit * 5 / 6, limit),

@@ -16,8 +16,8 @@ use tokio::time::Instant;
 
 use super::error::PgError;
 use super::heap::{TableNo, TxnNo};
-use super::instance::{Instance, OWN_TABLES, PROGRESS, progress_row};
-use super::log::{CommitRecord, Line, Log, Slot};
+use super::instance::{Instance, META, OWN_TABLES, PROGRESS, progress_row};
+use super::log::{Change, CommitRecord, Line, Log, Slot};
 use super::options::Options;
 use super::orphans::{OrphanStep, finish_orphan};
 use super::session::{Session, Settings, SyncCommit};
@@ -87,6 +87,18 @@ pub(crate) struct Backup {
     slot: Option<Slot>,
     timeline: u32,
     switches: Vec<(u32, Lsn)>,
+}
+
+impl Backup {
+    /// The token that ties it to its store.
+    pub(crate) fn token(&self) -> Option<Value> {
+        let changes = self.log.records.iter().rev().flat_map(|record| record.changes.iter().rev());
+        let token = |change: &Change| match change {
+            Change::Row(row) if row.table == META => Some(row.new.as_ref()?[1].clone()),
+            _ => None,
+        };
+        changes.filter_map(token).next()
+    }
 }
 
 /// How a backup comes back.
@@ -255,6 +267,14 @@ impl Cluster {
             }
         }
         self.start();
+    }
+
+    /// Another server of the same kind, with a copy of this disk.
+    pub(crate) fn twin(&self, dice: Dice) -> Self {
+        let server = Mutex::new(Instance::new(Options::clone(&self.lock().options), dice));
+        let twin = Self(Arc::new(Shared { server, clock: Arc::clone(&self.0.clock) }));
+        twin.restore(&self.backup(), Restore::Disk);
+        twin
     }
 
     /// Shows what everybody sees now.

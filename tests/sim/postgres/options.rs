@@ -61,6 +61,8 @@ pub(crate) struct Options {
     pub(crate) described_again: u64,
     /// How long a walsender waits for a word of its client.
     pub(crate) walsender_timeout: Duration,
+    /// Whether an apply writes its progress row in a transaction of its own, which is a mistake.
+    pub(crate) progress_outside: bool,
 }
 
 impl Options {
@@ -77,6 +79,7 @@ impl Options {
             checkpoint_every: Duration::from_secs(10),
             described_again: 0,
             walsender_timeout: Duration::from_secs(60),
+            progress_outside: false,
         }
     }
 }

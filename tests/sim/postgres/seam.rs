@@ -266,8 +266,7 @@ impl model::ApplySession for Apply {
     }
 
     fn commit(&mut self) -> Step<'_, ()> {
-        // That of a failed transaction is taken for a rollback without a word of complaint.
-        async { self.session.commit().await.map(drop).map_err(Fault::from) }.boxed()
+        async { Ok(Self::commit(self).await?) }.boxed()
     }
 
     fn rollback(&mut self) -> Step<'_, ()> {

@@ -1,7 +1,7 @@
 //! The server's shared memory: every step of every session, each done at once.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::dice::Dice;
 use landfall_engine::postgres::lsn::Lsn;
@@ -402,6 +402,7 @@ impl Instance {
             changes: std::mem::take(&mut ours.changes),
             lines: std::mem::take(&mut ours.lines),
             tag: ours.tag,
+            visible: OnceLock::new(),
         };
         ours.stage = Stage::Logged(record.end);
         let end = record.end;
@@ -439,6 +440,7 @@ impl Instance {
             && let Ok(place) = log.records.binary_search_by_key(&end, |record| record.end)
         {
             lines.extend(log.records[place].lines.iter().cloned());
+            log.records[place].visible.get_or_init(|| log.end);
         }
         ours.wake
     }

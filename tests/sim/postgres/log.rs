@@ -1,7 +1,7 @@
 //! The write-ahead log: what is in it, what of it is on disk, what a slot holds back.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use landfall_engine::postgres::apply::ParkedLine;
 use landfall_engine::postgres::history::ConflictLine;
@@ -67,6 +67,8 @@ pub(crate) struct CommitRecord {
     pub(crate) lines: Vec<Line>,
     /// What the workload calls it.
     pub(crate) tag: Option<u64>,
+    /// Where the log ended when others first saw it, if it was not a crash that let them.
+    pub(crate) visible: OnceLock<Lsn>,
 }
 
 /// The log.

@@ -215,7 +215,10 @@ fn is_true(
     let (loser, winner) = (find(&line.loser), find(&line.winner));
     let loser = loser.ok_or("the loser did not write the row")?;
     let winner = winner.ok_or("the winner did not write the row")?;
-    if winner.knew(loser) || loser.knew(winner) {
+    // A row that appeared while its delete was applied stays until it is repaired, and what is
+    // written into it by then is lost like anything else.
+    let is_too_late = line.rule == "delete_wins" && loser.write.exists.is_none();
+    if winner.knew(loser) || loser.knew(winner) && !is_too_late {
         return Err("one of the two knew the other");
     }
     let is_newer = winner.at() > loser.at();

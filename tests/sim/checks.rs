@@ -220,8 +220,8 @@ struct Committed {
     events: Vec<Event>,
     /// The last of its numbers, of which the first is its name.
     last: Seq,
-    /// Where its commit ends in its origin's log.
-    end: Lsn,
+    /// Where its origin's log ended when others first saw it, if that is known.
+    visible: Option<Lsn>,
     /// What its origin showed before.
     seen: VersionVector,
 }
@@ -339,8 +339,8 @@ fn gather(
                 let (site, incarnation) = (site.number(), incarnation.number());
                 let at = Moment { hlc: hlc.0, site, incarnation };
                 let (events, seen) = (events(record, first_table), applied.clone());
-                let (last, end) = (*last, record.end);
-                history.insert(txn, Committed { at, hlc, events, last, end, seen });
+                let (last, visible) = (*last, record.visible.get().copied());
+                history.insert(txn, Committed { at, hlc, events, last, visible, seen });
             }
             Entry::Applied { origin, first, last } => {
                 if applied.get(*origin).next() != *first {

@@ -97,7 +97,7 @@ pub(super) fn check(logs: &[SiteLog<'_>], history: &History) -> Result<(), Strin
                     }
                 }
                 let outlived = outlived_by(lost, writes).filter(|by| {
-                    let begun = |begun| by.committed.end < begun;
+                    let begun = |begun| by.committed.visible.is_some_and(|seen| seen < begun);
                     by.txn.origin == log.origin && begun_to_apply(log, lost.txn).is_some_and(begun)
                 });
                 let place = names.place(lost.txn, (*table, key), None);

@@ -67,7 +67,7 @@ pub struct LocalChange {
     pub op: RowOp,
     /// New values in column order, of columns this site has.
     pub cells: Vec<Cell>,
-    /// An insert that names every column this site has.
+    /// An insert that names every column this site has; the others take their defaults.
     pub whole: bool,
     /// Columns this site does not have.
     pub unknown_columns: Vec<String>,
@@ -227,9 +227,9 @@ impl Dictionary {
     }
 }
 
-/// Sites that express the same column differently would overwrite each other's sums. Which columns
-/// are written together is the writer's affair, as what came together has one stamp, and what a
-/// column can hold is everybody's own.
+/// Sites that express the same column differently would overwrite each other's sums; a column that
+/// only one of them has is no matter. Which columns are written together is the writer's affair, as
+/// what came together has one stamp, and what a column can hold is everybody's own.
 fn same_rules(local: &TableDef, foreign: &TableDef) -> Result<(), Unshowable> {
     let (ours, theirs) = (&local.rules.columns, &foreign.rules.columns);
     let here = |column: &ColumnId| local.column(&foreign.column_def(*column)?.name);
@@ -240,12 +240,17 @@ fn same_rules(local: &TableDef, foreign: &TableDef) -> Result<(), Unshowable> {
     if ours.len() == theirs.len() && rules.all(is_ours) {
         return Ok(());
     }
-    let declared = |def: &TableDef| {
-        let rules = Rules { columns: def.named_rules().columns, ..Rules::default() };
-        rules.to_string()
+    let declared = |def: &TableDef, other: &TableDef| {
+        let mut columns = def.named_rules().columns;
+        columns.retain(|name, _| other.column(name).is_some());
+        Rules { columns, ..Rules::default() }
     };
-    let (table, ours, theirs) = (foreign.name.clone(), declared(local), declared(foreign));
-    Err(Unshowable::OtherRules { table, theirs, ours })
+    let (ours, theirs) = (declared(local, foreign), declared(foreign, local));
+    if ours == theirs {
+        return Ok(());
+    }
+    let table = foreign.name.clone();
+    Err(Unshowable::OtherRules { table, theirs: theirs.to_string(), ours: ours.to_string() })
 }
 
 fn key_columns(def: &TableDef) -> impl Iterator<Item = &ColumnDef> {

@@ -412,7 +412,7 @@ impl Fold {
                 *clock = RowClock::default();
             }
             own.take_shares(self.origin, clock, is_doubtful);
-            clock.join(own.change.op, stamp, &own.change.cells, true);
+            clock.join(own.change.op, stamp, &own.change.cells);
             let rules = self.dictionary.table(row.table).map(|def| &def.rules);
             if !rules.is_none_or(|rules| own.shows(rules, clock)) {
                 dirty.insert(row);
@@ -529,7 +529,7 @@ fn join_foreign(
     let shown = shown
         .entry(local.row.clone())
         .or_insert_with(|| Shown { before: clock.clone(), ..Shown::default() });
-    let outcome = clock.join(local.op, stamp, &local.cells, local.whole);
+    let outcome = clock.join(local.op, stamp, &local.cells);
     for cell in &local.cells {
         if let Value::Share(_) = cell.value {
             shown.counted.insert(cell.column);
@@ -580,8 +580,15 @@ impl Shown {
                 let shown = before.and_then(|before| number(before.get(*column)?));
                 shown.map(|shown| shown.minus(&self.before.added(*column)))
             } else {
-                let written = self.values.get(column).filter(|(stamp, _)| Some(*stamp) == birth);
-                written.and_then(|(_, value)| number(value))
+                match self.values.get(column).filter(|(stamp, _)| Some(*stamp) == birth) {
+                    Some((_, value)) => number(value),
+                    // It came with an insert that did not name it, and has its default.
+                    None if birth.is_some_and(|birth| self.stamps.contains(&birth)) => {
+                        let after = image.and_then(|image| image.after.as_ref());
+                        after.and_then(|after| number(after.get(*column)?))
+                    }
+                    None => None,
+                }
             };
             if let Some(base) = base {
                 clock.found(*column, base);

@@ -3,10 +3,12 @@
 //! A row's clock keeps stamps only. The values of a visible row stand in PostgreSQL; any other
 //! value is found in the log by the transaction its stamp names.
 //!
-//! A delete counts as writing every cell at its stamp, and so does an insert. That makes `base`
+//! A delete counts as writing every cell at its stamp, and so does an insert: a column that it does
+//! not name, because its origin does not have it, takes its default. That makes `base`
 //! enough for most rows, drops cells older than a tombstone, and keeps those newer than it: when
 //! an insert newer than the tombstone arrives, they win over the insert's own values wherever
-//! they are newer. The join is commutative, associative and idempotent.
+//! they are newer. The join is commutative, associative and idempotent, and it does not ask which
+//! columns this site has: a change whose column comes later is joined later, to the same clock.
 //!
 //! A counter is a cell whose stamp is its birth, and beside it what each origin has added since.
 
@@ -152,17 +154,14 @@ impl RowClock {
         self.cells.iter().map(|(_, stamp)| *stamp).chain(self.base).chain(existence).chain(shares)
     }
 
-    /// Joins one change. `whole` says that an insert names every column this site knows, so that
-    /// its stamp can stand for all of them at once.
-    pub fn join(&mut self, op: RowOp, stamp: Stamp, cells: &[Cell], whole: bool) -> JoinOutcome {
+    /// Joins one change. `cells` are those it names.
+    pub fn join(&mut self, op: RowOp, stamp: Stamp, cells: &[Cell]) -> JoinOutcome {
         let mut outcome = JoinOutcome::default();
         match op {
             RowOp::Insert => {
                 self.join_existence(Existence { stamp, live: true }, &mut outcome);
                 self.join_cells(stamp, cells, &mut outcome);
-                if whole {
-                    self.raise_base(stamp);
-                }
+                self.raise_base(stamp);
             }
             RowOp::Update => {
                 self.join_cells(stamp, cells, &mut outcome);
@@ -178,6 +177,17 @@ impl RowClock {
             }
         }
         outcome
+    }
+
+    /// What a change came to that is joined already: how much of what it said is the newest word.
+    pub fn fate(&self, op: RowOp, stamp: Stamp, cells: &[Cell]) -> Fate {
+        let mut again = self.clone();
+        let mut outcome = again.join(op, stamp, cells);
+        let columns = cells.iter().map(|cell| cell.column);
+        outcome.won.extend(columns.filter(|column| self.cell(*column) == Some(stamp)));
+        outcome.existence_won |=
+            op != RowOp::Update && self.existence.is_some_and(|existence| existence.stamp == stamp);
+        outcome.fate()
     }
 
     fn join_existence(&mut self, new: Existence, outcome: &mut JoinOutcome) {

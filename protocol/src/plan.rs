@@ -69,7 +69,7 @@ pub enum Source<'w> {
     /// From the log: the cell was written by this earlier transaction while the row was hidden.
     Logged(TxnId),
     /// From the log likewise, and what was added to it since.
-    Counted(TxnId, Decimal),
+    Counted(TxnId, Sum),
 }
 
 /// What must become of a row. Values stay with the group.
@@ -79,6 +79,9 @@ pub enum Verdict<'w> {
     Keep,
     /// It must appear. Columns that are not named take their default.
     Insert(Vec<(ColumnId, Source<'w>)>),
+    /// It must go and appear anew: an insert that does not name all columns came over it. Columns
+    /// that are not named take their default.
+    Replace(Vec<(ColumnId, Source<'w>)>),
     /// These cells change.
     Update(Vec<(ColumnId, Source<'w>)>),
     /// It must go.
@@ -206,7 +209,8 @@ impl Group {
 impl RowWork {
     /// Whether the row may have to be deleted, which takes the stronger row lock.
     pub fn may_delete(&self) -> bool {
-        self.steps.iter().any(|step| step.change.op == RowOp::Delete)
+        let may = |change: &LocalChange| change.op == RowOp::Delete || leaves_out(change);
+        self.steps.iter().any(|step| may(&step.change))
     }
 
     /// The columns it may write, each as often as it is named.
@@ -276,15 +280,15 @@ impl RowWork {
         if clock.existence().is_some_and(|existence| existence.live != present) && !hidden {
             return (Verdict::Retry, Vec::new());
         }
-        let added = self.added();
-        let first = (!added.is_empty()).then(|| clock.clone());
+        let mut counters = self.added();
+        let counts = !counters.is_empty() || clock.counters().next().is_some();
+        let first = counts.then(|| clock.clone());
         let mut joined = clock;
         let mut values = Values::default();
         let mut conflicts = Vec::new();
         for step in &self.steps {
             let before = step.may_conflict(&joined).then(|| joined.clone());
-            let cells = &step.change.cells;
-            let outcome = joined.join(step.change.op, step.stamp, cells, step.change.whole);
+            let outcome = joined.join(step.change.op, step.stamp, &step.change.cells);
             if let Some(before) = before {
                 step.conflicts(def, &before, &outcome, present, &mut conflicts);
             }
@@ -297,45 +301,77 @@ impl RowWork {
         }
         // A value counts only while nothing later in the group, a delete included, overwrote it.
         values.0.retain(|(column, stamp, _)| joined.cell(*column) == Some(*stamp));
+        let clears = present && self.steps.iter().any(|step| step.clears(def, &joined));
+        let is_live = joined.is_live(present);
+        let appears = is_live && (clears || !present);
         let counts = first.map(|first| {
-            let counts = Counts { def, before: &first, joined: &joined, shown };
-            counts.decide(added, &mut values, &mut conflicts)
+            let others = joined.counters().map(|counter| counter.column);
+            counters.extend(others.filter(|column| appears || values.get(*column).is_some()));
+            let counts = Counts { def, before: &first, joined: &joined, shown, appears };
+            counts.decide(counters, &mut values, &mut conflicts)
         });
+        let counts = counts.unwrap_or_default();
         // What gave way to a delete stands again when the group also brings the row back.
         let stands = |conflict: &Conflict| {
             let cell = conflict.column.and_then(|column| joined.cell(column));
-            joined.is_live(present) && cell == Some(conflict.loser)
+            is_live && cell == Some(conflict.loser)
         };
         conflicts.retain(|conflict| !stands(conflict));
-        (verdict(def, &joined, present, values, &counts.unwrap_or_default()), conflicts)
+        let verdict = match (present, is_live) {
+            (false, false) => Verdict::Keep,
+            (true, false) => Verdict::Delete,
+            (true, true) if clears => Verdict::Replace(all_cells(def, &joined, values, counts)),
+            (true, true) => changed_cells(&joined, values, counts),
+            (false, true) => Verdict::Insert(all_cells(def, &joined, values, counts)),
+        };
+        (verdict, conflicts)
     }
 }
 
 /// What a row shows, as text.
 pub type ShownCells = BTreeMap<ColumnId, Option<String>>;
 
-/// The counters of a row to which a group adds.
+/// Counters of a row that a group adds to, or writes.
 struct Counts<'a> {
     def: &'a TableDef,
     before: &'a RowClock,
     joined: &'a RowClock,
     shown: Option<&'a ShownCells>,
+    /// Whether every cell is to be written, whatever is shown.
+    appears: bool,
+}
+
+/// What was added to counters of which only the log knows with what they were born.
+type Sums = BTreeMap<ColumnId, Sum>;
+
+/// What was added to a counter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sum {
+    /// In all since its birth.
+    pub added: Decimal,
+    /// What the counter comes to by what is shown, for the case that it was born with a default,
+    /// which no log has.
+    pub unlogged: Option<Decimal>,
 }
 
 impl Counts<'_> {
-    /// Puts what the counters must show among the values; gives what was added to those of which
-    /// only the log knows with what they were born.
+    /// Puts what the counters must show among the values; gives the others' sums.
     fn decide(
         &self,
-        added: BTreeSet<ColumnId>,
+        counters: BTreeSet<ColumnId>,
         values: &mut Values<'_>,
         conflicts: &mut Vec<Conflict>,
-    ) -> BTreeMap<ColumnId, Decimal> {
-        let mut sums = BTreeMap::new();
-        for column in added {
+    ) -> Sums {
+        let mut sums = Sums::new();
+        for column in counters {
             let shown = self.shown.and_then(|shown| shown.get(&column)?.as_deref());
             let Some(count) = self.count(column, values, shown) else {
-                sums.insert(column, self.joined.added(column));
+                let (added, birth) = (self.joined.added(column), self.joined.cell(column));
+                let is_old = !self.appears && self.before.cell(column) == birth;
+                let before = shown.filter(|_| is_old).and_then(Decimal::parse);
+                let before = before.map(|shown| shown.minus(&self.before.added(column)));
+                let unlogged = before.map(|base| base.plus(&added));
+                sums.insert(column, Sum { added, unlogged });
                 continue;
             };
             let due = self.def.rules.shown(&column, count.clone());
@@ -348,7 +384,8 @@ impl Counts<'_> {
                 let (column, rule) = (Some(column), Rule::CounterClamped);
                 conflicts.push(Conflict { column, rule, winner, loser, lost });
             }
-            if shown.and_then(Decimal::parse).is_some_and(|shown| shown.is_same(&due)) {
+            let is_shown = shown.and_then(Decimal::parse).is_some_and(|shown| shown.is_same(&due));
+            if is_shown && !self.appears {
                 values.drop(column);
                 continue;
             }
@@ -376,6 +413,11 @@ impl Counts<'_> {
         };
         Some(base.plus(&self.joined.added(column)))
     }
+}
+
+/// An insert without all of the columns that this site has.
+fn leaves_out(change: &LocalChange) -> bool {
+    change.op == RowOp::Insert && !change.whole
 }
 
 /// The newest values of a row's cells, in column order; mostly a handful.
@@ -407,45 +449,45 @@ impl<'w> Values<'w> {
     }
 }
 
-fn verdict<'w>(
+fn changed_cells<'w>(joined: &RowClock, values: Values<'w>, sums: Sums) -> Verdict<'w> {
+    let counted = sums.into_iter().filter_map(|(column, sum)| {
+        let birth = joined.cell(column)?.txn;
+        Some((column, Source::Counted(birth, sum)))
+    });
+    let mut cells: Vec<_> = counted.collect();
+    cells.extend(values.0.into_iter().map(|(column, _, value)| (column, Source::Value(value))));
+    cells.sort_unstable_by_key(|(column, _)| *column);
+    if cells.is_empty() { Verdict::Keep } else { Verdict::Update(cells) }
+}
+
+fn all_cells<'w>(
     def: &TableDef,
     joined: &RowClock,
-    present: bool,
     mut values: Values<'w>,
-    sums: &BTreeMap<ColumnId, Decimal>,
-) -> Verdict<'w> {
-    match (present, joined.is_live(present)) {
-        (false, false) => Verdict::Keep,
-        (true, false) => Verdict::Delete,
-        (true, true) => {
-            let counted = sums.iter().filter_map(|(column, sum)| {
-                let birth = joined.cell(*column)?.txn;
-                Some((*column, Source::Counted(birth, sum.clone())))
-            });
-            let mut cells: Vec<_> = counted.collect();
-            let value = |(column, _, value)| (column, Source::Value(value));
-            cells.extend(values.0.into_iter().map(value));
-            cells.sort_unstable_by_key(|(column, _)| *column);
-            if cells.is_empty() { Verdict::Keep } else { Verdict::Update(cells) }
-        }
-        (false, true) => {
-            let cells = def.cell_columns().filter_map(|column| {
-                let source = match (values.take(column), sums.get(&column)) {
-                    (Some(value), _) => Source::Value(value),
-                    (None, None) => Source::Logged(joined.cell(column)?.txn),
-                    (None, Some(sum)) => Source::Counted(joined.cell(column)?.txn, sum.clone()),
-                };
-                Some((column, source))
-            });
-            Verdict::Insert(cells.collect())
-        }
-    }
+    mut sums: Sums,
+) -> Vec<(ColumnId, Source<'w>)> {
+    let cells = def.cell_columns().filter_map(|column| {
+        let source = match (values.take(column), sums.remove(&column)) {
+            (Some(value), _) => Source::Value(value),
+            (None, None) => Source::Logged(joined.cell(column)?.txn),
+            (None, Some(sum)) => Source::Counted(joined.cell(column)?.txn, sum),
+        };
+        Some((column, source))
+    });
+    cells.collect()
 }
 
 impl Step {
     /// The origin of this change had seen that write, or made it itself.
     fn knew(&self, other: Stamp) -> bool {
         other.txn.origin == self.stamp.txn.origin || self.seen.covers(other.txn)
+    }
+
+    /// Whether the row shows the default of a column, because this insert does not name it.
+    fn clears(&self, def: &TableDef, joined: &RowClock) -> bool {
+        let named = |column| self.change.cells.iter().any(|cell| cell.column == column);
+        let is_cleared = |column| joined.cell(column) == Some(self.stamp) && !named(column);
+        leaves_out(&self.change) && def.cell_columns().any(is_cleared)
     }
 
     /// Whether joining this to a row can make a conflict. It cannot where the row's origin knew all

@@ -387,7 +387,7 @@ impl Site {
                 Source::Value(value) => value.into_owned(),
                 Source::Logged(txn) => self.logged(txn, row, column, log),
                 Source::Counted(txn, sum) => {
-                    counted(def, column, self.logged(txn, row, column, log), &sum)
+                    counted(def, column, self.logged(txn, row, column, log), &sum.added)
                 }
             };
             let new = match work.decide(def, clock, shown, self.refused.contains(&key)).0 {
@@ -398,9 +398,15 @@ impl Site {
                 }
                 Verdict::Retry => panic!("without races the clock and the table agree"),
                 Verdict::Delete => None,
-                Verdict::Update(cells) | Verdict::Insert(cells) => {
-                    let row = self.rows.get(&key).cloned();
-                    let mut new = row.unwrap_or_else(|| vec![Value::Null; COLUMNS]);
+                Verdict::Update(cells) => {
+                    let mut new = self.rows[&key].clone();
+                    for (column, source) in cells {
+                        new[self.cell_index(column)] = value(source, column);
+                    }
+                    Some(new)
+                }
+                Verdict::Insert(cells) | Verdict::Replace(cells) => {
+                    let mut new = vec![Value::Null; COLUMNS];
                     for (column, source) in cells {
                         new[self.cell_index(column)] = value(source, column);
                     }

@@ -111,7 +111,7 @@ fn an_update_older_than_the_delete_lost_to_the_delete() {
     let group = Group::build(origin(2), &[transaction], &dictionary, &mut tables, &mut seen);
     let deleted = Stamp::new(Hlc::from_ms(900), origin(1), Seq(3));
     let mut clock = RowClock::default();
-    clock.join(RowOp::Delete, deleted, &[], false);
+    clock.join(RowOp::Delete, deleted, &[]);
     let work = group.rows.values().next().unwrap();
     let (_, conflicts) = work.decide(&table(), clock, (false, None), false);
     let told: Vec<_> = conflicts.iter().map(|c| (c.rule, c.winner, c.column)).collect();

@@ -140,7 +140,7 @@ fn row_clocks() -> Vec<Vec<u8>> {
     let mut all = vec![clock.clone()];
     let steps = [(RowOp::Insert, 5), (RowOp::Update, 6), (RowOp::Delete, 7), (RowOp::Update, 8)];
     for (op, time) in steps {
-        clock.join(op, stamp(time, time), &cells, op == RowOp::Insert);
+        clock.join(op, stamp(time, time), &cells);
         all.push(clock.clone());
     }
     let encoded = |clock: &RowClock| {

@@ -364,10 +364,15 @@ impl ApplyConnection {
                 RowWrite::Delete => Shape::Delete,
                 RowWrite::Update(_) if written.is_empty() => continue,
                 RowWrite::Update(_) => Shape::Update(written),
-                RowWrite::Insert(_) => Shape::Insert(written),
+                RowWrite::Insert(_) | RowWrite::Replace(_) => Shape::Insert(written),
             };
-            let (arrays, count) = shapes.entry((row.table, shape)).or_default();
             let key = key_values(row)?;
+            if matches!(write, RowWrite::Replace(_)) {
+                let (arrays, count) = shapes.entry((row.table, Shape::Delete)).or_default();
+                arrays.push(key.iter());
+                *count += 1;
+            }
+            let (arrays, count) = shapes.entry((row.table, shape)).or_default();
             arrays.push(key.iter().chain(here().map(|(_, value)| value.as_ref())));
             *count += 1;
         }

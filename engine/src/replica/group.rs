@@ -370,7 +370,9 @@ impl Replica {
         verdicts: Vec<(&'w RowId, Verdict<'w>)>,
     ) -> Result<Vec<Write<'w>>, ReplicaError> {
         let cells = verdicts.iter().filter_map(|(_, verdict)| match verdict {
-            Verdict::Insert(cells) | Verdict::Update(cells) => Some(cells),
+            Verdict::Insert(cells) | Verdict::Update(cells) | Verdict::Replace(cells) => {
+                Some(cells)
+            }
             _ => None,
         });
         let logged = cells.flatten().filter_map(|(_, source)| match source {
@@ -384,6 +386,7 @@ impl Replica {
                 Verdict::Delete => RowWrite::Delete,
                 Verdict::Update(cells) => RowWrite::Update(log.found(row, cells)),
                 Verdict::Insert(cells) => RowWrite::Insert(log.found(row, cells)),
+                Verdict::Replace(cells) => RowWrite::Replace(log.found(row, cells)),
             };
             Some((row, write))
         });

@@ -242,7 +242,7 @@ fn same_as_winner(
         return false;
     };
     let written = match write {
-        Some(RowWrite::Update(cells) | RowWrite::Insert(cells)) => {
+        Some(RowWrite::Update(cells) | RowWrite::Insert(cells) | RowWrite::Replace(cells)) => {
             cells.iter().find(|(id, _)| *id == column).map(|(_, value)| value.as_ref())
         }
         Some(RowWrite::Delete) => return false,

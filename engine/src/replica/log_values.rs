@@ -8,7 +8,7 @@ use landfall_protocol::change::{Actor, Transaction};
 use landfall_protocol::counter::Decimal;
 use landfall_protocol::dictionary::{Dictionary, RowId};
 use landfall_protocol::id::{Origin, TxnId};
-use landfall_protocol::plan::{Due, Source, counted, shown_count};
+use landfall_protocol::plan::{Due, Source, Sum, counted, shown_count};
 use landfall_protocol::schema::{ColumnId, TableDef, TableId};
 use landfall_protocol::value::Value;
 
@@ -39,7 +39,7 @@ impl Replica {
 }
 
 impl LogValues<'_> {
-    /// The values of cells, wherever they stand; what the log does not have is left out.
+    /// The values of cells, wherever they stand; those that nobody wrote are left out.
     pub(super) fn found<'w>(
         &self,
         row: &RowId,
@@ -48,7 +48,10 @@ impl LogValues<'_> {
         let value = |column, source| match source {
             Source::Value(value) => Some(value),
             Source::Logged(txn) => self.value(txn, row, column).map(Cow::Owned),
-            Source::Counted(txn, sum) => self.count(txn, row, column, &sum).map(Cow::Owned),
+            Source::Counted(txn, Sum { added, unlogged }) => {
+                let logged = self.count(txn, row, column, &added);
+                logged.or_else(|| self.shown(row, column, unlogged?)).map(Cow::Owned)
+            }
         };
         let found = |(column, source)| Some((column, value(column, source)?));
         cells.into_iter().filter_map(found).collect()
@@ -59,11 +62,12 @@ impl LogValues<'_> {
         match due {
             Due::Logged(txn) => self.value(txn, row, column),
             Due::Counted(txn, sum) => self.count(txn, row, column, &sum),
-            Due::Value(count) => {
-                let def = self.dictionary.table(row.table)?;
-                Some(shown_count(def, column, count))
-            }
+            Due::Value(count) => self.shown(row, column, count),
         }
+    }
+
+    fn shown(&self, row: &RowId, column: ColumnId, count: Decimal) -> Option<Value> {
+        Some(shown_count(self.dictionary.table(row.table)?, column, count))
     }
 
     fn count(&self, birth: TxnId, row: &RowId, column: ColumnId, sum: &Decimal) -> Option<Value> {

@@ -235,11 +235,14 @@ impl Apply {
             let columns: Vec<ColumnId> = here.map(|(column, _)| *column).collect();
             let shape = match write {
                 RowWrite::Delete => Shape::Delete,
-                RowWrite::Insert(_) => Shape::Insert(columns),
+                RowWrite::Insert(_) | RowWrite::Replace(_) => Shape::Insert(columns),
                 RowWrite::Update(_) if columns.is_empty() => continue,
                 RowWrite::Update(_) => Shape::Update(columns),
             };
             let cells = self.cells(known, write.cells())?;
+            if matches!(write, RowWrite::Replace(_)) {
+                shapes.entry((row.table, Shape::Delete)).or_default().push((row, Vec::new()));
+            }
             shapes.entry((row.table, shape)).or_default().push((row, cells));
         }
         let mut met = true;

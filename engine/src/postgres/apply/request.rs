@@ -17,6 +17,8 @@ pub enum RowWrite<'w> {
     Insert(Vec<(ColumnId, Cow<'w, Value>)>),
     /// Overwrite these cells.
     Update(Vec<(ColumnId, Cow<'w, Value>)>),
+    /// Delete the row and insert one of these cells.
+    Replace(Vec<(ColumnId, Cow<'w, Value>)>),
     /// Delete the row.
     Delete,
 }
@@ -26,7 +28,7 @@ impl<'w> RowWrite<'w> {
     #[must_use]
     pub fn cells(&self) -> &[(ColumnId, Cow<'w, Value>)] {
         match self {
-            Self::Insert(cells) | Self::Update(cells) => cells,
+            Self::Insert(cells) | Self::Update(cells) | Self::Replace(cells) => cells,
             Self::Delete => &[],
         }
     }

@@ -5,6 +5,7 @@
 
 pub mod client;
 pub mod explain;
+pub mod parked;
 pub mod server;
 pub mod status;
 pub mod wait;
@@ -25,6 +26,16 @@ pub const ANSWER_BYTES_MAX: u64 = 64 << 20;
 pub enum Request {
     /// A [`status::Status`].
     Status {},
+    /// A [`parked::ParkedList`].
+    ParkedList {
+        /// Only what is parked of this table.
+        table: Option<String>,
+    },
+    /// A [`parked::RetryAnswer`].
+    ParkedRetry {
+        /// Only what is parked of this table.
+        table: Option<String>,
+    },
 }
 
 /// What comes back.

@@ -4,6 +4,7 @@ pub mod cli;
 pub mod conflicts;
 pub mod exit;
 pub mod keygen;
+pub mod parked;
 
 use std::io::{self, Write as _};
 use std::path::Path;

@@ -3,6 +3,7 @@
 //! A node and a hub differ in what they are told, not in what they do: a member with a database
 //! captures and applies, every member keeps links and relays.
 
+mod parked;
 mod report;
 mod thinning;
 
@@ -26,7 +27,7 @@ use crate::identity::MemberKey;
 use crate::links::{self, Links};
 use crate::postgres::connect::PgSettings;
 use crate::random;
-use crate::replica::{self, ReplicaContext, ReplicaStatus};
+use crate::replica::{self, ReplicaContext, ReplicaStatus, RetryOrders};
 use crate::store::{DatabaseIdentity, Identity, Opened, Settings, Signer, Store, StoreError};
 use crate::tasks::{TaskError, Tasks};
 use crate::transport::{Endpoint, TransportError};
@@ -164,6 +165,8 @@ pub async fn run(prepared: Prepared) -> Result<(), DaemonError> {
             async move {
                 match request {
                     Request::Status {} => reporter.status().await,
+                    Request::ParkedList { table } => reporter.parked_list(table).await,
+                    Request::ParkedRetry { table } => reporter.retry_parked(table).await,
                 }
             }
         };
@@ -183,6 +186,7 @@ pub(crate) struct DatabaseParts {
     capture: watch::Receiver<CaptureStatus>,
     replica: watch::Receiver<ReplicaStatus>,
     thinned: watch::Receiver<Thinned>,
+    retry: RetryOrders,
 }
 
 /// Starts capture and apply where there is a database. `looked` becomes true, or ends, when nothing
@@ -200,7 +204,7 @@ fn start_database_parts(
     let Some(database) = opened.identity.database.clone() else {
         unreachable!("verify_identity has seen that the store was made for a database");
     };
-    let horizon = Horizon::default();
+    let (horizon, retry) = (Horizon::default(), RetryOrders::default());
     let (schema_epoch, epochs) = watch::channel(0);
     let (capture_status, capture) = watch::channel(CaptureStatus::starting());
     let (replica_status, replica) = watch::channel(ReplicaStatus::starting());
@@ -232,6 +236,7 @@ fn start_database_parts(
         store: store.clone(),
         horizon,
         schema_epoch: epochs,
+        retry: retry.clone(),
         group_changes_max: config.limits.group_changes_max,
         drift_ms_max: u64::try_from(config.limits.drift_max.as_millis()).unwrap_or(u64::MAX),
         tasks: tasks.clone(),
@@ -245,7 +250,7 @@ fn start_database_parts(
         let work = thinning::run(settings.clone(), keep, tasks.clone(), thinning, tasks.stop());
         tasks.spawn("history", work);
     }
-    Some(DatabaseParts { settings, tasks: tasks.clone(), capture, replica, thinned })
+    Some(DatabaseParts { settings, tasks: tasks.clone(), capture, replica, thinned, retry })
 }
 
 fn verify_identity(config: &DaemonConfig, opened: &Opened) -> Result<(), DaemonError> {

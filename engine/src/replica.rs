@@ -11,11 +11,14 @@ mod group;
 mod large;
 mod lines;
 mod log_values;
+mod parked;
 mod pending;
 mod repair;
 mod stage;
 
 pub use barrier::{BARRIER_SETTINGS, BarrierError};
+pub(crate) use lines::key_text;
+pub use parked::RetryOrders;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -48,6 +51,7 @@ use crate::random;
 use crate::replica::barrier::Barrier;
 use crate::replica::group::{Attempt, Mode};
 use crate::replica::large::Lane;
+use crate::replica::parked::Parking;
 use crate::replica::pending::{Next, Pending};
 use crate::store::{Log, Severity, Store, StoreError};
 use crate::tasks::{Child, TaskError, Tasks};
@@ -198,6 +202,8 @@ pub struct Counters {
     pub conflicts: u64,
     /// Lines written to `landfall.parked`.
     pub parked: u64,
+    /// Parked changes whose rows are shown by now.
+    pub freed: u64,
     /// Rows rewritten because they did not show what their clocks say.
     pub repaired: u64,
 }
@@ -211,6 +217,7 @@ impl Counters {
         self.retries += other.retries;
         self.conflicts += other.conflicts;
         self.parked += other.parked;
+        self.freed += other.freed;
         self.repaired += other.repaired;
     }
 }
@@ -232,6 +239,8 @@ pub struct ReplicaContext {
     pub horizon: Horizon,
     /// Grows whenever capture saw a table change its shape.
     pub schema_epoch: watch::Receiver<u64>,
+    /// What operators ask to be tried again.
+    pub retry: RetryOrders,
     /// Row changes one group may have.
     pub group_changes_max: usize,
     /// How far ahead of the local clock a foreign reading may be, in milliseconds.
@@ -263,12 +272,13 @@ impl ReplicaContext {
 /// Only what can never get better by waiting: a closed or corrupt store.
 pub async fn run(context: ReplicaContext, stop: CancellationToken) -> Result<(), ReplicaError> {
     let mut counters = Counters::default();
+    let mut parking = Parking::default();
     let context = Arc::new(context);
     loop {
         let outcome = tokio::select! {
             biased;
             () = stop.cancelled() => return Ok(()),
-            outcome = session(&context, &mut counters) => outcome,
+            outcome = session(&context, &mut counters, &mut parking) => outcome,
         };
         let Err(error) = outcome;
         if error.store().is_some_and(|store| store.severity() == Severity::Fatal) {
@@ -295,11 +305,17 @@ type Driver = Child<Result<(), tokio_postgres::Error>>;
 /// The error of a loop that only ends by one.
 type Endless = Result<std::convert::Infallible, ReplicaError>;
 
-async fn session(context: &Arc<ReplicaContext>, counters: &mut Counters) -> Endless {
+async fn session(
+    context: &Arc<ReplicaContext>,
+    counters: &mut Counters,
+    parking: &mut Parking,
+) -> Endless {
     let mut replica = Replica::connect(context).await?;
     replica.counters = *counters;
+    replica.parking = std::mem::take(parking);
     let outcome = replica.work(context, context.store.watch()).await;
     *counters = replica.counters;
+    *parking = replica.parking.next_session();
     outcome
 }
 
@@ -315,6 +331,8 @@ pub(crate) struct Replica {
     /// When the horizon was last raised with no locks held.
     horizon_at: Option<std::time::Instant>,
     dictionary: Dictionary,
+    /// What the store counted before it gave us the dictionary.
+    tables_known: u64,
     pending: BTreeMap<Origin, Pending>,
     /// What is committed in PostgreSQL, folded or not.
     applied: VersionVector,
@@ -325,6 +343,8 @@ pub(crate) struct Replica {
     attempts: BTreeMap<Origin, u32>,
     /// When the catalog was last read because of a change that did not fit.
     refreshed: Option<std::time::Instant>,
+    /// When what is parked is tried again.
+    parking: Parking,
     /// The large transaction that is applied beside us.
     lane: Option<Lane>,
     /// What it waited for when it last gave up.
@@ -376,12 +396,14 @@ impl Replica {
             horizon: context.horizon.clone(),
             horizon_at: None,
             dictionary: Dictionary::default(),
+            tables_known: 0,
             pending: BTreeMap::new(),
             applied: VersionVector::new(),
             counters: Counters::default(),
             patient: false,
             attempts: BTreeMap::new(),
             refreshed: None,
+            parking: Parking::default(),
             lane: None,
             lane_waits: None,
             drivers,
@@ -409,6 +431,7 @@ impl Replica {
             let due = known.dirty > 0 && !plant::active("no-repair");
             let repair_waits = due && !self.repair().await?;
             let repair_waits = repair_waits.then(|| "rows to be repaired are locked".to_owned());
+            let parked_at = self.tend_parked(context, &known).await?;
             // Rounds may follow on each other for long.
             if let Some(ended) = large::end_of(&mut self.lane).now_or_never() {
                 self.leave_lane(ended??);
@@ -435,6 +458,8 @@ impl Replica {
                 () = schema_change(&mut schema_epoch) => {}
                 () = sleep_until_wall(held.values().min().copied()) => {}
                 () = next_turn => {}
+                () = sleep_until(parked_at) => {}
+                () = context.retry.rung() => {}
                 ended = large::end_of(&mut self.lane) => self.leave_lane(ended??),
                 error = loss(&mut self.drivers) => return Err(error),
             }
@@ -480,6 +505,7 @@ impl Replica {
     async fn learn_schema(&mut self, context: &ReplicaContext) -> Result<(), ReplicaError> {
         let catalog = context.read_catalog().await?;
         self.store.learn(catalog.replicable().cloned().collect()).await?;
+        self.tables_known = self.store.table_moves();
         self.dictionary = self.store.fold_state().await?.dictionary;
         self.apply.learn(self.dictionary.tables(), &catalog);
         let gone = self.dictionary.tables().map(|(id, _)| id);
@@ -487,7 +513,13 @@ impl Replica {
         for table in gone {
             self.dictionary.hide(table);
         }
+        self.parking.learned(catalog);
         Ok(())
+    }
+
+    /// Whether the fold knows tables that we do not: what was decided without them may be wrong.
+    fn tables_changed(&self) -> bool {
+        self.store.table_moves() != self.tables_known
     }
 
     /// Gives every origin one group.
@@ -538,6 +570,9 @@ impl Replica {
     ) -> Result<Turn, ReplicaError> {
         if !self.keep_horizon_fresh().await? {
             return Ok(Turn::Waits(CAPTURE_BEHIND.to_owned()));
+        }
+        if self.tables_changed() {
+            self.learn_schema(context).await?;
         }
         let Some(mut front) = self.front(origin, count) else { return Ok(Turn::Worked) };
         if self.does_not_fit(&front.group) && self.may_refresh() {
@@ -605,6 +640,9 @@ impl Replica {
                 Attempt::Late => "locking takes too long",
             };
             self.counters.retries += 1;
+            if self.tables_changed() {
+                break;
+            }
             let cause = waits_for;
             tracing::debug!(origin = %group.origin, seq = %group.first, cause, "trying again");
             tokio::time::sleep(pause_before(attempt)).await;
@@ -693,6 +731,13 @@ async fn loss(drivers: &mut [Driver]) -> ReplicaError {
 async fn schema_change(epoch: &mut watch::Receiver<u64>) {
     if epoch.changed().await.is_err() {
         std::future::pending().await
+    }
+}
+
+async fn sleep_until(at: Option<std::time::Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep(at.saturating_duration_since(time::monotonic())).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -25,6 +25,7 @@ mod folding;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
 mod layout;
+mod parked;
 mod reader;
 mod record;
 mod sealing;
@@ -38,7 +39,7 @@ mod tests;
 mod units;
 mod writer;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -47,10 +48,10 @@ use std::thread;
 
 use landfall_protocol::change::Transaction;
 use landfall_protocol::dictionary::RowId;
-use landfall_protocol::fold::{CapturedTransaction, Fold, MarkerKey};
+use landfall_protocol::fold::{CapturedTransaction, ChangeId, Fold, MarkerKey, Obstacle};
 use landfall_protocol::id::{Origin, Seq, SiteId, TxnId};
 use landfall_protocol::lattice::RowClock;
-use landfall_protocol::schema::TableDef;
+use landfall_protocol::schema::{TableDef, TableId};
 use landfall_protocol::unit::{Unit, UnitHash};
 use landfall_protocol::version::VersionVector;
 use rusqlite::Connection;
@@ -58,6 +59,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 pub use bond::{Bond, Token};
 pub use error::{Severity, StoreError};
+pub use parked::{ParkedPage, ParkedPlace, Rejoined};
 pub use record::{
     Advance, Appended, Backlog, DatabaseIdentity, DirtyRow, Folded, Held, Identity, Log, OpenUnit,
     Opened, PeerRecord, Resume, Sealing, Settings, Sizes, Statistics,
@@ -402,6 +404,36 @@ impl Store {
         self.write(0, move |writer| writer.clear_dirty(&marks, repaired)).await
     }
 
+    /// Joins parked changes into the row clocks as far as they have a place here by now. They stay
+    /// parked.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`], [`StoreError::Corrupt`].
+    pub async fn rejoin_parked(&self, ids: Vec<ChangeId>) -> Result<Rejoined, StoreError> {
+        self.write(0, move |writer| writer.rejoin_parked(&ids)).await
+    }
+
+    /// Notes what keeps parked changes from being shown now.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`].
+    pub async fn keep_parked(
+        &self,
+        ids: Vec<ChangeId>,
+        obstacle: Obstacle,
+    ) -> Result<(), StoreError> {
+        self.write(0, move |writer| writer.keep_parked(&ids, obstacle)).await
+    }
+
+    /// Says that parked changes are shown, which gives each another fate; returns how many there
+    /// were.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`], [`StoreError::Corrupt`].
+    pub async fn free_parked(&self, ids: Vec<ChangeId>) -> Result<u64, StoreError> {
+        self.write(0, move |writer| writer.free_parked(&ids)).await
+    }
+
     /// Refuses every fold from now on. The first reason stays.
     ///
     /// # Errors
@@ -512,6 +544,13 @@ impl Store {
         self.counters.clock_moves.load(Ordering::SeqCst)
     }
 
+    /// How often own tables have got another shape. Whoever reads clocks, and then finds the number
+    /// that it found before it asked for the tables, knows every column that is in these clocks.
+    #[must_use]
+    pub fn table_moves(&self) -> u64 {
+        self.counters.table_moves.load(Ordering::SeqCst)
+    }
+
     /// Units of an origin from the one that holds `after` + 1 on, about `bytes_max` of them but at
     /// least one if there is any.
     ///
@@ -606,6 +645,21 @@ impl Store {
     /// [`StoreError::Corrupt`].
     pub async fn dirty_rows(&self, limit: usize) -> Result<Vec<DirtyRow>, StoreError> {
         self.read(move |reader| reader.dirty_rows(limit)).await
+    }
+
+    /// Parked changes from a place on, at most `limit`.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`].
+    pub async fn parked(&self, from: ParkedPlace, limit: usize) -> Result<ParkedPage, StoreError> {
+        self.read(move |reader| reader.parked(from, limit)).await
+    }
+
+    /// Tables whose rows the fold moved clocks of since this was asked last. Only kept while
+    /// something is parked.
+    #[must_use]
+    pub fn take_touched(&self) -> BTreeSet<TableId> {
+        std::mem::take(&mut *self.counters.touched())
     }
 
     /// How much there is.

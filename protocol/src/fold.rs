@@ -9,10 +9,12 @@
 
 mod image;
 mod marker;
+mod parked;
 
 use image::{Addition, OwnChange};
 pub use image::{Columns, Image, Relation, Row, RowEvent};
 pub use marker::{ACTOR_PREFIX, MARKER_PREFIX, Marker, MarkerKey, ParkedChange};
+pub use parked::{ChangeId, Obstacle, Parked};
 
 use std::collections::BTreeSet;
 use std::collections::btree_map::{BTreeMap, Entry};
@@ -25,7 +27,7 @@ use crate::dictionary::{Dictionary, LocalChange, RowId, Unshowable};
 use crate::id::{Origin, Seq, TxnId};
 use crate::lattice::{Fate, RowClock};
 use crate::schema::rules::TableRules;
-use crate::schema::{ColumnId, TableDef, TableId};
+use crate::schema::{ColumnId, TableDef, TableId, TableName};
 use crate::value::Value;
 use crate::version::VersionVector;
 
@@ -108,6 +110,8 @@ pub struct FoldOutput {
     pub clocks: BTreeMap<RowId, RowClock>,
     /// What became of foreign row changes.
     pub fates: Fates,
+    /// Changes that were set aside; as many as `fates` counts.
+    pub parked: Vec<Parked>,
     /// Rows that PostgreSQL does not show as the clocks say.
     pub dirty: BTreeSet<RowId>,
     /// Foreign table descriptions that are in force from here on.
@@ -175,7 +179,12 @@ pub struct Localized(Vec<LocalizedTransaction>);
 #[derive(Clone, Debug)]
 enum LocalizedTransaction {
     Own(LocalizedOwn),
-    Apply { origin: Origin, transactions: Vec<ForeignChanges>, images: BTreeMap<RowId, Image> },
+    Apply {
+        origin: Origin,
+        commit_ms: u64,
+        transactions: Vec<ForeignChanges>,
+        images: BTreeMap<RowId, Image>,
+    },
     Repair,
 }
 
@@ -198,8 +207,28 @@ struct ForeignChanges {
 
 #[derive(Clone, Debug)]
 struct ForeignChange {
+    table: Option<TableName>,
     local: Result<LocalChange, Unshowable>,
-    parked: bool,
+    /// What the apply transaction said that keeps it.
+    parked: Option<Obstacle>,
+}
+
+impl ForeignChange {
+    /// What keeps it from being shown, if anything does.
+    fn obstacle(&self) -> Option<Obstacle> {
+        self.parked.or_else(|| match &self.local {
+            Ok(local) => (!local.unknown_columns.is_empty()).then_some(Obstacle::NoColumn),
+            Err(why) => Some(Obstacle::from(why)),
+        })
+    }
+
+    fn set_aside(&self, id: ChangeId, since_ms: u64) -> Option<Parked> {
+        let obstacle = self.obstacle()?;
+        let local = self.local.as_ref().ok();
+        let row = local.map(|local| local.row.clone());
+        let columns = local.map(|local| local.unknown_columns.clone()).unwrap_or_default();
+        Some(Parked { id, table: self.table.clone(), row, obstacle, columns, since_ms })
+    }
 }
 
 impl Localized {
@@ -313,13 +342,18 @@ impl Fold {
                         return Err(FoldError::MarkerGap { origin, first, expected });
                     }
                     reached.advance(origin, last);
-                    let parked: BTreeSet<ParkedChange> = parked.into_iter().collect();
+                    let parked: BTreeMap<ParkedChange, Obstacle> = parked.into_iter().collect();
                     let transactions = (first.0..=last.0)
                         .map(|seq| self.localize_foreign(origin, Seq(seq), &parked, foreign))
                         .collect::<Result<Vec<_>, _>>()?;
                     let (images, by_the_way) = split_images(images, &transactions);
-                    localized.push(LocalizedTransaction::Apply { origin, transactions, images });
                     let (commit_ms, whole) = (captured.commit_ms, Fragment::Whole);
+                    localized.push(LocalizedTransaction::Apply {
+                        origin,
+                        commit_ms,
+                        transactions,
+                        images,
+                    });
                     let dictionary = &self.dictionary;
                     localized.push(own_changes(dictionary, commit_ms, None, whole, by_the_way));
                 }
@@ -332,7 +366,7 @@ impl Fold {
         &mut self,
         origin: Origin,
         seq: Seq,
-        parked: &BTreeSet<ParkedChange>,
+        parked: &BTreeMap<ParkedChange, Obstacle>,
         foreign: &ForeignTransactions,
     ) -> Result<ForeignChanges, FoldError> {
         let txn = TxnId { origin, seq };
@@ -342,12 +376,17 @@ impl Fold {
             tables.insert(describe.table, describe.def.clone());
         }
         let changes = found.transaction.changes.iter().enumerate().map(|(index, change)| {
-            let local = match tables.get(&change.table) {
+            let def = tables.get(&change.table);
+            let local = match def {
                 Some(def) => self.dictionary.localize(def, change),
                 None => Err(Unshowable::Undescribed(change.table)),
             };
-            let place = ParkedChange { seq, index: index as u32 };
-            ForeignChange { local, parked: parked.contains(&place) }
+            let parked = parked.get(&ParkedChange { seq, index: index as u32 }).copied();
+            // Few are parked, and names are long.
+            let is_shown = parked.is_none()
+                && local.as_ref().is_ok_and(|local| local.unknown_columns.is_empty());
+            let table = def.filter(|_| !is_shown).map(|def| def.name.clone());
+            ForeignChange { table, local, parked }
         });
         Ok(ForeignChanges {
             stamp: found.transaction.stamp(origin),
@@ -372,8 +411,9 @@ impl Fold {
                 LocalizedTransaction::Own(own) => {
                     output.own.extend(self.fold_own(own, &mut rows, &mut output.dirty));
                 }
-                LocalizedTransaction::Apply { origin, transactions, images } => {
-                    self.fold_apply(origin, &transactions, &images, &mut rows, &mut output);
+                LocalizedTransaction::Apply { origin, commit_ms, transactions, images } => {
+                    let from = (origin, commit_ms);
+                    self.fold_apply(from, &transactions, &images, &mut rows, &mut output);
                 }
                 LocalizedTransaction::Repair => {}
             }
@@ -429,7 +469,7 @@ impl Fold {
 
     fn fold_apply(
         &mut self,
-        origin: Origin,
+        (origin, commit_ms): (Origin, u64),
         transactions: &[ForeignChanges],
         images: &BTreeMap<RowId, Image>,
         rows: &mut Rows,
@@ -440,19 +480,18 @@ impl Fold {
             self.clock.observe(transaction.stamp.hlc);
             self.origin_vectors.entry(origin).or_default().join(&transaction.vector);
             output.described.extend(transaction.describes.iter().map(|d| (origin, d.clone())));
-            for change in &transaction.changes {
-                match &change.local {
-                    Ok(local) => {
-                        let fate =
-                            join_foreign(transaction.stamp, local, change.parked, rows, &mut shown);
-                        if change.parked || !local.unknown_columns.is_empty() {
-                            output.fates.parked += 1;
-                        } else {
-                            output.fates.count(fate);
-                        }
+            for (index, change) in transaction.changes.iter().enumerate() {
+                let id = ChangeId { txn: transaction.stamp.txn, index: index as u32 };
+                let parked = change.set_aside(id, commit_ms);
+                if let Ok(local) = &change.local {
+                    let hides = parked.as_ref().is_some_and(|parked| parked.obstacle.hides_row());
+                    let fate = join_foreign(transaction.stamp, local, hides, rows, &mut shown);
+                    if parked.is_none() {
+                        output.fates.count(fate);
                     }
-                    Err(_) => output.fates.parked += 1,
                 }
+                output.fates.parked += u64::from(parked.is_some());
+                output.parked.extend(parked);
             }
             self.applied.advance(origin, transaction.stamp.txn.seq);
             self.unsent.advance(origin, transaction.stamp.txn.seq);
@@ -478,7 +517,8 @@ impl Fold {
 }
 
 impl Fates {
-    fn count(&mut self, fate: Fate) {
+    /// Counts one more.
+    pub fn count(&mut self, fate: Fate) {
         match fate {
             Fate::Applied => self.applied += 1,
             Fate::Merged => self.merged += 1,

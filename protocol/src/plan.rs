@@ -53,8 +53,8 @@ struct Step {
 /// A change in words, for what operators read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ToldChange {
-    /// The transaction it is part of.
-    pub seq: Seq,
+    /// Where it stands.
+    pub place: ParkedChange,
     /// What happened.
     pub op: RowOp,
     /// Column numbers and values.
@@ -243,7 +243,7 @@ impl RowWork {
                 format!("{}={}", cell.column.0, cell.value.text().unwrap_or("NULL".into()))
             });
             let text = cells.collect::<Vec<_>>().join(", ");
-            ToldChange { seq: step.place.seq, op: step.change.op, text }
+            ToldChange { place: step.place, op: step.change.op, text }
         })
     }
 

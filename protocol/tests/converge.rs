@@ -11,8 +11,8 @@ use landfall_protocol::clock::Stamp;
 use landfall_protocol::counter::Decimal;
 use landfall_protocol::dictionary::RowId;
 use landfall_protocol::fold::{
-    CapturedTransaction, Fates, Fold, ForeignTransaction, ForeignTransactions, Marker, Relation,
-    Row as RowValues, RowEvent,
+    CapturedTransaction, Fates, Fold, ForeignTransaction, ForeignTransactions, Marker, Obstacle,
+    Relation, Row as RowValues, RowEvent,
 };
 use landfall_protocol::id::{Incarnation, Origin, Seq, SiteId, TxnId};
 use landfall_protocol::lattice::RowClock;
@@ -414,7 +414,7 @@ impl Site {
                 }
             };
             if trouble.refuse == Some(key) {
-                parked.extend(RowWork::places(work));
+                parked.extend(RowWork::places(work).map(|place| (place, Obstacle::Refused)));
                 self.refused.insert(key);
                 continue;
             }

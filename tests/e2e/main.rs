@@ -16,6 +16,7 @@ mod large;
 mod links;
 mod memory;
 mod merge;
+mod parked;
 mod partition;
 mod race;
 mod refusals;

@@ -16,7 +16,7 @@ use landfall_engine::capture::stream::{self, CaptureContext, CaptureStatus};
 use landfall_engine::config::LinkConfig;
 use landfall_engine::links::{self, Links};
 use landfall_engine::postgres::connect::PgSettings;
-use landfall_engine::replica::{self, ReplicaContext, ReplicaStatus};
+use landfall_engine::replica::{self, ReplicaContext, ReplicaStatus, RetryOrders};
 use landfall_engine::simulation::{self, Surroundings};
 use landfall_engine::store::{
     DatabaseIdentity, Log, MemoryDisk, Moment, Opened, Pace, Settings, Store, StoreError,
@@ -343,6 +343,7 @@ fn replicate(
         store: store.clone(),
         horizon,
         schema_epoch: epochs,
+        retry: RetryOrders::default(),
         group_changes_max: world.options.group_changes_max,
         drift_ms_max: 300_000,
         tasks: tasks.clone(),

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::parked::ParkedStatus;
 use crate::postgres::lsn::Lsn;
 
 /// Everything about one member, at one moment.
@@ -52,6 +53,8 @@ pub struct Status {
     pub held_units: u64,
     /// What became of the changes received.
     pub fates: Fates,
+    /// What could not be shown here.
+    pub parked: ParkedStatus,
     /// Rows whose image was not what the lattice says, and were put right.
     pub repaired_rows: u64,
     /// Rows whose image is not what the lattice says, and which are about to be put right.
@@ -170,6 +173,8 @@ pub struct ApplyCounters {
     pub conflicts: u64,
     /// Lines written to `landfall.parked`.
     pub parked: u64,
+    /// Parked changes that are shown by now.
+    pub freed: u64,
 }
 
 /// How far one origin is known.

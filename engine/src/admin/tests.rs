@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::explain::Explained;
+use super::parked::ParkedStatus;
 use super::server::AdminServer;
 use super::status::{
     ApplyCounters, DaemonState, Fates, HistoryStatus, OriginStatus, Part, PartState, PeerState,
@@ -69,6 +70,7 @@ fn status() -> Status {
         inbox_pending_changes: 0,
         held_units: 0,
         fates: Fates { received: 5, applied: 3, merged: 1, superseded: 1, parked: 0, pending: 0 },
+        parked: ParkedStatus::default(),
         repaired_rows: 0,
         rows_to_repair: 0,
         history: Some(HistoryStatus { keep_days: 365, removed: 7, cause: None }),

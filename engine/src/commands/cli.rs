@@ -12,7 +12,7 @@ use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, V
 
 use super::conflicts::{self, Asked};
 use super::exit::{EXIT_HELP, Exit, Failure};
-use super::{Format, finish, keygen};
+use super::{Format, finish, keygen, parked};
 use crate::admin::wait::Goal;
 use crate::config::Program;
 use crate::postgres::history::UndoRequest;
@@ -42,13 +42,20 @@ pub fn main(program: Program, about: &'static str) -> ExitCode {
 
 fn command(program: Program, about: &'static str) -> clap::Command {
     let looks_for = |command: clap::Command| {
-        command.mut_arg("file", |file| file.default_value(program.config_file()))
+        if command.has_subcommands() {
+            return command.mut_subcommands(|command| looks_in(command, program));
+        }
+        looks_in(command, program)
     };
     let each = |command: clap::Command| match command.has_subcommands() {
         true => command.mut_subcommands(looks_for),
         false => looks_for(command),
     };
     Cli::command().name(program.binary()).about(about).mut_subcommands(each)
+}
+
+fn looks_in(command: clap::Command, program: Program) -> clap::Command {
+    command.mut_arg("file", |file| file.default_value(program.config_file()))
 }
 
 /// Executes one command to its end.
@@ -73,6 +80,12 @@ fn execute(command: Command, program: Program) -> Result<Exit, Failure> {
         Command::Run { config } => super::run(&config.file, program),
         Command::Status { config, output } => {
             finish(super::status(&config.file, program), output.format())
+        }
+        Command::Parked { what: ParkedCommand::List { config, table, output } } => {
+            finish(parked::list(&config.file, program, table), output.format())
+        }
+        Command::Parked { what: ParkedCommand::Retry { config, table, output } } => {
+            finish(parked::retry(&config.file, program, table), output.format())
         }
         Command::Wait { config, goal, timeout, output } => {
             let limit = Duration::from_secs(timeout);
@@ -173,6 +186,12 @@ enum Command {
         #[command(flatten)]
         output: Output,
     },
+    /// Changes from others that this site cannot show: list them, or try them again
+    #[command(after_help = EXIT_HELP)]
+    Parked {
+        #[command(subcommand)]
+        what: ParkedCommand,
+    },
     /// Wait until changes have got somewhere; for scripts
     ///
     /// Counts what was committed here before the command began (with synchronous_commit off, up to
@@ -257,6 +276,35 @@ enum ConflictsCommand {
         /// On whose behalf; told with the change at every site
         #[arg(long = "as", value_name = "NAME", value_parser = actor)]
         actor: Option<Actor>,
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum ParkedCommand {
+    /// Say what is parked, why, and what would free it
+    ///
+    /// Row keys are shown. The reasons that PostgreSQL gave are in the table landfall.parked.
+    List {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// Only of this table, as schema.table
+        #[arg(long, value_name = "TABLE")]
+        table: Option<String>,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Try again at once what is parked
+    ///
+    /// It is tried by itself after a start, when the catalog changed, when a table that has to do
+    /// with it was written, and now and then.
+    Retry {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// Only of this table, as schema.table
+        #[arg(long, value_name = "TABLE")]
+        table: Option<String>,
         #[command(flatten)]
         output: Output,
     },

@@ -1,6 +1,6 @@
 //! The answer to `status`, put together from what every part tells.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use landfall_protocol::fleet::Fleet;
@@ -16,6 +16,7 @@ use crate::capture::slot::{self, SlotError};
 use crate::capture::stream::CaptureStatus;
 use crate::config::DaemonConfig;
 use crate::daemon::DatabaseParts;
+use crate::daemon::parked::Counted;
 use crate::links::{self, LinksHandle};
 use crate::postgres::lsn::Lsn;
 use crate::replica::{self, ReplicaStatus};
@@ -28,13 +29,15 @@ const ASK_WITHIN: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(super) struct Reporter {
     config: DaemonConfig,
-    fleet: Fleet,
+    pub(super) fleet: Fleet,
     own: Origin,
-    store: Store,
+    pub(super) store: Store,
     links: LinksHandle,
-    parts: Option<DatabaseParts>,
+    pub(super) parts: Option<DatabaseParts>,
     /// Kept between two questions; whoever asks has it, so a second asker makes another.
     session: Mutex<Option<Session>>,
+    /// Counting what is parked takes a while when it is much.
+    counted: Mutex<Option<Counted>>,
 }
 
 /// A session with the task that drives it.
@@ -53,7 +56,16 @@ impl Reporter {
         links: LinksHandle,
         parts: Option<DatabaseParts>,
     ) -> Self {
-        Self { config, fleet, own, store, links, parts, session: Mutex::new(None) }
+        Self {
+            config,
+            fleet,
+            own,
+            store,
+            links,
+            parts,
+            session: Mutex::new(None),
+            counted: Mutex::new(None),
+        }
     }
 
     /// The status as JSON.
@@ -81,7 +93,9 @@ impl Reporter {
         let (wal_lsn, slot) = self.server().await;
         let store = self.store_status(&sizes);
         let (state, why) = state(&log, &store, capture.as_ref(), replica.as_ref());
-        let warnings: Vec<String> = slot.iter().filter_map(SlotStatus::warning).collect();
+        let parked = known(self.parked_status(log.fates.parked).await)?;
+        let held = slot.iter().filter_map(SlotStatus::warning);
+        let warnings: Vec<String> = held.chain(parked.warning()).collect();
         Ok(Status {
             site: self.own.site.number(),
             name: self.config.name.clone(),
@@ -113,6 +127,7 @@ impl Reporter {
                 parked: log.fates.parked,
                 pending: log.received_changes.saturating_sub(log.fates.total()),
             },
+            parked,
             repaired_rows: log.repaired,
             rows_to_repair: log.dirty,
             history: self.parts.as_ref().map(|parts| self.history(parts)),
@@ -180,6 +195,10 @@ impl Reporter {
         let thinned = parts.thinned.borrow().clone();
         let days = self.config.history.keep.map_or(0, |keep| keep.as_secs() / (24 * 3600));
         HistoryStatus { keep_days: days, removed: thinned.removed, cause: thinned.cause }
+    }
+
+    pub(super) fn counted(&self) -> MutexGuard<'_, Option<Counted>> {
+        self.counted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn take_session(&self) -> Option<Session> {
@@ -266,6 +285,7 @@ fn counters(counted: replica::Counters) -> ApplyCounters {
         retries: counted.retries,
         conflicts: counted.conflicts,
         parked: counted.parked,
+        freed: counted.freed,
     }
 }
 

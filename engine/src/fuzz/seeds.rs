@@ -8,7 +8,7 @@ use landfall_protocol::clock::{Hlc, Stamp};
 use landfall_protocol::codec::Writer;
 use landfall_protocol::compress::compress;
 use landfall_protocol::counter::{Decimal, Share};
-use landfall_protocol::fold::{Marker, ParkedChange};
+use landfall_protocol::fold::{Marker, Obstacle, ParkedChange};
 use landfall_protocol::id::{PublicKey, Seq};
 use landfall_protocol::lattice::RowClock;
 use landfall_protocol::schema::rules::TableRules;
@@ -99,8 +99,10 @@ fn short(content: &[u8]) -> Vec<u8> {
 }
 
 fn markers() -> Vec<Marker> {
-    let parked =
-        vec![ParkedChange { seq: Seq(8), index: 3 }, ParkedChange { seq: Seq(9), index: 0 }];
+    let parked = vec![
+        (ParkedChange { seq: Seq(8), index: 3 }, Obstacle::Refused),
+        (ParkedChange { seq: Seq(9), index: 0 }, Obstacle::NoTable),
+    ];
     vec![Marker::Repair, Marker::Apply { origin: origin(1), first: Seq(7), last: Seq(9), parked }]
 }
 

@@ -12,6 +12,7 @@ use std::time::Instant;
 use futures_util::FutureExt as _;
 use futures_util::future::try_join_all;
 use landfall_protocol::dictionary::RowId;
+use landfall_protocol::fold::ChangeId;
 use landfall_protocol::id::{Origin, Seq};
 use landfall_protocol::schema::{ColumnId, TableDef, TableId};
 use landfall_protocol::value::{LongValue, Value};
@@ -26,7 +27,9 @@ use crate::postgres::text_array::TextArray;
 use crate::time;
 
 pub use error::ApplyError;
-pub use request::{LockPhase, LockRequest, Opening, ParentRequest, ParkedLine, RowWrite};
+pub use request::{
+    LockPhase, LockRequest, Opening, ParentRequest, ParkedLine, ParkedNote, RowWrite,
+};
 
 /// Session settings of the apply connection, besides [`TEXT_SETTINGS`].
 ///
@@ -458,14 +461,16 @@ impl ApplyConnection {
     /// # Errors
     /// Passes the server's error on.
     pub async fn write_parked(&mut self, lines: &[ParkedLine]) -> Result<(), ApplyError> {
-        let sql = "INSERT INTO landfall.parked (origin, seq, table_name, row_key, op, change, reason, advice) \
-                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
+        let sql = "INSERT INTO landfall.parked (origin, seq, place, table_name, row_key, op, change, reason, advice) \
+                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
         let statement = self.prepare(sql).await?;
         for line in lines {
             let (origin, seq) = (line.origin.to_string(), line.seq.0 as i64);
-            let params: [&(dyn ToSql + Sync); 8] = [
+            let place = i64::from(line.index);
+            let params: [&(dyn ToSql + Sync); 9] = [
                 &origin,
                 &seq,
+                &place,
                 &line.table,
                 &line.row_key,
                 &line.op,
@@ -475,6 +480,38 @@ impl ApplyConnection {
             ];
             self.client.execute(&statement, &params).await.map_err(ApplyError::classify)?;
         }
+        Ok(())
+    }
+
+    /// Takes the lines of changes that are shown now out of `landfall.parked`.
+    ///
+    /// # Errors
+    /// Passes the server's error on.
+    pub async fn free_parked(&mut self, ids: &[ChangeId]) -> Result<(), ApplyError> {
+        let columns = places(ids.iter());
+        let params: Vec<_> = columns.iter().map(|column| column as &(dyn ToSql + Sync)).collect();
+        if !ids.is_empty() {
+            let statement = self.prepare(FREE_PARKED).await?;
+            self.client.execute(&statement, &params).await.map_err(ApplyError::classify)?;
+        }
+        Ok(())
+    }
+
+    /// Says in `landfall.parked` why changes still cannot be shown, where it says something else.
+    ///
+    /// # Errors
+    /// Passes the server's error on.
+    pub async fn explain_parked(&mut self, notes: &[ParkedNote]) -> Result<(), ApplyError> {
+        if notes.is_empty() {
+            return Ok(());
+        }
+        let reasons: Vec<String> = notes.iter().map(|note| note.reason.clone()).collect();
+        let advice: Vec<String> = notes.iter().map(|note| note.advice.clone()).collect();
+        let mut columns = places(notes.iter().map(|note| &note.id)).to_vec();
+        columns.extend([reasons, advice]);
+        let params: Vec<_> = columns.iter().map(|column| column as &(dyn ToSql + Sync)).collect();
+        let statement = self.prepare(EXPLAIN_PARKED).await?;
+        self.client.execute(&statement, &params).await.map_err(ApplyError::classify)?;
         Ok(())
     }
 
@@ -562,6 +599,26 @@ impl ApplyConnection {
 }
 
 const EMIT_MARKER: &str = "SELECT pg_logical_emit_message(true, 'landfall.apply', $1::bytea)";
+
+const FREE_PARKED: &str = "\
+DELETE FROM landfall.parked p USING unnest($1::text[], $2::text[], $3::text[]) AS x(o, s, i) \
+WHERE p.origin = x.o AND p.seq = x.s::int8 AND p.place = x.i::int8";
+
+const EXPLAIN_PARKED: &str = "\
+UPDATE landfall.parked p SET reason = x.r, advice = x.a \
+FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[]) AS x(o, s, i, r, a) \
+WHERE p.origin = x.o AND p.seq = x.s::int8 AND p.place = x.i::int8 AND p.reason <> x.r";
+
+/// Origins, numbers and places of changes, as text.
+fn places<'c>(ids: impl Iterator<Item = &'c ChangeId>) -> [Vec<String>; 3] {
+    let mut columns: [Vec<String>; 3] = Default::default();
+    for ChangeId { txn, index } in ids {
+        columns[0].push(txn.origin.to_string());
+        columns[1].push(txn.seq.0.to_string());
+        columns[2].push(index.to_string());
+    }
+    columns
+}
 
 /// Deletes first: a row that takes over a unique value comes after the one that gives it up.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

@@ -6,13 +6,14 @@ use std::fmt;
 
 use futures_util::future::BoxFuture;
 use landfall_protocol::dictionary::RowId;
+use landfall_protocol::fold::ChangeId;
 use landfall_protocol::id::Origin;
 use landfall_protocol::schema::{ColumnId, TableDef, TableId};
 use landfall_protocol::value::LongValue;
 
 use super::access::TableAccess;
 use super::apply::{
-    ApplyError, LockPhase, LockRequest, Opening, ParentRequest, ParkedLine, RowWrite,
+    ApplyError, LockPhase, LockRequest, Opening, ParentRequest, ParkedLine, ParkedNote, RowWrite,
 };
 use super::catalog::Catalog;
 use super::history::ConflictLine;
@@ -102,6 +103,10 @@ pub trait ApplySession: fmt::Debug + Send + Sync {
     fn write_conflicts<'a>(&'a mut self, lines: &'a [ConflictLine]) -> Step<'a, ()>;
     /// Lines for humans.
     fn write_parked<'a>(&'a mut self, lines: &'a [ParkedLine]) -> Step<'a, ()>;
+    /// Lines that are no longer true.
+    fn free_parked<'a>(&'a mut self, ids: &'a [ChangeId]) -> Step<'a, ()>;
+    /// Lines that say something else now.
+    fn explain_parked<'a>(&'a mut self, notes: &'a [ParkedNote]) -> Step<'a, ()>;
     /// Puts a piece of a long value aside.
     fn stage<'a>(&'a mut self, long: &'a LongValue, index: u32, piece: &'a str) -> Step<'a, ()>;
     /// Removes them again.
@@ -276,6 +281,15 @@ impl ApplyConnection {
 
     pub(crate) async fn write_parked(&mut self, lines: &[ParkedLine]) -> Result<(), ApplyError> {
         either!(self, s => s.write_parked(lines).await, m => m.session.write_parked(lines).await)
+    }
+
+    pub(crate) async fn free_parked(&mut self, ids: &[ChangeId]) -> Result<(), ApplyError> {
+        either!(self, s => s.free_parked(ids).await, m => m.session.free_parked(ids).await)
+    }
+
+    pub(crate) async fn explain_parked(&mut self, notes: &[ParkedNote]) -> Result<(), ApplyError> {
+        either!(self, s => s.explain_parked(notes).await,
+            m => m.session.explain_parked(notes).await)
     }
 
     pub(crate) async fn stage(

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use landfall_protocol::dictionary::RowId;
-use landfall_protocol::fold::{Marker, ParkedChange};
+use landfall_protocol::fold::{Marker, Obstacle, ParkedChange};
 use landfall_protocol::lattice::RowClock;
 use landfall_protocol::plan::{Conflict, Group, RowWork, Source, Verdict};
 use landfall_protocol::schema::{ColumnId, TableId};
@@ -189,6 +189,9 @@ impl Replica {
         } else {
             first
         };
+        if self.tables_changed() {
+            return Ok(Some(Attempt::Again("a table has got another shape")));
+        }
         if !decided.contradicted.is_empty() {
             hidden.extend(decided.contradicted);
             return Ok(Some(Attempt::Again("the table and the clocks disagree for a moment")));
@@ -206,13 +209,18 @@ impl Replica {
         Ok(None)
     }
 
-    pub(super) fn marker(&self, group: &Group, parked: &[ParkedChange]) -> Vec<u8> {
+    pub(super) fn marker(
+        &self,
+        group: &Group,
+        parked: BTreeMap<ParkedChange, Obstacle>,
+    ) -> Vec<u8> {
         let (origin, first, last) = (group.origin, group.first, group.last);
-        self.marker_key.seal(&Marker::Apply { origin, first, last, parked: parked.to_vec() })
+        let parked = parked.into_iter().collect();
+        self.marker_key.seal(&Marker::Apply { origin, first, last, parked })
     }
 
     fn opening(&self, group: &Group, phase: LockPhase) -> Opening {
-        let marker = self.marker(group, &unshowable(group));
+        let marker = self.marker(group, unshowable(group));
         Opening { origin: group.origin, first: group.first, last: group.last, marker, phase }
     }
 
@@ -427,11 +435,10 @@ impl Replica {
         if !refused.is_empty() {
             let mut parked = unshowable(group);
             for row in refused.keys() {
-                parked.extend(group.rows.get(row).into_iter().flat_map(RowWork::places));
+                let places = group.rows.get(row).into_iter().flat_map(RowWork::places);
+                parked.extend(places.map(|place| (place, Obstacle::Refused)));
             }
-            parked.sort_unstable();
-            parked.dedup();
-            let message = self.marker(group, &parked);
+            let message = self.marker(group, parked);
             self.apply.mark(&message).await?;
         }
         self.apply.write_parked(&lines).await?;
@@ -440,9 +447,11 @@ impl Replica {
     }
 }
 
-/// Changes that have no place in this database.
-pub(super) fn unshowable(group: &Group) -> Vec<ParkedChange> {
-    group.parked.iter().map(|(place, _)| *place).collect()
+/// Changes that have no place in this database, or not for all of their columns.
+pub(super) fn unshowable(group: &Group) -> BTreeMap<ParkedChange, Obstacle> {
+    let lacking = group.rows.values().flat_map(RowWork::unknown_columns);
+    let lacking = lacking.map(|(place, _)| (place, Obstacle::NoColumn));
+    lacking.chain(group.parked.iter().map(|(place, why)| (*place, Obstacle::from(why)))).collect()
 }
 
 /// The referencing values of a foreign key, when the group writes all of them and none is NULL.

@@ -243,7 +243,7 @@ impl Replica {
         let origin = large.origin;
         let group = self.fragment(origin, seq, walk).await?;
         walk.changes += group.changes;
-        let marker = self.marker(&group, &unshowable(&group));
+        let marker = self.marker(&group, unshowable(&group));
         if seq == large.first {
             let Large { origin, first, last } = large;
             self.apply.begin(&Opening { origin, first, last, marker, phase }).await?;

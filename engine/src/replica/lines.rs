@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use landfall_protocol::change::RowOp;
 use landfall_protocol::clock::Stamp;
 use landfall_protocol::dictionary::{RowId, Unshowable};
+use landfall_protocol::fold::ParkedChange;
 use landfall_protocol::plan::{Conflict, Group, LostValue, RowWork, Rule};
 use landfall_protocol::schema::{ColumnId, TableDef};
 use landfall_protocol::value::Value;
@@ -14,6 +15,9 @@ use crate::postgres::history::{ConflictLine, Side, Wrote};
 use crate::replica::log_values::LogValues;
 use crate::replica::{Replica, ReplicaError};
 
+/// What to do about a row that PostgreSQL refuses.
+pub(super) const REFUSED_ADVICE: &str =
+    "remove what stands in the way; the row is tried again by itself";
 /// Conflicts told at a time: the transactions of both their sides are in memory together.
 const TOLD_AT_ONCE: usize = 64;
 /// Most bytes of a row that are kept with the line of its delete.
@@ -117,6 +121,7 @@ impl Replica {
             lines.push(ParkedLine {
                 origin: group.origin,
                 seq: place.seq,
+                index: place.index,
                 table,
                 row_key: String::new(),
                 op: "change",
@@ -131,26 +136,28 @@ impl Replica {
             }
             let table = self.dictionary.table(row.table);
             let table = table.map(|def| def.name.to_string()).unwrap_or_default();
-            let line = |seq, op, change: String, reason: String, advice: &str| ParkedLine {
-                origin: group.origin,
-                seq,
-                table: table.clone(),
-                row_key: key_text(row),
-                op,
-                change,
-                reason,
-                advice: advice.to_owned(),
+            let line = |place: ParkedChange, op, change: String, reason: String, advice: &str| {
+                ParkedLine {
+                    origin: group.origin,
+                    seq: place.seq,
+                    index: place.index,
+                    table: table.clone(),
+                    row_key: key_text(row),
+                    op,
+                    change,
+                    reason,
+                    advice: advice.to_owned(),
+                }
             };
             for (place, columns) in work.unknown_columns() {
                 let names = columns.join(", ");
                 let reason = format!("this site has no column {names}");
-                lines.push(line(place.seq, "cells", names, reason, "add the column here too"));
+                lines.push(line(place, "cells", names, reason, "add the column here too"));
             }
             if let Some(reason) = refused.get(row) {
-                let advice =
-                    "remove what stands in the way; the row is tried again with its next change";
                 for step in work.steps() {
-                    lines.push(line(step.seq, op_name(step.op), step.text, reason.clone(), advice));
+                    let (op, reason) = (op_name(step.op), reason.clone());
+                    lines.push(line(step.place, op, step.text, reason, REFUSED_ADVICE));
                 }
             }
         }
@@ -265,7 +272,7 @@ fn shows(value: &Value, text: Option<&str>) -> bool {
 }
 
 /// A row's key for humans: its values, separated by commas.
-pub(super) fn key_text(row: &RowId) -> String {
+pub(crate) fn key_text(row: &RowId) -> String {
     let values = row.key.values().unwrap_or_default();
     let texts: Vec<String> =
         values.iter().map(|v| v.text().map(|t| t.into_owned()).unwrap_or_default()).collect();

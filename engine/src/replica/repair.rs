@@ -116,7 +116,7 @@ impl Replica {
         Ok(Some(repaired))
     }
 
-    async fn due_writes<'a>(
+    pub(super) async fn due_writes<'a>(
         &self,
         rows: &BTreeMap<&'a RowId, RowClock>,
         present: &BTreeSet<&RowId>,

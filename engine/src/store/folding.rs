@@ -74,6 +74,13 @@ impl Writer<'_> {
         let clocks = self.clocks.load(&self.db, touched)?;
         let mut output = self.state.fold.fold(localized, clocks, doubtful);
         self.write_tables(before, &output)?;
+        if self.state.progress.fates.parked > 0 {
+            self.touched.extend(output.clocks.keys().map(|row| row.table));
+            // An origin may have taken this site's rules.
+            let described = output.described.iter().map(|(_, describe)| &describe.def.name);
+            let dictionary = &self.state.fold.dictionary;
+            self.touched.extend(described.filter_map(|name| dictionary.id_of(name)));
+        }
         self.clocks.put(&self.db, std::mem::take(&mut output.clocks))?;
         self.write_rows(&output)?;
         self.write_own(output)?;
@@ -95,15 +102,16 @@ impl Writer<'_> {
 
     /// Which of these rows may not show what their clocks say.
     fn doubtful(&self, rows: &BTreeSet<RowId>) -> Result<BTreeSet<RowId>, StoreError> {
-        if self.state.dirty == 0 {
-            return Ok(BTreeSet::new());
-        }
+        let dirty = "SELECT 1 FROM dirty WHERE table_no = ?1 AND key = ?2";
+        let parked = "SELECT 1 FROM parked WHERE table_no = ?1 AND key = ?2";
+        let lists = [(dirty, self.state.dirty), (parked, self.state.progress.fates.parked)];
         let mut doubtful = BTreeSet::new();
-        for row in rows {
-            let key = params![row.table.0, row.key.as_bytes()];
-            let sql = "SELECT 1 FROM dirty WHERE table_no = ?1 AND key = ?2";
-            if self.db.row(sql, key, |_| Ok(()))?.is_some() {
-                doubtful.insert(row.clone());
+        for (sql, _) in lists.into_iter().filter(|(_, count)| *count > 0) {
+            for row in rows {
+                let key = params![row.table.0, row.key.as_bytes()];
+                if self.db.row(sql, key, |_| Ok(()))?.is_some() {
+                    doubtful.insert(row.clone());
+                }
             }
         }
         Ok(doubtful)
@@ -199,7 +207,11 @@ impl Writer<'_> {
         before
     }
 
-    fn write_tables(&self, before: TablesBefore, output: &FoldOutput) -> Result<(), StoreError> {
+    fn write_tables(
+        &mut self,
+        before: TablesBefore,
+        output: &FoldOutput,
+    ) -> Result<(), StoreError> {
         let dictionary = &self.state.fold.dictionary;
         let mut changed: BTreeSet<TableId> = output
             .own
@@ -210,6 +222,11 @@ impl Writer<'_> {
         for (name, known) in before {
             let now = dictionary.id_of(&name).and_then(|id| dictionary.entry(id));
             if now != known {
+                let shape = |entry: &Option<Entry>| {
+                    let entry = entry.as_ref();
+                    entry.map(|entry| (entry.table, entry.def.clone(), entry.gone.clone()))
+                };
+                self.moves_tables |= shape(&now) != shape(&known);
                 changed.extend(now.map(|entry| entry.table));
             }
         }
@@ -235,6 +252,7 @@ impl Writer<'_> {
             )?;
             self.state.dirty += 1 - known as u64;
         }
+        self.park(&output.parked)?;
         self.state.progress.fates.add(output.fates);
         Ok(())
     }

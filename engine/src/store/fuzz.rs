@@ -4,8 +4,8 @@
 use landfall_protocol::change::{Actor, Cell, Fragment, RowChange, RowOp, Transaction};
 use landfall_protocol::clock::Hlc;
 use landfall_protocol::dictionary::RowId;
-use landfall_protocol::fold::{MarkerKey, OwnTransaction};
-use landfall_protocol::id::{Incarnation, Origin, Seq, SiteId};
+use landfall_protocol::fold::{ChangeId, MarkerKey, Obstacle, OwnTransaction, Parked};
+use landfall_protocol::id::{Incarnation, Origin, Seq, SiteId, TxnId};
 use landfall_protocol::lattice::RowClock;
 use landfall_protocol::schema::rules::TableRules;
 use landfall_protocol::schema::{ColumnDef, ColumnId, SetId, TableDef, TableId, TableName};
@@ -15,6 +15,7 @@ use rusqlite::{Connection, params};
 
 use super::clocks::{self, RecentClocks};
 use super::error::StoreError;
+use super::parked::{self, ParkedPlace};
 use super::record::{Identity, PeerRecord};
 use super::sql::{Database, blob, number};
 use super::state::{self, State};
@@ -23,7 +24,7 @@ use super::{layout, reader, tail};
 /// Named rows that are one blob each.
 const META: [&str; 6] = ["identity", "marker_key", "progress", "fenced", "bond", "suspended"];
 /// Places where bytes may go.
-const PLACES: u8 = 13;
+const PLACES: u8 = 14;
 
 /// Puts the bytes in the place that the first one names, and loads everything. What could be loaded
 /// is written and loaded again.
@@ -40,6 +41,11 @@ pub(crate) fn check(bytes: &[u8]) {
     if let Ok(peers) = reader::load_peers(&db) {
         peers.iter().for_each(|peer| reader::put_peer(&db, peer).expect("a peer is put"));
         assert_eq!(reader::load_peers(&db).ok(), Some(peers), "a peer does not read back");
+    }
+    if let Ok(page) = parked::load(&db, ParkedPlace::default(), 10) {
+        page.entries.iter().for_each(|entry| parked::put(&db, 2, entry).expect("an entry is put"));
+        let again = parked::load(&db, ParkedPlace::default(), 10);
+        assert_eq!(again.ok(), Some(page), "an entry does not read back");
     }
     if RecentClocks::load(&db).is_ok() {
         let _ = clocks::load(&db, &row());
@@ -97,6 +103,15 @@ fn fill(db: &Database<'_>) -> Result<(), StoreError> {
             bytes_out: 7,
         },
     )?;
+    let entry = Parked {
+        id: ChangeId { txn: TxnId { origin: origin(1), seq: Seq(3) }, index: 1 },
+        table: Some(TableName::new("public", "a")),
+        row: Some(row()),
+        obstacle: Obstacle::NoColumn,
+        columns: vec!["late".into()],
+        since_ms: 1_700_000_000_000,
+    };
+    parked::put(db, 2, &entry)?;
     clocks::put_raw(db, row(), &RowClock::default())
 }
 
@@ -142,6 +157,7 @@ fn put(db: &Database<'_>, place: u8, content: &[u8]) -> Result<(), StoreError> {
         9 => drop(db.execute("UPDATE foreign_table SET def = ?1", [row("foreign_table", "2/1")])?),
         10 => drop(db.execute("UPDATE clock_log SET data = ?1", [row("clock_log", "1")])?),
         11 => drop(db.execute("UPDATE peer SET state = ?1", [row("peer", "1")])?),
+        12 => drop(db.execute("UPDATE parked SET state = ?1", [row("parked", "2/3/1")])?),
         _ => tail::put_raw(db, content)?,
     }
     Ok(())
@@ -178,6 +194,7 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
         (9, "SELECT def FROM foreign_table"),
         (10, "SELECT data FROM clock_log"),
         (11, "SELECT state FROM peer"),
+        (12, "SELECT state FROM parked"),
     ] {
         let guarded = db.row(sql, [], |row| Ok(blob(row, 0)?.to_vec())).expect("the rows read");
         let content = guarded.and_then(|row| Some(row.split_last_chunk::<4>()?.0.to_vec()));
@@ -189,7 +206,7 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
     let tail = db
         .row("SELECT first_seq, last_seq, data FROM tail", [], |row| {
             let (first, last) = (number(row, 0)?.to_be_bytes(), number(row, 1)?.to_be_bytes());
-            Ok([&[12][..], &first, &last, blob(row, 2)?].concat())
+            Ok([&[13][..], &first, &last, blob(row, 2)?].concat())
         })
         .expect("the rows read");
     seeds.extend(tail);

@@ -11,7 +11,7 @@ use super::record::Settings;
 /// SQLite's `application_id`: "LAND".
 const APPLICATION_ID: i64 = 0x4c41_4e44;
 /// SQLite's `user_version`: the layout of the tables.
-const FORMAT_VERSION: i64 = 3;
+const FORMAT_VERSION: i64 = 4;
 const PAGE_BYTES: u64 = 4096;
 /// SQLite's write-ahead log is cut back to this after a burst.
 const JOURNAL_BYTES_MAX: u64 = 64 << 20;
@@ -20,7 +20,7 @@ const READER_CACHE_BYTES: u64 = 4 << 20;
 /// One row per fold flush of own transactions not sealed yet in `tail`; everything sealed in
 /// `unit`, where `changes_to` and `bytes_to` are running sums over the origin's log; clocks in
 /// `clock`, the newest ones in `clock_log`; in `piece`, which log entry holds which piece of a long
-/// value. Small things are blobs with a checksum behind them.
+/// value; in `parked`, which changes are set aside. Small things are blobs with a checksum behind them.
 pub(super) const TABLES: &str = "
 CREATE TABLE meta(name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE tail(
@@ -50,6 +50,10 @@ CREATE TABLE clock_log(id INTEGER PRIMARY KEY, data BLOB NOT NULL) STRICT;
 CREATE TABLE dirty(
     mark INTEGER PRIMARY KEY AUTOINCREMENT, table_no INTEGER NOT NULL, key BLOB NOT NULL,
     reason TEXT NOT NULL, UNIQUE(table_no, key)) STRICT;
+CREATE TABLE parked(
+    origin_no INTEGER NOT NULL, seq INTEGER NOT NULL, place INTEGER NOT NULL, table_no INTEGER,
+    key BLOB, state BLOB NOT NULL, PRIMARY KEY(origin_no, seq, place)) STRICT, WITHOUT ROWID;
+CREATE INDEX parked_row ON parked(table_no, key) WHERE table_no IS NOT NULL;
 CREATE TABLE peer(site INTEGER PRIMARY KEY, state BLOB NOT NULL) STRICT;
 ";
 

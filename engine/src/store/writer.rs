@@ -1,10 +1,12 @@
 //! The thread that owns the database: it takes every command that is queued, runs them in one
 //! transaction, commits once, and only then answers and tells the news.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 
+use landfall_protocol::schema::TableId;
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -84,13 +86,22 @@ pub(super) struct Counters {
     pub(super) sealed: AtomicU64,
     /// Rounds that moved clocks, counted before anybody hears of their end.
     pub(super) clock_moves: AtomicU64,
+    /// Rounds that gave own tables another shape, counted before anybody hears of their end.
+    pub(super) table_moves: AtomicU64,
     /// Set when there was no room, until changes of rows get in again.
     pub(super) full: AtomicBool,
+    /// Tables whose rows moved while something is parked, told with the news of the round.
+    touched: Mutex<BTreeSet<TableId>>,
     /// The first thing that was found damaged.
     pub(super) damage: OnceLock<StoreError>,
 }
 
 impl Counters {
+    pub(super) fn touched(&self) -> MutexGuard<'_, BTreeSet<TableId>> {
+        // A set is whole after every statement under this lock.
+        self.touched.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Keeps what somebody must act upon, whoever asked: a store with damage works on in part.
     pub(super) fn note(&self, error: &StoreError) {
         let damage = matches!(error, StoreError::Corrupt { .. });
@@ -125,6 +136,10 @@ pub(super) struct Writer<'c> {
     pub(super) state: State,
     pub(super) tools: Tools,
     pub(super) clocks: ClockWriter,
+    /// Tables of which the round moved rows, while something is parked.
+    pub(super) touched: BTreeSet<TableId>,
+    /// Whether the round gave an own table another shape.
+    pub(super) moves_tables: bool,
     /// Set when the state could not be read back after a failure.
     broken: Option<StoreError>,
     /// Folds up to this attempt are refused, because one before them failed.
@@ -214,6 +229,8 @@ pub(super) struct Round<'w, 'c> {
     answers: Vec<Answer>,
     failure: Option<StoreError>,
     moves_clocks: bool,
+    touched: BTreeSet<TableId>,
+    moves_tables: bool,
 }
 
 impl Round<'_, '_> {
@@ -231,6 +248,12 @@ impl Round<'_, '_> {
         if self.moves_clocks {
             self.writer.tools.counters.clock_moves.fetch_add(1, Ordering::SeqCst);
         }
+        if !self.touched.is_empty() {
+            self.writer.tools.counters.touched().extend(self.touched);
+        }
+        if self.moves_tables {
+            self.writer.tools.counters.table_moves.fetch_add(1, Ordering::SeqCst);
+        }
         self.writer.publish();
         for answer in self.answers {
             (answer.send)(self.failure.clone());
@@ -240,7 +263,9 @@ impl Round<'_, '_> {
 
 impl<'c> Writer<'c> {
     pub(super) fn new(db: Database<'c>, state: State, tools: Tools, clocks: ClockWriter) -> Self {
-        Writer { db, state, tools, clocks, broken: None, fold_stopped: None }
+        let touched = BTreeSet::new();
+        let moves_tables = false;
+        Writer { db, state, tools, clocks, touched, moves_tables, broken: None, fold_stopped: None }
     }
 
     /// Runs commands in one transaction and commits it.
@@ -294,7 +319,9 @@ impl<'c> Writer<'c> {
             }
             None => {}
         }
-        Round { writer: self, answers, failure, moves_clocks }
+        let touched = std::mem::take(&mut self.touched);
+        let moves_tables = std::mem::take(&mut self.moves_tables);
+        Round { writer: self, answers, failure, moves_clocks, touched, moves_tables }
     }
 
     fn begin(&self) -> Result<(), StoreError> {

@@ -1,6 +1,7 @@
 //! The transactional logical message by which the fold knows our own transactions.
 
 use crate::codec::{DecodeError, Reader, Writer};
+use crate::fold::Obstacle;
 use crate::id::{Origin, Seq};
 
 /// Prefix of every logical message Landfall writes.
@@ -82,8 +83,8 @@ pub enum Marker {
         first: Seq,
         /// The last one.
         last: Seq,
-        /// Changes of theirs that could not be shown.
-        parked: Vec<ParkedChange>,
+        /// Changes of theirs that could not be shown, and what kept each.
+        parked: Vec<(ParkedChange, Obstacle)>,
     },
     /// It rewrites rows to what their clocks say; it is no news.
     Repair,
@@ -109,9 +110,10 @@ impl Marker {
                 out.varint(first.0);
                 out.varint(last.0);
                 out.varint(parked.len() as u64);
-                for change in parked {
+                for (change, obstacle) in parked {
                     out.varint(change.seq.0);
                     out.varint(u64::from(change.index));
+                    obstacle.encode(&mut out);
                 }
             }
             Self::Repair => out.u8(2),
@@ -130,7 +132,10 @@ impl Marker {
                 let (origin, first, last) =
                     (from.origin()?, Seq(from.varint()?), Seq(from.varint()?));
                 let parked = (0..from.count(PARKED_MAX)?)
-                    .map(|_| Ok(ParkedChange { seq: Seq(from.varint()?), index: from.u32()? }))
+                    .map(|_| {
+                        let change = ParkedChange { seq: Seq(from.varint()?), index: from.u32()? };
+                        Ok((change, Obstacle::decode(&mut from)?))
+                    })
                     .collect::<Result<_, DecodeError>>()?;
                 Self::Apply { origin, first, last, parked }
             }

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use landfall_protocol::dictionary::RowId;
+use landfall_protocol::fold::ChangeId;
 use landfall_protocol::id::{Origin, Seq};
 use landfall_protocol::schema::{ColumnId, TableId};
 use landfall_protocol::value::Value;
@@ -107,6 +108,8 @@ pub struct ParkedLine {
     pub origin: Origin,
     /// Which transaction.
     pub seq: Seq,
+    /// Its place among that transaction's changes.
+    pub index: u32,
     /// `schema.table`.
     pub table: String,
     /// Key values for humans.
@@ -115,6 +118,17 @@ pub struct ParkedLine {
     pub op: &'static str,
     /// The change, for humans.
     pub change: String,
+    /// Why it cannot be shown.
+    pub reason: String,
+    /// What would free it.
+    pub advice: String,
+}
+
+/// What `landfall.parked` is to say of a change from now on.
+#[derive(Debug, Clone)]
+pub struct ParkedNote {
+    /// Which change.
+    pub id: ChangeId,
     /// Why it cannot be shown.
     pub reason: String,
     /// What would free it.

@@ -33,6 +33,8 @@ impl Step {
 
 /// Pieces of long values on their way into a row. Nothing stays in it, so it needs no log.
 const PIECE: &str = "piece";
+/// What could not be shown here.
+const PARKED: &str = "parked";
 
 /// Our own tables in schema `landfall`, with the columns each is made of.
 pub const OWN_TABLES: [(&str, &str); 5] = [
@@ -52,17 +54,22 @@ pub const OWN_TABLES: [(&str, &str); 5] = [
     loser_value text",
     ),
     (
-        "parked",
+        PARKED,
         "id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     parked_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-    origin text NOT NULL, seq bigint NOT NULL, table_name text NOT NULL, row_key text NOT NULL,
-    op text NOT NULL, change text NOT NULL, reason text NOT NULL, advice text NOT NULL",
+    origin text NOT NULL, seq bigint NOT NULL, place bigint NOT NULL DEFAULT 0,
+    table_name text NOT NULL, row_key text NOT NULL, op text NOT NULL, change text NOT NULL, reason text NOT NULL, advice text NOT NULL",
     ),
     (
         PIECE,
         "hash text NOT NULL, place int NOT NULL, piece text NOT NULL, PRIMARY KEY (hash, place)",
     ),
 ];
+
+/// Lines are found by their change. Earlier versions made the table without the column.
+const FIND_PARKED: &str = "
+ALTER TABLE landfall.parked ADD COLUMN IF NOT EXISTS place bigint NOT NULL DEFAULT 0;
+CREATE INDEX IF NOT EXISTS parked_change ON landfall.parked (origin, seq, place);";
 
 const REFUSE_TRUNCATE: &str = "CREATE OR REPLACE FUNCTION landfall.refuse_truncate() \
 RETURNS trigger LANGUAGE plpgsql AS $$
@@ -148,9 +155,14 @@ fn own_steps(role: &str) -> Vec<Step> {
 ALTER TABLE {OWN_SCHEMA}.{name} ALTER piece SET STORAGE EXTERNAL;"
                 )
             } else {
-                format!("CREATE TABLE IF NOT EXISTS {OWN_SCHEMA}.{name} (\n    {columns}\n);")
+                let more = if *name == PARKED { FIND_PARKED } else { "" };
+                format!("CREATE TABLE IF NOT EXISTS {OWN_SCHEMA}.{name} (\n    {columns}\n);{more}")
             },
-            format!("SELECT to_regclass('{OWN_SCHEMA}.{name}') IS NOT NULL"),
+            if *name == PARKED {
+                "SELECT to_regclass('landfall.parked_change') IS NOT NULL".to_owned()
+            } else {
+                format!("SELECT to_regclass('{OWN_SCHEMA}.{name}') IS NOT NULL")
+            },
         )
     };
     steps.extend(OWN_TABLES.iter().map(table_is_there));

@@ -9,7 +9,7 @@ use landfall_engine::capture::assemble::Scratch;
 use landfall_engine::capture::horizon::Horizon;
 use landfall_engine::capture::stream::{self, CaptureContext, CaptureStatus};
 use landfall_engine::postgres::connect::PgSettings;
-use landfall_engine::replica::{self, ReplicaContext, ReplicaStatus};
+use landfall_engine::replica::{self, ReplicaContext, ReplicaStatus, RetryOrders};
 use landfall_engine::simulation::{self, Surroundings};
 use landfall_engine::store::{
     self, DatabaseIdentity, Identity, MemoryDisk, Moment, Pace, Sealing, Store,
@@ -107,6 +107,7 @@ fn site(number: u16, postgres: &PgSettings, dice: &mut Dice) -> Site {
         store: store.clone(),
         horizon,
         schema_epoch: epoch,
+        retry: RetryOrders::default(),
         group_changes_max: 100,
         drift_ms_max: 300_000,
         tasks: tasks.clone(),

@@ -42,6 +42,7 @@ fn parked() -> Line {
     Line::Parked(ParkedLine {
         origin: origin(),
         seq: Seq(1),
+        index: 0,
         table: "public.accounts".to_owned(),
         row_key: "1".to_owned(),
         op: "insert",

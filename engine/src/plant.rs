@@ -16,6 +16,8 @@
 //! | `stalled-store` | nothing; what capture sends to the store never gets done |
 //! | `unwritten-token` | nothing; it hangs when the store knows the next token and the database does not |
 //! | `unconfirmed-token` | nothing; it hangs when the database has the next token and the store does not know |
+//! | `unshown-parked` | nothing; it hangs when parked changes are joined and not shown |
+//! | `unfreed-parked` | nothing; it hangs when parked changes are shown and still on the list |
 //! | `failed-sync` | nothing; the disk refuses to keep the first own transactions, which are not kept |
 //! | `doubtful-sync` | nothing; the disk refuses to keep the first own transactions, which are kept |
 //! | `slow-capture` | nothing; each message of the WAL stream takes a millisecond longer |
@@ -109,6 +111,8 @@ fn by_environment(rule: &str) -> bool {
 /// Never returns where the rule of this name is switched off.
 pub(crate) async fn hang(rule: &str) {
     if active(rule) {
+        // Tests look for this line.
+        tracing::info!(rule, "planted hang");
         std::future::pending().await
     }
 }

@@ -7,7 +7,7 @@ use landfall_tests::fleet::{Builder, Fleet};
 use landfall_tests::wait::wait_until;
 use serde_json::Value as Json;
 
-use crate::support::{assert_quiet, launch, value};
+use crate::support::{assert_quiet, launch, stop, value};
 
 const A: &str = "ship-a";
 const B: &str = "ship-b";
@@ -186,4 +186,37 @@ fn a_row_whose_unique_value_is_taken_arrives_when_that_is_free() {
         );
     }
     all_is_shown(&fleet, &["PostgreSQL refuses a transaction"]);
+}
+
+/// Between the steps from the list to the row and back stands nothing that a crash could not fall
+/// into.
+#[test]
+fn a_crash_while_parked_changes_are_shown_loses_none() {
+    let schema = "CREATE TABLE bed (id int PRIMARY KEY, patient text)";
+    let mut fleet = pair(schema, &["public.bed"]).start();
+    fleet.sql(A, "ALTER TABLE bed ADD COLUMN ward text");
+    fleet.sql(A, "INSERT INTO bed VALUES (1, 'Ada', 'north'), (2, 'Bob', 'south')");
+    wait_parked(&fleet, B, 2);
+    let ward = "SELECT string_agg(ward, ',' ORDER BY id) FROM bed";
+    let hang = |fleet: &Fleet, plant: &str| {
+        let run = fleet.member(B).command(&["run"]).named(plant).env("LANDFALL_PLANT", plant);
+        let hanging = run.start();
+        wait_until(&format!("the hang of {plant}"), FREED, || {
+            let log = hanging.log();
+            if log.contains("planted hang") { Ok(()) } else { Err(log) }
+        });
+        wait_parked(fleet, B, 2);
+        hanging.kill9();
+    };
+    stop(&fleet, B);
+    fleet.sql(B, "ALTER TABLE bed ADD COLUMN ward text");
+    hang(&fleet, "unshown-parked");
+    assert_eq!(value(&fleet, B, ward), "NULL");
+    hang(&fleet, "unfreed-parked");
+    assert_eq!(value(&fleet, B, ward), "north,south");
+    assert_eq!(value(&fleet, B, "SELECT count(*) FROM landfall.parked"), "0");
+    fleet.sql(B, "UPDATE bed SET ward = 'west' WHERE id = 2");
+    launch(&mut fleet, B);
+    all_is_shown(&fleet, &[]);
+    assert_eq!(value(&fleet, A, ward), "north,west");
 }

@@ -14,6 +14,7 @@ use landfall_protocol::lattice::RowClock;
 use landfall_protocol::schema::{TableDef, TableName};
 use tokio::sync::Notify;
 
+use crate::plant;
 use crate::postgres::access::LockStrength;
 use crate::postgres::apply::{ApplyError, LockPhase, LockRequest, ParkedNote};
 use crate::postgres::catalog::Catalog;
@@ -267,13 +268,16 @@ impl Replica {
                 rows.entry(row).or_default().push(entry);
             }
         }
-        self.try_rows(&rows).await?;
+        if !rows.is_empty() {
+            plant::hang("unshown-parked").await;
+            self.try_rows(&rows).await?;
+        }
         Ok(page.next)
     }
 
     /// All at once, or one by one when somebody is in the way.
     async fn try_rows(&mut self, rows: &Rows) -> Result<(), ReplicaError> {
-        if rows.is_empty() || self.try_together(rows).await? {
+        if self.try_together(rows).await? {
             return Ok(());
         }
         for (row, entries) in rows {
@@ -321,6 +325,7 @@ impl Replica {
             Err(BarrierError::Late) => return Ok(true),
             passed => passed?,
         }
+        plant::hang("unfreed-parked").await;
         let freed = self.store.free_parked(free).await?;
         self.counters.freed += freed;
         tracing::info!(changes = freed, "parked changes are shown now");

@@ -5,6 +5,7 @@ mod crash;
 mod failure;
 mod folding;
 mod measure;
+mod parked;
 mod power;
 mod units;
 

@@ -11,6 +11,7 @@ mod group;
 mod large;
 mod lines;
 mod log_values;
+mod orphans;
 mod parked;
 mod pending;
 mod repair;
@@ -27,7 +28,7 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use futures_util::future::select_all;
 
-use landfall_protocol::dictionary::Dictionary;
+use landfall_protocol::dictionary::{Dictionary, RowId};
 use landfall_protocol::fold::{Fold, MarkerKey};
 use landfall_protocol::id::{Origin, Seq};
 use landfall_protocol::plan::Group;
@@ -51,6 +52,7 @@ use crate::random;
 use crate::replica::barrier::Barrier;
 use crate::replica::group::{Attempt, Mode};
 use crate::replica::large::Lane;
+use crate::replica::orphans::HiddenRows;
 use crate::replica::parked::Parking;
 use crate::replica::pending::{Next, Pending};
 use crate::store::{Log, Severity, Store, StoreError};
@@ -343,6 +345,10 @@ pub(crate) struct Replica {
     attempts: BTreeMap<Origin, u32>,
     /// When the catalog was last read because of a change that did not fit.
     refreshed: Option<std::time::Instant>,
+    /// Rows of the group at hand whose parents are parked, with the reason.
+    orphaned: BTreeMap<RowId, String>,
+    /// Rows whose children must wait.
+    hidden: HiddenRows,
     /// When what is parked is tried again.
     parking: Parking,
     /// The large transaction that is applied beside us.
@@ -403,6 +409,8 @@ impl Replica {
             patient: false,
             attempts: BTreeMap::new(),
             refreshed: None,
+            orphaned: BTreeMap::new(),
+            hidden: HiddenRows::default(),
             parking: Parking::default(),
             lane: None,
             lane_waits: None,
@@ -600,6 +608,7 @@ impl Replica {
             }
         }
         self.attempts.remove(&origin);
+        self.orphaned.clear();
         self.applied.advance(origin, front.group.last);
         self.counters.groups += 1;
         self.counters.transactions += count as u64;

@@ -655,6 +655,12 @@ impl Store {
         self.read(move |reader| reader.parked(from, limit)).await
     }
 
+    /// How often the list of what is parked has moved.
+    #[must_use]
+    pub fn parked_moves(&self) -> u64 {
+        self.counters.parked_moves.load(Ordering::SeqCst)
+    }
+
     /// Tables whose rows the fold moved clocks of since this was asked last. Only kept while
     /// something is parked.
     #[must_use]

@@ -220,3 +220,32 @@ fn a_crash_while_parked_changes_are_shown_loses_none() {
     all_is_shown(&fleet, &[]);
     assert_eq!(value(&fleet, A, ward), "north,west");
 }
+
+#[test]
+fn a_child_waits_for_its_parked_parent() {
+    let schema = "CREATE TABLE visit (id int PRIMARY KEY, bed int, next int REFERENCES visit);
+        CREATE TABLE bed (id int PRIMARY KEY, floor int);
+        ALTER TABLE visit ADD FOREIGN KEY (bed) REFERENCES bed";
+    let stricter = "ALTER TABLE bed ADD CONSTRAINT low CHECK (floor < 10)";
+    let tables = ["public.visit", "public.bed"];
+    let fleet = pair(schema, &tables).prepare(B, stricter).start();
+    // In one transaction, and in a later one.
+    fleet.sql(
+        A,
+        "BEGIN; INSERT INTO bed VALUES (1, 11), (2, 2); \
+        INSERT INTO visit VALUES (1, 1, NULL), (2, 2, NULL); COMMIT",
+    );
+    fleet.sql(A, "INSERT INTO visit VALUES (3, 1, NULL), (4, 2, NULL), (5, 2, 3)");
+    fleet.sql(A, "INSERT INTO bed VALUES (3, 3)");
+    let visits = "SELECT string_agg(id::text, ',' ORDER BY id) FROM visit";
+    wait_value(&fleet, B, "SELECT string_agg(id::text, ',' ORDER BY id) FROM bed", "2,3");
+    wait_value(&fleet, B, visits, "2,4");
+    let parked = wait_parked(&fleet, B, 4);
+    assert_eq!(
+        (&parked["reasons"]["refused"], &parked["reasons"]["no_parent"]),
+        (&1.into(), &3.into())
+    );
+    fleet.sql(B, "ALTER TABLE bed DROP CONSTRAINT low");
+    wait_value(&fleet, B, visits, "1,2,3,4,5");
+    all_is_shown(&fleet, &["PostgreSQL refuses a transaction"]);
+}

@@ -161,6 +161,10 @@ impl Replica {
         hidden: &mut BTreeSet<RowId>,
     ) -> Result<Option<Attempt>, ReplicaError> {
         let mut refused = BTreeMap::new();
+        if mode == Mode::RowByRow {
+            let orphaned = self.orphaned.iter().filter(|(row, _)| group.rows.contains_key(*row));
+            refused.extend(orphaned.map(|(row, reason)| (row.clone(), reason.clone())));
+        }
         let Taken { locked, clocks, unknown } =
             self.take_rows(opening, group, mode, &mut refused).await?;
         let working = Working {
@@ -197,16 +201,39 @@ impl Replica {
             return Ok(Some(Attempt::Again("the table and the clocks disagree for a moment")));
         }
         let lines = self.conflict_lines(group, &decided.conflicts, &decided.writes).await?;
+        let all = match mode == Mode::RowByRow || self.find_hidden().await? {
+            true => decided.writes.clone(),
+            false => Vec::new(),
+        };
         let Some(rest) = after_speculation(decided.writes, &speculative) else {
             return Ok(Some(Attempt::Again("a key became free while it was decided")));
         };
         if !self.write(&rest, mode, &mut refused).await? {
             return Ok(Some(Attempt::Again("a locked row went away")));
         }
+        if let Some(attempt) = self.without_orphans(&all, mode, &refused).await? {
+            return Ok(Some(attempt));
+        }
         self.apply.write_conflicts(&lines).await?;
         self.park(group, &refused).await?;
         self.counters.conflicts += lines.len() as u64;
         Ok(None)
+    }
+
+    /// What the attempt comes to when it shows rows whose parents are parked.
+    async fn without_orphans(
+        &mut self,
+        writes: &[Write<'_>],
+        mode: Mode,
+        refused: &BTreeMap<RowId, String>,
+    ) -> Result<Option<Attempt>, ReplicaError> {
+        let orphans = self.orphans(writes, refused).await?;
+        let Some(reason) = orphans.values().next().cloned() else { return Ok(None) };
+        self.orphaned.extend(orphans);
+        Ok(Some(match mode {
+            Mode::SetBased => Attempt::Refused(reason),
+            Mode::RowByRow => Attempt::Again("a parent is parked"),
+        }))
     }
 
     pub(super) fn marker(
@@ -436,7 +463,11 @@ impl Replica {
             let mut parked = unshowable(group);
             for row in refused.keys() {
                 let places = group.rows.get(row).into_iter().flat_map(RowWork::places);
-                parked.extend(places.map(|place| (place, Obstacle::Refused)));
+                let obstacle = match self.orphaned.contains_key(row) {
+                    true => Obstacle::NoParent,
+                    false => Obstacle::Refused,
+                };
+                parked.extend(places.map(|place| (place, obstacle)));
             }
             let message = self.marker(group, parked);
             self.apply.mark(&message).await?;

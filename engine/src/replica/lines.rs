@@ -34,6 +34,9 @@ struct Told<'c> {
     shown: Option<&'c BTreeMap<ColumnId, Option<String>>>,
 }
 
+/// What to do about a row whose parent is parked.
+pub(super) const ORPHAN_ADVICE: &str = "free its parent; the row comes with it";
+
 impl Replica {
     /// The lines for concurrent writes that gave way. Equal values are no conflict.
     pub(super) async fn conflict_lines(
@@ -155,9 +158,13 @@ impl Replica {
                 lines.push(line(place, "cells", names, reason, "add the column here too"));
             }
             if let Some(reason) = refused.get(row) {
+                let advice = match self.orphaned.contains_key(row) {
+                    true => ORPHAN_ADVICE,
+                    false => REFUSED_ADVICE,
+                };
                 for step in work.steps() {
                     let (op, reason) = (op_name(step.op), reason.clone());
-                    lines.push(line(step.place, op, step.text, reason, REFUSED_ADVICE));
+                    lines.push(line(step.place, op, step.text, reason, advice));
                 }
             }
         }

@@ -141,6 +141,14 @@ impl Parking {
         self.catalog = Some(catalog);
     }
 
+    /// Rows that reference these tables are tried soon.
+    fn freed<'t>(&mut self, tables: impl Iterator<Item = &'t TableDef>) {
+        let Some(catalog) = &self.catalog else { return };
+        let tables = tables.filter_map(|def| catalog.table(&def.name));
+        let names = tables.flat_map(|table| table.referenced_by.iter().cloned());
+        self.due.add(Scope::Tables(names.collect()));
+    }
+
     /// Rows of these tables, and of those that reference them or are referenced, are tried soon.
     fn touched<'t>(&mut self, tables: impl Iterator<Item = &'t TableDef>) {
         let Some(catalog) = &self.catalog else { return };
@@ -150,6 +158,10 @@ impl Parking {
             names.extend(table.referenced_by.iter().cloned());
         }
         self.due.add(Scope::Tables(names));
+    }
+
+    pub(super) fn catalog(&self) -> Option<&Catalog> {
+        self.catalog.as_ref()
     }
 
     /// The next page, if it is time for one.
@@ -191,6 +203,8 @@ type Rows = BTreeMap<RowId, Vec<Parked>>;
 struct Tried {
     shown: BTreeSet<RowId>,
     refused: BTreeMap<RowId, String>,
+    /// Of the refused, those whose parents are parked.
+    orphans: BTreeMap<RowId, String>,
 }
 
 impl Replica {
@@ -293,7 +307,18 @@ impl Replica {
 
     /// `false` when somebody is in the way, and nothing was done.
     async fn try_together(&mut self, rows: &Rows) -> Result<bool, ReplicaError> {
-        let tried = match self.show_parked(rows).await {
+        let mut orphans = BTreeMap::new();
+        let tried = loop {
+            match self.show_parked(rows, &orphans).await {
+                Ok(Some(tried)) if tried.orphans.len() > orphans.len() => {
+                    // Without them once more; each turn has more of them.
+                    self.apply.rollback().await?;
+                    orphans = tried.orphans;
+                }
+                other => break other,
+            }
+        };
+        let tried = match tried {
             Ok(Some(tried)) => tried,
             Ok(None)
             | Err(
@@ -309,10 +334,16 @@ impl Replica {
             let all = rows.iter().flat_map(|(row, entries)| entries.iter().map(move |e| (row, e)));
             all.filter(|(row, entry)| wanted(row, entry)).map(|(_, entry)| entry.id).collect()
         };
-        let refused = ids(&|row, _| tried.refused.contains_key(row));
+        let orphaned = ids(&|row, _| tried.orphans.contains_key(row));
+        let refused =
+            ids(&|row, _| tried.refused.contains_key(row) && !tried.orphans.contains_key(row));
         let lacking = ids(&|row, entry| tried.shown.contains(row) && !entry.columns.is_empty());
         let free = ids(&|row, entry| tried.shown.contains(row) && entry.columns.is_empty());
-        for (ids, obstacle) in [(refused, Obstacle::Refused), (lacking, Obstacle::NoColumn)] {
+        for (ids, obstacle) in [
+            (refused, Obstacle::Refused),
+            (orphaned, Obstacle::NoParent),
+            (lacking, Obstacle::NoColumn),
+        ] {
             if !ids.is_empty() {
                 self.store.keep_parked(ids, obstacle).await?;
             }
@@ -327,6 +358,10 @@ impl Replica {
         }
         plant::hang("unfreed-parked").await;
         let freed = self.store.free_parked(free).await?;
+        let tables: BTreeSet<_> = tried.shown.iter().map(|row| row.table).collect();
+        let tables = tables.iter().filter_map(|id| self.dictionary.table(*id));
+        // Their children may be waiting.
+        self.parking.freed(tables);
         self.counters.freed += freed;
         tracing::info!(changes = freed, "parked changes are shown now");
         Ok(true)
@@ -334,8 +369,13 @@ impl Replica {
 
     /// Shows what can be shown in one transaction, and takes the lines of that out of
     /// `landfall.parked`. `None`: a row came or went meanwhile.
-    async fn show_parked(&mut self, rows: &Rows) -> Result<Option<Tried>, ReplicaError> {
-        let mut tried = Tried::default();
+    async fn show_parked(
+        &mut self,
+        rows: &Rows,
+        orphans: &BTreeMap<RowId, String>,
+    ) -> Result<Option<Tried>, ReplicaError> {
+        let mut tried =
+            Tried { refused: orphans.clone(), orphans: orphans.clone(), ..Tried::default() };
         let marker = self.marker_key.seal(&Marker::Repair);
         self.apply.begin_repair(&marker, LockPhase::RowByRow).await?;
         let mut present = BTreeSet::new();
@@ -356,12 +396,17 @@ impl Replica {
         let due = due.filter(|(row, _)| !tried.refused.contains_key(*row));
         let due: BTreeMap<&RowId, RowClock> =
             due.filter_map(|(row, clock)| Some((row, clock?))).collect();
-        for write in &self.due_writes(&due, &present).await? {
+        let writes = self.due_writes(&due, &present).await?;
+        for write in &writes {
             match self.write_alone(write).await? {
                 Ok(true) => {}
                 Ok(false) => return Ok(None),
                 Err(reason) => drop(tried.refused.insert(write.0.clone(), reason)),
             }
+        }
+        tried.orphans.extend(self.orphans(&writes, &tried.refused).await?);
+        if tried.orphans.len() > orphans.len() {
+            return Ok(Some(tried));
         }
         let shown = rows.keys().filter(|row| !tried.refused.contains_key(*row));
         tried.shown = shown.cloned().collect();
@@ -374,7 +419,11 @@ impl Replica {
                     None if entry.columns.is_empty() => free.push(entry.id),
                     None => {}
                     Some(reason) => {
-                        let (reason, advice) = (reason.clone(), lines::REFUSED_ADVICE.to_owned());
+                        let advice = match tried.orphans.contains_key(row) {
+                            true => lines::ORPHAN_ADVICE,
+                            false => lines::REFUSED_ADVICE,
+                        };
+                        let (reason, advice) = (reason.clone(), advice.to_owned());
                         notes.push(ParkedNote { id: entry.id, reason, advice });
                     }
                 }

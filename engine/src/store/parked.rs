@@ -113,6 +113,7 @@ impl Reader<'_> {
 impl Writer<'_> {
     /// Adds what a fold set aside.
     pub(super) fn park(&mut self, parked: &[Parked]) -> Result<(), StoreError> {
+        self.moves_parked |= !parked.is_empty();
         for entry in parked {
             put(&self.db, self.state.origin_log_no(entry.id.txn.origin), entry)?;
         }
@@ -123,6 +124,7 @@ impl Writer<'_> {
     /// a place here into the clocks, under the stamps it always had.
     pub(super) fn rejoin_parked(&mut self, ids: &[ChangeId]) -> Result<Rejoined, StoreError> {
         let mut rejoined = Rejoined::default();
+        self.moves_parked = true;
         for id in ids {
             let Some(before) = self.parked_entry(*id)? else { continue };
             let local = self.local_change(*id)?;
@@ -161,6 +163,7 @@ impl Writer<'_> {
         ids: &[ChangeId],
         obstacle: Obstacle,
     ) -> Result<(), StoreError> {
+        self.moves_parked = true;
         for id in ids {
             if let Some(entry) = self.parked_entry(*id)?
                 && entry.obstacle != obstacle
@@ -176,6 +179,7 @@ impl Writer<'_> {
     /// many there were.
     pub(super) fn free_parked(&mut self, ids: &[ChangeId]) -> Result<u64, StoreError> {
         let mut freed = 0;
+        self.moves_parked = true;
         for id in ids {
             let Some(entry) = self.parked_entry(*id)? else { continue };
             let Ok((stamp, local)) = self.local_change(*id)? else { continue };

@@ -88,6 +88,8 @@ pub(super) struct Counters {
     pub(super) clock_moves: AtomicU64,
     /// Rounds that gave own tables another shape, counted before anybody hears of their end.
     pub(super) table_moves: AtomicU64,
+    /// Rounds that moved the list of what is parked, counted as the others.
+    pub(super) parked_moves: AtomicU64,
     /// Set when there was no room, until changes of rows get in again.
     pub(super) full: AtomicBool,
     /// Tables whose rows moved while something is parked, told with the news of the round.
@@ -140,6 +142,8 @@ pub(super) struct Writer<'c> {
     pub(super) touched: BTreeSet<TableId>,
     /// Whether the round gave an own table another shape.
     pub(super) moves_tables: bool,
+    /// Whether the round moved the list of what is parked.
+    pub(super) moves_parked: bool,
     /// Set when the state could not be read back after a failure.
     broken: Option<StoreError>,
     /// Folds up to this attempt are refused, because one before them failed.
@@ -231,6 +235,7 @@ pub(super) struct Round<'w, 'c> {
     moves_clocks: bool,
     touched: BTreeSet<TableId>,
     moves_tables: bool,
+    moves_parked: bool,
 }
 
 impl Round<'_, '_> {
@@ -254,6 +259,9 @@ impl Round<'_, '_> {
         if self.moves_tables {
             self.writer.tools.counters.table_moves.fetch_add(1, Ordering::SeqCst);
         }
+        if self.moves_parked {
+            self.writer.tools.counters.parked_moves.fetch_add(1, Ordering::SeqCst);
+        }
         self.writer.publish();
         for answer in self.answers {
             (answer.send)(self.failure.clone());
@@ -264,8 +272,18 @@ impl Round<'_, '_> {
 impl<'c> Writer<'c> {
     pub(super) fn new(db: Database<'c>, state: State, tools: Tools, clocks: ClockWriter) -> Self {
         let touched = BTreeSet::new();
-        let moves_tables = false;
-        Writer { db, state, tools, clocks, touched, moves_tables, broken: None, fold_stopped: None }
+        let (moves_tables, moves_parked) = (false, false);
+        Writer {
+            db,
+            state,
+            tools,
+            clocks,
+            touched,
+            moves_tables,
+            moves_parked,
+            broken: None,
+            fold_stopped: None,
+        }
     }
 
     /// Runs commands in one transaction and commits it.
@@ -321,7 +339,9 @@ impl<'c> Writer<'c> {
         }
         let touched = std::mem::take(&mut self.touched);
         let moves_tables = std::mem::take(&mut self.moves_tables);
-        Round { writer: self, answers, failure, moves_clocks, touched, moves_tables }
+        let moves_parked = std::mem::take(&mut self.moves_parked);
+        let writer = self;
+        Round { writer, answers, failure, moves_clocks, touched, moves_tables, moves_parked }
     }
 
     fn begin(&self) -> Result<(), StoreError> {

@@ -1,10 +1,12 @@
 //! What the fleet file's rules make of writes that cross each other.
 
+use std::fs;
+
 use landfall_tests::dice::Dice;
 use landfall_tests::fleet::{Builder, Fleet, SOON};
 use landfall_tests::wait::wait_until;
 
-use crate::support::{conflicts, value};
+use crate::support::{conflicts, fleet_file, launch, stop, value};
 
 /// Two ships whose link is cut.
 fn apart(builder: Builder) -> Fleet {
@@ -148,12 +150,15 @@ fn columns_of_one_constraint_are_written_together() {
 }
 
 #[test]
-fn a_table_that_two_sites_merge_by_other_rules_is_not_exchanged() {
-    let fleet = apart(
+fn a_table_that_two_sites_merge_by_other_rules_is_exchanged_when_the_rules_are_the_same() {
+    let mut fleet = apart(
         stock()
             .rules_of("b", &STOCK_RULES.replace("counter\", price", "last_writer_wins\", price")),
     );
     fleet.sql("a", "INSERT INTO stock VALUES (1, 'bay', 1, 1); INSERT INTO shelf VALUES (1, 1)");
+    fleet.sql("a", "UPDATE stock SET count = count + 5 WHERE id = 1");
+    fleet.sql("b", "INSERT INTO stock VALUES (2, 'dock', 7, 7)");
+    fleet.sql("b", "UPDATE stock SET count = count + 1 WHERE id = 2");
     fleet.link("a", "b").heal();
     wait_until("the other table to arrive", SOON, || {
         match number(&fleet, "b", "SELECT count(*) FROM shelf") {
@@ -166,7 +171,37 @@ fn a_table_that_two_sites_merge_by_other_rules_is_not_exchanged() {
     assert!(told[0].contains("public.stock is merged by other rules"), "{told:?}");
     assert!(told[0].contains("count = \"counter\""), "{told:?}");
     assert!(told[1].contains("fleet file"), "{told:?}");
-    assert_eq!(number(&fleet, "b", "SELECT count(*) FROM stock"), 0);
+    let parked = |site| fleet.member(site).status().expect("status")["parked"].clone();
+    wait_until("both to park", SOON, || {
+        let both = ["a", "b"].map(parked);
+        let due = both.iter().all(|parked| parked["reasons"]["other_rules"] == 2);
+        if due { Ok(()) } else { Err(format!("{both:?}")) }
+    });
+    assert_eq!(shown(&fleet, "SELECT id, count FROM stock"), ["1 6", "2 8"]);
+    // By rules that agree it is another table for nobody.
+    stop(&fleet, "b");
+    let path = fleet_file(&fleet, "b");
+    let rules = fs::read_to_string(&path).expect("read");
+    let agreed = rules.replace("last_writer_wins\", price", "counter\", price");
+    fs::write(&path, agreed).expect("write");
+    launch(&mut fleet, "b");
+    wait_until("what a wrote to be shown by b", SOON, || {
+        let found = shown(&fleet, "SELECT id, count FROM stock ORDER BY id");
+        if found[1] == "1 6 2 8" { Ok(()) } else { Err(found.join(", ")) }
+    });
+    // What b says of its table, it says with the next change of it.
+    fleet.sql("b", "UPDATE stock SET count = count + 10");
+    wait_until("nothing to be parked", SOON, || {
+        let both = ["a", "b"].map(|site| fleet.member(site).status().map(|s| s["parked"].clone()));
+        let both = both.map(|parked| parked.expect("status"));
+        let none = both.iter().all(|parked| parked["changes"] == 0);
+        if none { Ok(()) } else { Err(format!("{both:?}")) }
+    });
+    fleet.converge();
+    let due = "1 16 2 18".to_owned();
+    assert_eq!(shown(&fleet, "SELECT id, count FROM stock ORDER BY id"), [due.clone(), due]);
+    let left = "SELECT count(*) FROM landfall.parked";
+    assert_eq!([number(&fleet, "a", left), number(&fleet, "b", left)], [0, 0]);
 }
 
 #[test]

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use landfall_protocol::schema::ColumnId;
-use landfall_protocol::value::{RowKey, Value};
+use landfall_protocol::value::Value;
+use tokio::time::Instant;
 
 use super::oracle;
-use super::postgres::{Cluster, Line, PgError, Settings, TableSpec};
+use super::postgres::{Cluster, Line, TableSpec};
 use super::workload::ITEM;
 use super::world::World;
 
@@ -23,8 +24,12 @@ pub(crate) fn refuse(tables: &mut [TableSpec], above: i64) {
     tables[ITEM].refused_above.push((ColumnId(COLUMN), above));
 }
 
-/// Takes the constraint away for good, and changes each row that it kept out, which must let the row
-/// in. What the site does not show must be told of in `landfall.parked`.
+/// Everything is tried again after an hour at the latest, and then takes a few minutes.
+const FREED: Duration = Duration::from_secs(3_600 + 600);
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Takes the constraint away for good, which must let every row in that it kept out. What the site
+/// does not show must be told of in `landfall.parked`.
 pub(crate) async fn free(world: &World) -> Result<(), String> {
     let Some(number) = world.options.refusing_site() else { return Ok(()) };
     let (mut refusing, mut other) = (None, None);
@@ -47,16 +52,30 @@ pub(crate) async fn free(world: &World) -> Result<(), String> {
         if !parked.contains(&oracle::texts(&[Value::Int(id)])) {
             return Err(format!("item {id} is kept out of site {number} and not parked there"));
         }
-        if !there.contains_key(&id) {
-            return Err(format!("item {id} is shown by site {number} alone"));
-        }
-        // What is not there at all comes with any change.
-        let columns: &[usize] = if here.contains_key(&id) { &[1, 2, 3] } else { &[1] };
-        while change(other, id, columns).await.is_err() {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
     }
-    Ok(())
+    let limit = Instant::now() + FREED;
+    loop {
+        let (here, there) = (items(refusing), items(other));
+        let parked = still_parked(world);
+        if here == there && parked == 0 {
+            return Ok(());
+        }
+        if Instant::now() >= limit {
+            let kept = |id: &&i64| here.get(*id) != there.get(*id);
+            let ids: BTreeSet<&i64> = here.keys().chain(there.keys()).filter(kept).collect();
+            return Err(format!("{parked} changes are parked for nothing; items {ids:?} differ"));
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Changes that sites count as parked.
+fn still_parked(world: &World) -> u64 {
+    let parked = world.sites.iter().map(|site| match &*site.process.borrow() {
+        Some(process) => process.store.watch().borrow().fates.parked,
+        None => 1,
+    });
+    parked.sum()
 }
 
 fn items(cluster: &Cluster) -> Items {
@@ -78,26 +97,4 @@ pub(crate) fn parked(cluster: &Cluster) -> BTreeSet<Vec<String>> {
         Line::Conflict(_) => None,
     };
     cluster.view(|view| view.lines().iter().filter_map(key).collect())
-}
-
-/// Gives these columns of an item other values.
-async fn change(cluster: &Cluster, id: i64, columns: &[usize]) -> Result<(), PgError> {
-    let Some(item) = cluster.view(|view| view.tables().nth(ITEM).map(|(number, _)| number)) else {
-        return Ok(());
-    };
-    let mut session = cluster.connect(Settings::APPLICATION).await?;
-    session.begin().await?;
-    let other = |value: &Value| match value {
-        Value::Int(number) => Value::Int(number + 1),
-        Value::Text(text) => Value::Text(format!("{text}, freed").into()),
-        _ => Value::Text("freed".into()),
-    };
-    let freed = |_: usize, old: &[Value]| {
-        let mut row = old.to_vec();
-        columns.iter().for_each(|column| row[*column] = other(&old[*column]));
-        Some(row)
-    };
-    session.update(item, &[RowKey::new(&[Value::Int(id)])], freed).await?;
-    session.commit().await?;
-    Ok(())
 }

@@ -18,7 +18,7 @@ use crate::replica::{Replica, ReplicaError};
 pub(super) struct LogValues<'a> {
     own: Origin,
     dictionary: &'a Dictionary,
-    tables: BTreeMap<Origin, &'a BTreeMap<TableId, TableDef>>,
+    tables: BTreeMap<Origin, Cow<'a, BTreeMap<TableId, TableDef>>>,
     transactions: BTreeMap<TxnId, Arc<Transaction>>,
 }
 
@@ -32,8 +32,20 @@ impl Replica {
         } else {
             self.store.transactions(txns.into_iter().collect()).await?
         };
-        let tables =
-            self.pending.iter().map(|(origin, pending)| (*origin, &pending.tables)).collect();
+        let mut tables: BTreeMap<Origin, Cow<'_, BTreeMap<TableId, TableDef>>> =
+            self.pending.iter().map(|(origin, p)| (*origin, Cow::Borrowed(&p.tables))).collect();
+        // What is applied beside us may be folded before we hear of it, and describe tables.
+        let is_news = |txn: &TxnId| txn.origin != self.own && !self.applied.covers(*txn);
+        let news: BTreeSet<Origin> =
+            transactions.keys().filter(|txn| is_news(txn)).map(|txn| txn.origin).collect();
+        if !news.is_empty() {
+            let mut fold = self.store.fold_state().await?;
+            let is_ahead = |origin: &Origin| fold.applied.get(*origin) > self.applied.get(*origin);
+            for origin in news.into_iter().filter(is_ahead) {
+                let described = fold.foreign_tables.remove(&origin).unwrap_or_default();
+                tables.insert(origin, Cow::Owned(described));
+            }
+        }
         Ok(LogValues { own: self.own, dictionary: &self.dictionary, tables, transactions })
     }
 }

@@ -398,15 +398,9 @@ impl Site {
                 }
                 Verdict::Retry => panic!("without races the clock and the table agree"),
                 Verdict::Delete => None,
-                Verdict::Update(cells) => {
-                    let mut new = self.rows[&key].clone();
-                    for (column, source) in cells {
-                        new[self.cell_index(column)] = value(source, column);
-                    }
-                    Some(new)
-                }
-                Verdict::Insert(cells) | Verdict::Replace(cells) => {
-                    let mut new = vec![Value::Null; COLUMNS];
+                Verdict::Update(cells) | Verdict::Insert(cells) | Verdict::Replace(cells) => {
+                    let row = self.rows.get(&key).cloned();
+                    let mut new = row.unwrap_or_else(|| vec![Value::Null; COLUMNS]);
                     for (column, source) in cells {
                         new[self.cell_index(column)] = value(source, column);
                     }

@@ -190,8 +190,10 @@ impl Parking {
         if self.pass.is_some() {
             return Some(now);
         }
-        let due = (self.due != Scope::default()).then(|| self.not_before.unwrap_or(now));
-        [due, self.look_at, self.again_at].into_iter().flatten().min()
+        let due = (self.due != Scope::default()).then_some(now).or(self.again_at);
+        // What is due while a pass still rests is due when it has rested.
+        let due = due.map(|at| self.not_before.map_or(at, |rested| rested.max(at)));
+        [due, self.look_at].into_iter().flatten().min()
     }
 }
 

@@ -104,8 +104,21 @@ impl RowClock {
 
     /// The counter of a column; `None` when nobody has added to it in its present life.
     pub fn counter(&self, column: ColumnId) -> Option<&Counter> {
-        let place = self.counters.binary_search_by_key(&column, |counter| counter.column);
-        place.ok().map(|place| &self.counters[place])
+        self.counter_place(column).ok().map(|place| &self.counters[place])
+    }
+
+    /// Where the counter of a column stands, or would stand.
+    fn counter_place(&self, column: ColumnId) -> Result<usize, usize> {
+        self.counters.binary_search_by_key(&column, |counter| counter.column)
+    }
+
+    /// The counter of a column, whether anybody has added to it or not.
+    fn counter_mut(&mut self, column: ColumnId) -> &mut Counter {
+        let place = self.counter_place(column).unwrap_or_else(|place| {
+            self.counters.insert(place, Counter::new(column));
+            place
+        });
+        &mut self.counters[place]
     }
 
     /// What has been added to a column in its present life.
@@ -121,18 +134,12 @@ impl RowClock {
 
     /// As [`RowClock::found`], of a counter to which the next change will be the first to add.
     pub fn begin_count(&mut self, column: ColumnId, base: Decimal) {
-        let place = self.counters.binary_search_by_key(&column, |counter| counter.column);
-        let place = place.unwrap_or_else(|place| {
-            self.counters.insert(place, Counter::new(column));
-            place
-        });
-        self.counters[place].base.get_or_insert(base);
+        self.counter_mut(column).base.get_or_insert(base);
     }
 
     /// Learns what a counter was born with; without one, or a second time, it does nothing.
     pub fn found(&mut self, column: ColumnId, base: Decimal) {
-        let place = self.counters.binary_search_by_key(&column, |counter| counter.column);
-        if let Ok(place) = place {
+        if let Ok(place) = self.counter_place(column) {
             self.counters[place].base.get_or_insert(base);
         }
     }
@@ -242,12 +249,7 @@ impl RowClock {
         {
             return Err(birth);
         }
-        let place = self.counters.binary_search_by_key(&column, |counter| counter.column);
-        let place = place.unwrap_or_else(|place| {
-            self.counters.insert(place, Counter::new(column));
-            place
-        });
-        self.counters[place].join(stamp, share)
+        self.counter_mut(column).join(stamp, share)
     }
 
     /// Lets a counter whose column was written as a whole begin anew, with that value.
@@ -257,10 +259,10 @@ impl RowClock {
         }
         let birth = self.cell(column);
         let base = value.and_then(Value::text).and_then(|text| Decimal::parse(&text));
-        for counter in self.counters.iter_mut().filter(|counter| counter.column == column) {
-            counter.rebirth(birth, base.clone());
+        if let Ok(place) = self.counter_place(column) {
+            self.counters[place].rebirth(birth, base);
+            self.counters.retain(|counter| !counter.is_empty());
         }
-        self.counters.retain(|counter| !counter.is_empty());
     }
 
     fn set(&mut self, column: ColumnId, stamp: Stamp) {

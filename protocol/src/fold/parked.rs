@@ -5,11 +5,8 @@ use crate::codec::{DecodeError, Reader, Writer};
 use crate::dictionary::{LocalChange, RowId, Unshowable};
 use crate::fold::Fold;
 use crate::id::{Origin, TxnId};
-use crate::schema::{COLUMNS_MAX, TableId, TableName};
+use crate::schema::{COLUMNS_MAX, NAME_BYTES_MAX, TableId, TableName};
 use crate::value::{RowKey, VALUE_BYTES_MAX};
-
-/// Longest name of a table or column, in bytes.
-const NAME_BYTES_MAX: usize = 4096;
 
 /// What keeps a change from being shown. It is free when that is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

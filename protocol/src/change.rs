@@ -96,7 +96,11 @@ impl RowChange {
                 Some(last) => last.checked_add(step).ok_or(DecodeError::BadNumber)?,
             };
             last = Some(column);
-            cells.push(Cell { column: ColumnId(column), value: Value::decode(from)? });
+            let value = Value::decode(from)?;
+            if matches!(value, Value::Share(_)) && op != RowOp::Update {
+                return Err(DecodeError::NotCanonical("share of a row that is not there"));
+            }
+            cells.push(Cell { column: ColumnId(column), value });
         }
         Ok(Self { table, key, op, cells })
     }

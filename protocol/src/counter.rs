@@ -12,10 +12,15 @@ use num_bigint::BigInt;
 use crate::clock::Stamp;
 use crate::codec::{DecodeError, Reader, Writer};
 
-/// Longest number, in bytes: PostgreSQL declares no more than 1000 digits.
-const DIGITS_BYTES_MAX: usize = 1024;
-/// Most digits behind the point; as many as PostgreSQL declares.
-const SCALE_MAX: u16 = 1000;
+/// Most digits before the point, and most behind it, of a number that counts; PostgreSQL declares as
+/// many in all.
+const DIGITS_MAX: usize = 1000;
+/// Longest number that is kept: a sum of what all sites have added, with every digit behind the
+/// point, is shorter.
+const DECIMAL_BYTES_MAX: usize = 2048;
+/// Longest sum of one site as it is encoded. The largest difference of two numbers takes 835 bytes, and
+/// adding it up for ever takes eight more.
+const SHARE_BYTES_MAX: usize = 860;
 
 /// An exact decimal number with the count of digits behind the point that it is printed with.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,12 +37,12 @@ impl Decimal {
         let digits = whole.strip_prefix('-').unwrap_or(whole);
         let all_digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
         let is_number = !digits.is_empty() && all_digits(digits) && all_digits(behind);
-        let scale = u16::try_from(behind.len()).ok().filter(|scale| *scale <= SCALE_MAX)?;
-        if !is_number || text.ends_with('.') || text.len() > DIGITS_BYTES_MAX * 2 {
+        let is_short = digits.len() <= DIGITS_MAX && behind.len() <= DIGITS_MAX;
+        if !is_number || !is_short || text.ends_with('.') {
             return None;
         }
         let digits = format!("{whole}{behind}").parse().ok()?;
-        Some(Self { digits, scale })
+        Some(Self { digits, scale: behind.len() as u16 })
     }
 
     /// Nothing, as an integer.
@@ -94,10 +99,10 @@ impl Decimal {
     /// Fails when cut short, over a limit, or longer than it need be.
     pub fn decode(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let scale = from.u16()?;
-        if scale > SCALE_MAX {
+        if usize::from(scale) > DIGITS_MAX {
             return Err(DecodeError::BadNumber);
         }
-        let bytes = from.bytes(DIGITS_BYTES_MAX)?;
+        let bytes = from.bytes(DECIMAL_BYTES_MAX)?;
         let digits = BigInt::from_signed_bytes_be(bytes);
         if digits.to_signed_bytes_be() != bytes {
             return Err(DecodeError::NotCanonical("decimal number"));
@@ -143,14 +148,19 @@ impl Share {
     /// Reads the canonical form.
     ///
     /// # Errors
-    /// As [`Decimal::decode`], or of an unknown tag.
+    /// As [`Decimal::decode`], of an unknown tag, or when no site can have added as much.
     pub fn decode(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let birth = match from.u8()? {
             0 => None,
             1 => Some(from.stamp()?),
             tag => return Err(DecodeError::UnknownTag { what: "counter's birth", tag }),
         };
-        Ok(Self { birth, sum: Decimal::decode(from)? })
+        let before = from.rest().len();
+        let sum = Decimal::decode(from)?;
+        if before - from.rest().len() > SHARE_BYTES_MAX {
+            return Err(DecodeError::BadNumber);
+        }
+        Ok(Self { birth, sum })
     }
 }
 
@@ -172,6 +182,34 @@ mod tests {
         {
             assert_eq!(Decimal::parse(text), None, "{text:?}");
         }
+    }
+
+    #[test]
+    fn what_is_added_up_is_never_too_long_to_be_read() {
+        let widest = format!("{}.{}", "9".repeat(DIGITS_MAX), "9".repeat(DIGITS_MAX));
+        assert_eq!(Decimal::parse(&format!("9{widest}")), None);
+        assert_eq!(Decimal::parse(&format!("{widest}9")), None);
+        let (widest, least) = (Decimal::parse(&widest), Decimal::parse(&format!("-{widest}")));
+        let mut sum = widest.unwrap().minus(&least.unwrap());
+        let reads = |share: &Share| {
+            let mut out = Writer::new();
+            share.encode(&mut out);
+            Share::decode(&mut Reader::new(&out.into_bytes())).as_ref() == Ok(share)
+        };
+        // Doubled as often as sixty-four bits can count.
+        for _ in 0..64 {
+            assert!(reads(&Share { birth: None, sum: sum.clone() }));
+            sum = sum.plus(&sum);
+        }
+        let unheard_of =
+            Decimal { digits: BigInt::from(256).pow(SHARE_BYTES_MAX as u32), scale: 0 };
+        assert!(!reads(&Share { birth: None, sum: unheard_of.clone() }));
+        // As many as there may be sites.
+        let all = (0..16).fold(unheard_of, |sum, _| sum.plus(&sum));
+        let fraction = Decimal::parse(&format!("0.{}", "1".repeat(DIGITS_MAX))).unwrap();
+        let mut out = Writer::new();
+        all.plus(&fraction).encode(&mut out);
+        assert!(out.len() <= DECIMAL_BYTES_MAX, "the clock that keeps it is read again");
     }
 
     #[test]

@@ -276,7 +276,10 @@ impl RowKey {
                 let limit = KEY_VALUES_MAX as u64;
                 return Err(DecodeError::TooLong { found: limit + 1, limit });
             }
-            values.push(Value::decode(&mut from)?);
+            match Value::decode(&mut from)? {
+                Value::Share(_) => return Err(DecodeError::NotCanonical("share in a key")),
+                value => values.push(value),
+            }
         }
         Ok(values)
     }

@@ -1,11 +1,11 @@
 //! The README's tutorial, run as it stands: the commands a newcomer types must work.
 
 use std::fs;
-use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use landfall_tests::cluster::{Auth, Cluster, PASSWORD, SUPERUSER};
+use landfall_tests::ports;
 use landfall_tests::process::{Program, bin_dir};
 use landfall_tests::scratch;
 
@@ -31,15 +31,13 @@ fn commands() -> String {
 /// The example beside which the tutorial is run, for a server and ports of our own.
 fn copy_example(to: &Path, cluster: &Cluster) {
     fs::create_dir_all(to).expect("make a folder");
-    let sockets: Vec<UdpSocket> =
-        (0..3).map(|_| UdpSocket::bind("127.0.0.1:0").expect("draw a port")).collect();
+    let free: Vec<u16> = (0..3).map(|_| ports::draw().expect("draw a port")).collect();
     let example = repository().join("examples/two-ships");
     for entry in fs::read_dir(example).expect("list the example") {
         let path = entry.expect("list the example").path();
         let mut text = fs::read_to_string(&path).expect("read the example");
         text = text.replace("port=5432", &format!("port={}", cluster.port()));
-        for (port, socket) in (7401..).zip(&sockets) {
-            let free = socket.local_addr().expect("a bound socket has an address").port();
+        for (port, free) in (7401..).zip(&free) {
             text = text.replace(&format!("127.0.0.1:{port}"), &format!("127.0.0.1:{free}"));
         }
         let name = path.file_name().expect("files have names");

@@ -1,10 +1,7 @@
 //! Throw-away PostgreSQL clusters: real servers on loopback, gone when the value is dropped.
 
-use std::collections::hash_map::RandomState;
 use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
-use std::hash::{BuildHasher, Hasher};
-use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -15,6 +12,7 @@ use std::{env, thread};
 use anyhow::{Context, anyhow, bail, ensure};
 
 use crate::account::{self, Account};
+use crate::ports;
 use crate::postgres_bin::PgBin;
 use crate::processes::{self, Signal};
 use crate::scratch;
@@ -31,10 +29,6 @@ pub const SUPERUSER: &str = "postgres";
 
 /// The superuser's password in clusters with [`Auth::Scram`]; they listen on loopback only.
 pub const PASSWORD: &str = "landfall-tests";
-
-/// Ports are drawn from here: below the range from which systems take the source ports of outgoing
-/// connections, or a stranger could take ours while a server is down for a moment.
-const PORTS: std::ops::Range<u16> = 15_000..32_000;
 
 /// Crash recovery after a kill under load is included.
 const START_TIMEOUT: Duration = Duration::from_secs(120);
@@ -207,14 +201,14 @@ impl Cluster {
     /// Another process may take the port between our look and the server's: then draw again.
     fn start_on_a_free_port(&mut self) -> anyhow::Result<()> {
         for _ in 0..20 {
-            self.port = free_port()?;
+            self.port = ports::draw()?;
             self.try_configure(&[("port", &self.port.to_string())])?;
             match self.launch()? {
                 Launch::Ready => return Ok(()),
                 Launch::PortTaken => {}
             }
         }
-        bail!("twenty ports drawn from {PORTS:?} were all taken by somebody else");
+        bail!("twenty ports that were free were all taken by somebody else");
     }
 
     // --- where it is -------------------------------------------------------------------------
@@ -569,18 +563,6 @@ fn server_command(bin: &PgBin, name: &str, account: Option<Account>, dir: &Path)
         account.apply(&mut command);
     }
     command
-}
-
-fn free_port() -> anyhow::Result<u16> {
-    for _ in 0..1000 {
-        let random = RandomState::new().build_hasher().finish();
-        let span = u64::from(PORTS.end - PORTS.start);
-        let port = PORTS.start + u16::try_from(random % span)?;
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return Ok(port);
-        }
-    }
-    bail!("a thousand ports drawn from {PORTS:?} were all taken");
 }
 
 /// A killed server leaves a small System V segment, which PostgreSQL takes back at the next start.

@@ -13,7 +13,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -24,6 +24,7 @@ use serde_json::Value as Json;
 use crate::cluster::{Cluster, Disk};
 use crate::compare::{self, Comparison};
 use crate::disk::{self, SmallDisk};
+use crate::ports;
 use crate::process::{Daemon, Program};
 use crate::relay::UdpRelay;
 use crate::scratch;
@@ -217,7 +218,7 @@ impl Builder {
         let ports: BTreeMap<String, SocketAddr> = self
             .members
             .iter()
-            .map(|(name, _)| Ok((name.clone(), free_udp_address()?)))
+            .map(|(name, _)| Ok((name.clone(), SocketAddr::from(([127, 0, 0, 1], ports::draw()?)))))
             .collect::<anyhow::Result<_>>()?;
         let mut relays = BTreeMap::new();
         for (from, to) in &self.links {
@@ -328,10 +329,6 @@ impl Builder {
         }
         Ok(cluster)
     }
-}
-
-fn free_udp_address() -> anyhow::Result<SocketAddr> {
-    Ok(UdpSocket::bind("127.0.0.1:0")?.local_addr()?)
 }
 
 /// One member: its files, its database if it has one, its daemon while it runs.

@@ -26,6 +26,7 @@ pub mod compare;
 pub mod dice;
 pub mod disk;
 pub mod fleet;
+pub mod ports;
 pub mod postgres_bin;
 pub mod process;
 pub mod processes;

@@ -241,6 +241,10 @@ fn fast_shutdown_is_an_orderly_end() {
         let sender = walsender(&settings).await;
         let mut stream = sender.start_replication("shutdown", start, "p").await.expect("start");
         drop(client);
+        // Between its answer to our command and the first look at the log the server's process would
+        // end as any other, with an error.
+        stream.queue_status(status(start, Reply::Requested), UNIX_EPOCH);
+        assert!(matches!(stream.next().await, Ok(Frame::Keepalive { .. })));
         // Handed over, as the server is stopped in a thread that may outlive a failed test.
         let stop = thread::spawn(move || server.cluster.stop_fast());
         loop {

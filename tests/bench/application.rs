@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use landfall_tests::cluster::Cluster;
 use landfall_tests::fleet::{DB, Fleet, SOON};
-use landfall_tests::process::Program;
+use landfall_tests::process::{Daemon, Program};
 use landfall_tests::wait;
 
 use crate::capture::{end_of_log, position};
@@ -26,6 +26,9 @@ INSERT INTO event SELECT nextval('event_id'), :id, 'sale', 1, now(), 'over the c
 END;
 ";
 
+/// How long a slot may take to move on after a load; the checkpoint alone can take seconds.
+const SETTLED: Duration = Duration::from_secs(15);
+
 /// Runs the benchmark.
 pub(crate) fn run(plan: &Plan) -> anyhow::Result<Vec<Figure>> {
     let seconds = match plan.scale {
@@ -33,15 +36,22 @@ pub(crate) fn run(plan: &Plan) -> anyhow::Result<Vec<Figure>> {
         Scale::Quick => 3,
     };
     let alone = native::cluster("alone", plan.scale)?;
+    let decoded = native::cluster("decoded", plan.scale)?;
     let native = Native::start(plan.scale)?;
     let near = workload::fleet(plan.scale).try_start()?;
     let far = workload::fleet(plan.scale).later("b").try_start()?;
-    let clusters =
-        [&alone, &native.publisher, near.member("a").cluster(), far.member("a").cluster()];
+    let clusters = [
+        &alone,
+        &native.publisher,
+        near.member("a").cluster(),
+        far.member("a").cluster(),
+        &decoded,
+    ];
     for cluster in clusters {
         cluster.try_sql(DB, "CREATE SEQUENCE event_id")?;
     }
-    let mut tps = [const { Vec::new() }; 5];
+    let _drain = drain(&decoded)?;
+    let mut tps = [const { Vec::new() }; 6];
     let (mut held, mut held_native) = (Samples::default(), Samples::default());
     let (mut near_cpu, mut far_cpu) = (Samples::default(), Samples::default());
     for round in 1..=plan.rounds {
@@ -57,13 +67,15 @@ pub(crate) fn run(plan: &Plan) -> anyhow::Result<Vec<Figure>> {
         }
         held.push(held_log(clusters[3])?);
         native.disable()?;
-        tps[4].push(pgbench(&native.publisher, seconds)?);
+        tps[5].push(pgbench(&native.publisher, seconds)?);
         held_native.push(held_log(&native.publisher)?);
         native.enable()?;
         near.converge_within(SOON * 4);
-        println!("round {round}: none, native, near, far, native with its peer away: {tps:.0?}");
+        println!(
+            "round {round}: none, native, near, far, decoded only, native with its peer away: {tps:.0?}"
+        );
     }
-    let [none, native, near, far, native_away] = tps.map(Samples::from_iter);
+    let [none, native, near, far, decoded, native_away] = tps.map(Samples::from_iter);
     let speed = |name: &str, samples: &Samples| {
         Figure::new(name, "transactions/s", Better::Higher, samples.clone())
     };
@@ -75,12 +87,30 @@ pub(crate) fn run(plan: &Plan) -> anyhow::Result<Vec<Figure>> {
         speed("application, peer reachable", &near).against("no replication", &none),
         speed("application, peer away", &far).against("no replication", &none),
         speed("application, native", &native).against("no replication", &none),
+        speed("application, log drained by pg_recvlogical", &decoded)
+            .against("no replication", &none),
+        speed("application, peer away", &far).against("log drained by pg_recvlogical", &decoded),
         cpu("application, peer reachable: CPU of the node", near_cpu),
         cpu("application, peer away: CPU of the node", far_cpu),
         Figure::new("log held for an absent peer", "bytes", Better::Lower, held)
             .against("native", &held_native)
             .aim(Aim::AtMost(0.0)),
     ])
+}
+
+/// Lets `pg_recvlogical` throw away what the server decodes: the least that keeping no log for an
+/// absent peer can cost.
+fn drain(cluster: &Cluster) -> anyhow::Result<Daemon> {
+    let tables = workload::TABLES.join(", ");
+    cluster.try_sql(DB, &format!("CREATE PUBLICATION bench FOR TABLE {tables}"))?;
+    cluster.try_sql(DB, "SELECT pg_create_logical_replication_slot('bench', 'pgoutput')")?;
+    let program = cluster.bin().program("pg_recvlogical");
+    Program::system(&program.display().to_string())
+        .named("recvlogical")
+        .args(["--start", "--slot", "bench", "-f", "/dev/null"])
+        .args(["-o", "proto_version=1", "-o", "publication_names=bench", "-o", "messages=true"])
+        .args(["-d", &cluster.socket_conninfo(DB)])
+        .try_start()
 }
 
 /// Processor time that the node beside the application has used.
@@ -117,7 +147,7 @@ fn held_log(cluster: &Cluster) -> anyhow::Result<f64> {
     let end = position(&end_of_log(cluster)?);
     let mut least = u64::MAX;
     // An absent peer's slot never moves: then the last look counts.
-    let looked = wait::try_wait_until("the slot to move", Duration::from_secs(3), || {
+    let looked = wait::try_wait_until("the slot to move", SETTLED, || {
         let look = || {
             cluster.try_sql(DB, "CHECKPOINT")?;
             cluster.try_query_rows(DB, "SELECT restart_lsn FROM pg_replication_slots")

@@ -46,7 +46,9 @@ itself is good. Absolute numbers say as much about the machine and its neighbour
   looks every millisecond sees the row.
 - *application* is pgbench with four clients for thirty seconds: one row updated, one inserted, per
   transaction. The reachable peer works on the same cores. \"Away\" means that the peer's node does
-  not run; native's is a disabled subscription.
+  not run; native's is a disabled subscription, for which nothing is decoded and the log is kept.
+  *Drained by pg_recvlogical* has the log decoded and thrown away: the least that it costs to keep none
+  of it for an absent peer.
 - *log held* is how far before the end of the load the slot keeps the log, after checkpoints.
 ";
 

@@ -81,11 +81,11 @@ fn execute(command: Command, program: Program) -> Result<Exit, Failure> {
         Command::Status { config, output } => {
             finish(super::status(&config.file, program), output.format())
         }
-        Command::Parked { what: ParkedCommand::List { config, table, output } } => {
-            finish(parked::list(&config.file, program, table), output.format())
+        Command::Parked { what: ParkedCommand::List(args) } => {
+            finish(parked::list(&args.config.file, program, args.table), args.output.format())
         }
-        Command::Parked { what: ParkedCommand::Retry { config, table, output } } => {
-            finish(parked::retry(&config.file, program, table), output.format())
+        Command::Parked { what: ParkedCommand::Retry(args) } => {
+            finish(parked::retry(&args.config.file, program, args.table), args.output.format())
         }
         Command::Wait { config, goal, timeout, output } => {
             let limit = Duration::from_secs(timeout);
@@ -286,28 +286,23 @@ enum ParkedCommand {
     /// Say what is parked, why, and what would free it
     ///
     /// Row keys are shown. The reasons that PostgreSQL gave are in the table landfall.parked.
-    List {
-        #[command(flatten)]
-        config: ConfigFile,
-        /// Only of this table, as schema.table
-        #[arg(long, value_name = "TABLE")]
-        table: Option<String>,
-        #[command(flatten)]
-        output: Output,
-    },
+    List(ParkedArgs),
     /// Try again at once what is parked
     ///
     /// It is tried by itself after a start, when the catalog changed, when a table that has to do
     /// with it was written, and now and then.
-    Retry {
-        #[command(flatten)]
-        config: ConfigFile,
-        /// Only of this table, as schema.table
-        #[arg(long, value_name = "TABLE")]
-        table: Option<String>,
-        #[command(flatten)]
-        output: Output,
-    },
+    Retry(ParkedArgs),
+}
+
+#[derive(Debug, Args)]
+struct ParkedArgs {
+    #[command(flatten)]
+    config: ConfigFile,
+    /// Only of this table, as schema.table
+    #[arg(long, value_name = "TABLE")]
+    table: Option<String>,
+    #[command(flatten)]
+    output: Output,
 }
 
 #[derive(Debug, Args)]

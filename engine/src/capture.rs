@@ -13,6 +13,7 @@ pub mod large;
 mod long;
 #[cfg(feature = "simulation")]
 pub mod model;
+mod nap;
 pub mod pgoutput;
 pub mod publication;
 mod scratch;

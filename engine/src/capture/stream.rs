@@ -24,6 +24,7 @@ use crate::capture::horizon::Horizon;
 use crate::capture::large::Large;
 #[cfg(feature = "simulation")]
 use crate::capture::model::{self, Model, WalStream};
+use crate::capture::nap::Nap;
 use crate::capture::pgoutput;
 use crate::capture::slot::{self, Expected, Server, SlotError};
 use crate::capture::visible;
@@ -52,8 +53,11 @@ const KEEP_WAITING: Duration = Duration::from_secs(3);
 const READ_NOTHING: Duration = Duration::from_secs(30);
 /// Pause between two looks at the stream while a fold is on its way. The server sends each message by
 /// itself, and to wake up for each would cost more than to decode it; nothing comes of it sooner, as the
-/// next fold waits for the one under way.
-const REST: Duration = Duration::from_millis(1);
+/// next fold waits for the one under way. A local socket holds some two hundred messages, which the
+/// server makes in a millisecond; it shall not wait for us.
+const REST: Duration = Duration::from_micros(250);
+/// How long arrived messages are taken before anything else has its turn.
+const TAKING: Duration = Duration::from_millis(1);
 /// Time from one fold to the next while the application is busy: a fold costs a sync of the disk
 /// and some hundred microseconds of both cores, which the application would rather have. Far from
 /// busy nothing is gained by waiting.
@@ -227,6 +231,16 @@ pub struct CaptureContext {
     pub model: Option<Arc<dyn Model>>,
 }
 
+impl CaptureContext {
+    fn nap(&self) -> Nap {
+        #[cfg(feature = "simulation")]
+        if self.model.is_some() {
+            return Nap::modelled();
+        }
+        Nap::new()
+    }
+}
+
 /// Captures until told to stop. Lost connections and what an operator can change are waited out.
 ///
 /// # Errors
@@ -326,6 +340,7 @@ async fn session(context: &CaptureContext) -> Endless {
         durable: start,
         flying: start,
         alert,
+        nap: context.nap(),
         took_off: Instant::now(),
         asked: None,
     };
@@ -490,6 +505,7 @@ struct Capture<'a> {
     flying: Lsn,
     /// Makes the guard look at once.
     alert: Arc<Notify>,
+    nap: Nap,
     /// Since when the fold in flight is on its way.
     took_off: Instant,
     /// Since when the server wants to hear that this position is durable.
@@ -521,7 +537,7 @@ impl Capture<'_> {
             };
             let resting = async {
                 match rest.as_ref() {
-                    Some(rest) => tokio::time::sleep_until(rest.until).await,
+                    Some(rest) => self.nap.until(rest.until).await,
                     None => std::future::pending().await,
                 }
             };
@@ -540,11 +556,12 @@ impl Capture<'_> {
                 }
                 frame = self.stream.next(), if rest.is_none() && self.has_room() => {
                     self.take(frame?).await?;
-                    self.take_arrived().await?;
+                    let is_dry = self.take_arrived().await?;
+                    rest = (is_dry && flight.is_some()).then(|| Rest::after(0));
                 }
                 () = resting => {
-                    self.take_arrived().await?;
-                    rest = flight.is_some().then(|| Rest::after(0));
+                    let is_dry = self.take_arrived().await?;
+                    rest = (is_dry && flight.is_some()).then(|| Rest::after(0));
                 }
                 _ = report.tick() => {
                     self.report();
@@ -558,17 +575,15 @@ impl Capture<'_> {
         }
     }
 
-    /// Takes what has arrived, and waits for nothing. Where more arrives all the while, what is
-    /// there already must not wait for it.
-    async fn take_arrived(&mut self) -> Result<(), CaptureError> {
-        let until = Instant::now() + REST;
-        while self.has_room()
-            && Instant::now() < until
-            && let Some(frame) = self.stream.next().now_or_never()
-        {
+    /// Takes what has arrived, and waits for nothing; says whether that was all. Where more arrives
+    /// all the while, what is there already must not wait for it.
+    async fn take_arrived(&mut self) -> Result<bool, CaptureError> {
+        let until = Instant::now() + TAKING;
+        while self.has_room() && Instant::now() < until {
+            let Some(frame) = self.stream.next().now_or_never() else { return Ok(true) };
             self.take(frame?).await?;
         }
-        Ok(())
+        Ok(!self.has_room())
     }
 
     /// Whether more may be taken from the stream.

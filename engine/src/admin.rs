@@ -1,16 +1,20 @@
 //! What operators and scripts talk to: the admin socket of a running daemon.
 //!
 //! The socket is `admin.sock` in the data directory. One request per connection: a line of JSON
-//! goes in, a line of JSON comes out.
+//! goes in, a line of JSON comes out. The same numbers are served as metrics over HTTP where the
+//! configuration says so.
 
 pub mod client;
 pub mod explain;
+pub mod metrics;
 pub mod parked;
+pub mod scrape;
 pub mod server;
 pub mod status;
 pub mod wait;
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -65,6 +69,14 @@ pub enum AdminError {
     Socket {
         /// The socket.
         path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The metrics cannot be served.
+    #[error("serve metrics at {address}: {source}; correct metrics.listen")]
+    Metrics {
+        /// The address.
+        address: SocketAddr,
         /// What the system said.
         source: io::Error,
     },

@@ -130,6 +130,8 @@ pub struct DaemonConfig {
     pub limits: Limits,
     /// How long the history of conflicts is kept.
     pub history: HistoryConfig,
+    /// Where metrics are served; `None` = nowhere.
+    pub metrics_listen: Option<SocketAddr>,
     /// What is logged.
     pub log: LogConfig,
 }

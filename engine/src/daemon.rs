@@ -15,6 +15,7 @@ use landfall_protocol::id::{Incarnation, Origin};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+use crate::admin::scrape::MetricsServer;
 use crate::admin::server::AdminServer;
 use crate::admin::{AdminError, Request};
 use crate::capture::assemble::Scratch;
@@ -138,6 +139,10 @@ pub async fn run(prepared: Prepared) -> Result<(), DaemonError> {
     let tasks = Tasks::new();
     stop_on_signals(&tasks)?;
     let admin = AdminServer::bind(&config.admin_socket())?;
+    let metrics = match config.metrics_listen {
+        Some(address) => Some(MetricsServer::bind(address).await?),
+        None => None,
+    };
     let endpoint = Endpoint::bind(
         config.listen.unwrap_or(ANY_PORT),
         &key,
@@ -158,6 +163,11 @@ pub async fn run(prepared: Prepared) -> Result<(), DaemonError> {
     }
     .start(&tasks);
     let reporter = Arc::new(Reporter::new(config, fleet, own, store.clone(), links, parts));
+    if let Some(metrics) = metrics {
+        let (reporter, stop) = (Arc::clone(&reporter), tasks.stop());
+        let serving = async move { metrics.serve(stop, || reporter.snapshot()).await };
+        tasks.spawn("metrics", serving);
+    }
     let stop = tasks.stop();
     tasks.spawn("admin", async move {
         let handle = |request: Request| {

@@ -16,6 +16,7 @@ mod large;
 mod links;
 mod memory;
 mod merge;
+mod metrics;
 mod parked;
 mod partition;
 mod race;

@@ -170,7 +170,7 @@ fn refusal(error: &tokio_postgres::Error) -> Exit {
 impl From<AdminError> for Failure {
     fn from(error: AdminError) -> Self {
         let exit = match error {
-            AdminError::AlreadyRunning(_) => Exit::Usage,
+            AdminError::AlreadyRunning(_) | AdminError::Metrics { .. } => Exit::Usage,
             _ => Exit::Unreachable,
         };
         Self::new(exit, error.to_string())

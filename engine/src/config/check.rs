@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::Path;
 use std::time::Duration;
@@ -45,13 +46,9 @@ pub(super) struct Check<'a> {
 impl Check<'_> {
     pub(super) fn daemon(&self, raw: raw::Daemon) -> Result<DaemonConfig, ConfigError> {
         let member = self.member(&raw.name)?;
-        let listen = match &raw.listen {
-            None => None,
-            Some(text) => Some(text.parse().map_err(|_| {
-                let problem = "must be an IP address and port, such as \"0.0.0.0:7400\"";
-                self.wrong("listen", format!("{problem}, found {text:?}"))
-            })?),
-        };
+        let listen = self.address("listen", raw.listen.as_deref(), "0.0.0.0:7400")?;
+        let metrics = raw.metrics.listen.as_deref();
+        let metrics_listen = self.address("metrics.listen", metrics, "127.0.0.1:7480")?;
         let config = DaemonConfig {
             program: self.program,
             file: self.file.to_owned(),
@@ -65,6 +62,7 @@ impl Check<'_> {
             link: self.link(raw.link, member)?,
             limits: self.limits(&raw.limits)?,
             history: self.history(&raw.history)?,
+            metrics_listen,
             log: self.log(&raw.log)?,
         };
         let socket = config.admin_socket();
@@ -207,6 +205,19 @@ impl Check<'_> {
             transaction_bytes_max: usize::try_from(transaction).expect(fits),
             drift_max: Duration::from_millis(drift),
             store_bytes_max: store,
+        })
+    }
+
+    fn address(
+        &self,
+        key: &str,
+        text: Option<&str>,
+        example: &str,
+    ) -> Result<Option<SocketAddr>, ConfigError> {
+        let Some(text) = text else { return Ok(None) };
+        text.parse().map(Some).map_err(|_| {
+            let problem = format!("must be an IP address and port, such as {example:?}");
+            self.wrong(key, format!("{problem}, found {text:?}"))
         })
     }
 

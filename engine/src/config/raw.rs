@@ -26,6 +26,8 @@ pub(super) struct Daemon {
     #[serde(default)]
     pub(super) history: History,
     #[serde(default)]
+    pub(super) metrics: Metrics,
+    #[serde(default)]
     pub(super) log: Log,
 }
 
@@ -68,6 +70,12 @@ pub(super) struct Limits {
 #[serde(deny_unknown_fields)]
 pub(super) struct History {
     pub(super) keep_days: Option<u64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Metrics {
+    pub(super) listen: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

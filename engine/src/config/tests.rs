@@ -55,10 +55,11 @@ fn reference_files_show_the_defaults() {
         let (mut full, full_fleet) =
             write_and_load(program, &written_out(text), &written_out(FLEET)).unwrap();
         assert_eq!(fleet, full_fleet);
-        // These two have no default to show.
+        // These have no default to show.
         let postgres = full.postgres.as_mut().unwrap();
         assert!(postgres.ssl_root_cert.take().unwrap().ends_with("postgres-ca.pem"));
         assert!(full.limits.store_bytes_max.take().is_some());
+        assert!(full.metrics_listen.take().is_some());
         assert_eq!(config, full);
     }
 }

@@ -70,14 +70,18 @@ impl Reporter {
 
     /// The status as JSON.
     pub(super) async fn status(&self) -> Result<serde_json::Value, String> {
-        let status = self.gather().await.map_err(|error| {
+        serde_json::to_value(self.snapshot().await?).map_err(|error| error.to_string())
+    }
+
+    /// How the daemon does now; else why that cannot be told.
+    pub(super) async fn snapshot(&self) -> Result<Status, String> {
+        self.gather().await.map_err(|error| {
             // Whoever asked may be a machine that asks again.
             if error != StoreError::Closed {
                 tracing::error!(%error, advice = error.advice(), "the store cannot be read");
             }
             error.to_string()
-        })?;
-        serde_json::to_value(status).map_err(|error| error.to_string())
+        })
     }
 
     async fn gather(&self) -> Result<Status, StoreError> {

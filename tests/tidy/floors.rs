@@ -26,6 +26,7 @@ pub(crate) const TABLES: &[(&str, &[Floor])] = &[
             (Blind, &["clock"]),
             (Blind, &["codec", "compress"]),
             (Blind, &["counter"]),
+            (Blind, &["merged"]),
             (Blind, &["version", "value"]),
             (Blind, &["schema"]),
             (Blind, &["change"]),

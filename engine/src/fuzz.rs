@@ -72,7 +72,7 @@ const fn target(name: &'static str, check: fn(&[u8])) -> Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 18] = [
+pub const TARGETS: [Target; 19] = [
     target("control", messages::check_control),
     target("unit-stream-head", messages::check_head),
     target("frames", transport::check_stream),
@@ -85,6 +85,8 @@ pub const TARGETS: [Target; 18] = [
         heap_bytes: landfall_protocol::unit::UNIT_PLAIN_BYTES_MAX + (4 << 20),
         ..target("unit", units::check_unit)
     },
+    // Every value in a document gets an id and a place in a tree, and some documents are kept at once.
+    Target { heap_per_byte: 2000, heap_bytes: 1 << 20, ..target("merged", messages::check_merged) },
     target("unit-content", units::check_content),
     // What is declared is taken at once; the check declares up to this much.
     Target {

@@ -224,8 +224,8 @@ pub enum FleetRule {
     #[error("column {0:?} is in two groups; make one of them")]
     GroupedTwice(String),
     /// A column that adds up and is to be overwritten together with others.
-    #[error("column {0:?} is a counter and cannot be in a group")]
-    GroupedCounter(String),
+    #[error("column {0:?} is merged by a rule of its own and cannot be in a group")]
+    GroupedMerged(String),
     /// Not an address.
     #[error("address {0:?} must be host:port with a port from 1 to 65535")]
     BadAddress(String),
@@ -428,8 +428,8 @@ fn check_groups(rules: &Rules<String>) -> Result<(), FleetRule> {
             return Err(FleetRule::SmallGroup);
         }
         for column in group {
-            if rules.column(column) == ColumnRule::Counter {
-                return Err(FleetRule::GroupedCounter(column.clone()));
+            if rules.column(column) != ColumnRule::LastWriterWins {
+                return Err(FleetRule::GroupedMerged(column.clone()));
             }
             if !seen.insert(column) {
                 return Err(FleetRule::GroupedTwice(column.clone()));

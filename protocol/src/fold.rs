@@ -9,9 +9,10 @@
 
 mod image;
 mod marker;
+mod merged;
 mod parked;
 
-use image::{Addition, OwnChange};
+use image::OwnChange;
 pub use image::{Columns, Image, Relation, Row, RowEvent};
 pub use marker::{ACTOR_PREFIX, MARKER_PREFIX, Marker, MarkerKey, ParkedChange};
 pub use parked::{ChangeId, Obstacle, Parked};
@@ -22,11 +23,9 @@ use std::sync::Arc;
 
 use crate::change::{Actor, Describe, Fragment, Piece, RowChange, RowOp, Transaction};
 use crate::clock::{Clock, Stamp};
-use crate::counter::{Decimal, Share};
 use crate::dictionary::{Dictionary, LocalChange, RowId, Unshowable};
 use crate::id::{Origin, Seq, TxnId};
 use crate::lattice::{Fate, RowClock};
-use crate::schema::rules::TableRules;
 use crate::schema::{ColumnId, TableDef, TableId, TableName};
 use crate::value::Value;
 use crate::version::VersionVector;
@@ -451,7 +450,7 @@ impl Fold {
             if own.change.op != RowOp::Update {
                 *clock = RowClock::default();
             }
-            own.take_shares(self.origin, clock, is_doubtful);
+            own.take_shares(stamp, clock, is_doubtful);
             clock.join(own.change.op, stamp, &own.change.cells);
             let rules = self.dictionary.table(row.table).map(|def| &def.rules);
             if !rules.is_none_or(|rules| own.shows(rules, clock)) {
@@ -507,8 +506,8 @@ impl Fold {
                 shown.find_bases(clock, image);
             }
             let def = self.dictionary.table(row.table);
-            let counts = def.is_none_or(|def| shown.counts(def, clock, image));
-            if !(shown.parked || shown.agrees(clock, image) && counts) {
+            let merges = def.is_none_or(|def| shown.merges(def, clock, image));
+            if !(shown.parked || shown.agrees(clock, image) && merges) {
                 rows.doubtful.insert(row.clone());
                 output.dirty.insert(row);
             }
@@ -530,7 +529,7 @@ impl Fates {
 struct Rows {
     stored: BTreeMap<RowId, RowClock>,
     changed: BTreeMap<RowId, RowClock>,
-    /// What these show says nothing about their counters.
+    /// What these show says nothing about their merged columns.
     doubtful: BTreeSet<RowId>,
 }
 
@@ -552,8 +551,8 @@ impl Rows {
 struct Shown {
     before: RowClock,
     values: BTreeMap<ColumnId, (Stamp, Value)>,
-    /// Columns to which something was added.
-    counted: BTreeSet<ColumnId>,
+    /// Merged columns to which something was done.
+    merged: BTreeSet<ColumnId>,
     stamps: BTreeSet<Stamp>,
     parked: bool,
 }
@@ -572,7 +571,7 @@ fn join_foreign(
     let outcome = clock.join(local.op, stamp, &local.cells);
     for cell in &local.cells {
         if let Value::Share(_) = cell.value {
-            shown.counted.insert(cell.column);
+            shown.merged.insert(cell.column);
         } else {
             shown.values.insert(cell.column, (stamp, cell.value.clone()));
         }
@@ -582,78 +581,7 @@ fn join_foreign(
     outcome.fate()
 }
 
-impl OwnChange {
-    /// Puts what this site has added in all in the place of counters' new values.
-    fn take_shares(&mut self, own: Origin, clock: &mut RowClock, is_doubtful: bool) {
-        for Addition { column, before, by } in &self.added {
-            let birth = clock.cell(*column);
-            let counter = clock.counter(*column);
-            let share = counter.and_then(|counter| counter.share(own, birth));
-            let sum = share.map_or_else(|| by.clone(), |sum| sum.plus(by));
-            if !is_doubtful {
-                clock.begin_count(*column, before.minus(&clock.added(*column)));
-            }
-            let cells = self.change.cells.iter_mut();
-            for cell in cells.filter(|cell| cell.column == *column) {
-                cell.value = Value::Share(Box::new(Share { birth, sum: sum.clone() }));
-            }
-        }
-    }
-
-    /// Whether counters show what they must, now that this is added.
-    fn shows(&self, rules: &TableRules, clock: &RowClock) -> bool {
-        self.added.iter().all(|Addition { column, before, by }| {
-            let due = clock.count(*column).map(|count| rules.shown(column, count));
-            due.is_none_or(|due| due.is_same(&before.plus(by)))
-        })
-    }
-}
-
 impl Shown {
-    /// Learns from what the row showed before with which value its counters were born.
-    fn find_bases(&self, clock: &mut RowClock, image: Option<&Image>) {
-        let before = image.and_then(|image| image.before.as_ref());
-        for column in &self.counted {
-            let birth = clock.cell(*column);
-            let number = |value: &Value| Decimal::parse(&value.text()?);
-            let base = if self.before.cell(*column) == birth {
-                let shown = before.and_then(|before| number(before.get(*column)?));
-                shown.map(|shown| shown.minus(&self.before.added(*column)))
-            } else {
-                match self.values.get(column).filter(|(stamp, _)| Some(*stamp) == birth) {
-                    Some((_, value)) => number(value),
-                    // It came with an insert that did not name it, and has its default.
-                    None if birth.is_some_and(|birth| self.stamps.contains(&birth)) => {
-                        let after = image.and_then(|image| image.after.as_ref());
-                        after.and_then(|after| number(after.get(*column)?))
-                    }
-                    None => None,
-                }
-            };
-            if let Some(base) = base {
-                clock.found(*column, base);
-            }
-        }
-    }
-
-    /// Whether counters show their sums.
-    fn counts(&self, def: &TableDef, clock: &RowClock, image: Option<&Image>) -> bool {
-        let due = |clock: &RowClock, column: &ColumnId| {
-            clock.count(*column).map(|count| def.rules.shown(column, count))
-        };
-        self.counted.iter().all(|column| match (due(clock, column), image) {
-            (None, _) => true,
-            (Some(_), None) => due(clock, column) == due(&self.before, column),
-            (Some(due), Some(Image { after: Some(after), .. })) => {
-                let shown = after.get(*column).and_then(Value::text);
-                shown
-                    .and_then(|text| Decimal::parse(&text))
-                    .is_some_and(|shown| shown.is_same(&due))
-            }
-            (Some(_), Some(Image { after: None, .. })) => true,
-        })
-    }
-
     /// Whether the row's image in the apply transaction is what the joined clock says.
     fn agrees(&self, clock: &RowClock, image: Option<&Image>) -> bool {
         let live = clock.existence().map(|existence| existence.live);
@@ -668,13 +596,13 @@ impl Shown {
         }
         let won_right = self.values.iter().all(|(column, (stamp, value))| {
             clock.cell(*column) != Some(*stamp)
-                || self.counted.contains(column)
+                || self.merged.contains(column)
                 || after.get(*column) == Some(value)
         });
         let kept_right = image.before.as_ref().is_none_or(|before| {
             after.iter().all(|(column, value)| {
                 before.get(column) == Some(value)
-                    || self.counted.contains(&column)
+                    || self.merged.contains(&column)
                     || clock.cell(column).is_some_and(|stamp| self.stamps.contains(&stamp))
             })
         });
@@ -692,7 +620,7 @@ impl Shown {
                     || self
                         .values
                         .iter()
-                        .filter(|(column, _)| !self.counted.contains(*column))
+                        .filter(|(column, _)| !self.merged.contains(*column))
                         .any(|(column, (stamp, _))| clock.cell(*column) == Some(*stamp))
             }
             Some(false) => won_existence && was_live,

@@ -10,16 +10,17 @@
 //! they are newer. The join is commutative, associative and idempotent, and it does not ask which
 //! columns this site has: a change whose column comes later is joined later, to the same clock.
 //!
-//! A counter is a cell whose stamp is its birth, and beside it what each origin has added since.
+//! A [merged column](crate::merged) is a cell whose stamp is its birth, and beside it what was done
+//! to it since.
 
-mod counter;
+mod merged;
 
-pub use counter::Counter;
+pub use merged::Merged;
 
 use crate::change::{Cell, RowOp};
 use crate::clock::Stamp;
 use crate::codec::{DecodeError, Reader, Writer};
-use crate::counter::{Decimal, Share};
+use crate::merged::{Share, State};
 use crate::schema::{COLUMNS_MAX, ColumnId};
 use crate::value::Value;
 
@@ -40,8 +41,8 @@ pub struct RowClock {
     base: Option<Stamp>,
     /// In column order; mostly a handful.
     cells: Vec<(ColumnId, Stamp)>,
-    /// In column order: those to which somebody has added.
-    counters: Vec<Counter>,
+    /// In column order: those that are merged and to which somebody has done something.
+    merged: Vec<Merged>,
 }
 
 /// What one change did to a row's registers.
@@ -102,51 +103,60 @@ impl RowClock {
         self.existence.map_or(present_at_genesis, |existence| existence.live)
     }
 
-    /// The counter of a column; `None` when nobody has added to it in its present life.
-    pub fn counter(&self, column: ColumnId) -> Option<&Counter> {
-        self.counter_place(column).ok().map(|place| &self.counters[place])
+    /// What is kept of a merged column; `None` when nobody has done anything to it in its life.
+    pub fn merged(&self, column: ColumnId) -> Option<&Merged> {
+        self.merged_place(column).ok().map(|place| &self.merged[place])
     }
 
-    /// Where the counter of a column stands, or would stand.
-    fn counter_place(&self, column: ColumnId) -> Result<usize, usize> {
-        self.counters.binary_search_by_key(&column, |counter| counter.column)
+    /// Where what is kept of a merged column stands, or would stand.
+    fn merged_place(&self, column: ColumnId) -> Result<usize, usize> {
+        self.merged.binary_search_by_key(&column, |merged| merged.column)
     }
 
-    /// The counter of a column, whether anybody has added to it or not.
-    fn counter_mut(&mut self, column: ColumnId) -> &mut Counter {
-        let place = self.counter_place(column).unwrap_or_else(|place| {
-            self.counters.insert(place, Counter::new(column));
+    /// What is kept of a merged column, whether anybody has done something to it or not.
+    fn merged_mut(&mut self, column: ColumnId) -> &mut Merged {
+        let place = self.merged_place(column).unwrap_or_else(|place| {
+            self.merged.insert(place, Merged::new(column));
             place
         });
-        &mut self.counters[place]
+        &mut self.merged[place]
     }
 
-    /// What has been added to a column in its present life.
-    pub fn added(&self, column: ColumnId) -> Decimal {
-        let birth = self.cell(column);
-        self.counter(column).map_or_else(Decimal::zero, |counter| counter.sum(birth))
+    /// What was done to a merged column in its present life.
+    pub fn life(&self, column: ColumnId) -> Option<&State> {
+        self.merged(column)?.life(self.cell(column))
     }
 
-    /// The true value of a counter, if it is known what it was born with.
-    pub fn count(&self, column: ColumnId) -> Option<Decimal> {
-        self.counter(column)?.value(self.cell(column))
+    /// The true value of a merged column, if it is known what it was born with.
+    pub fn value(&self, column: ColumnId) -> Option<String> {
+        self.merged(column)?.value(self.cell(column))
     }
 
-    /// As [`RowClock::found`], of a counter to which the next change will be the first to add.
-    pub fn begin_count(&mut self, column: ColumnId, base: Decimal) {
-        self.counter_mut(column).base.get_or_insert(base);
-    }
-
-    /// Learns what a counter was born with; without one, or a second time, it does nothing.
-    pub fn found(&mut self, column: ColumnId, base: Decimal) {
-        if let Ok(place) = self.counter_place(column) {
-            self.counters[place].base.get_or_insert(base);
+    /// With what a merged column was born, by what it shows; `None` when that does not tell.
+    pub fn base(&self, column: ColumnId, shown: &str) -> Option<String> {
+        match self.life(column) {
+            Some(life) => life.base(shown),
+            None => Some(shown.to_owned()),
         }
     }
 
-    /// The counters of the row.
-    pub fn counters(&self) -> impl Iterator<Item = &Counter> {
-        self.counters.iter()
+    /// As [`RowClock::found`], of a column to which the next change will be the first to do
+    /// something. That change must follow.
+    pub fn begin(&mut self, column: ColumnId, base: &str) {
+        self.merged_mut(column).base.get_or_insert_with(|| base.into());
+    }
+
+    /// Learns what a merged column was born with; of one to which nobody has done anything, or a
+    /// second time, it does nothing.
+    pub fn found(&mut self, column: ColumnId, base: &str) {
+        if let Ok(place) = self.merged_place(column) {
+            self.merged[place].base.get_or_insert_with(|| base.into());
+        }
+    }
+
+    /// The merged columns to which somebody has done something.
+    pub fn merged_columns(&self) -> impl Iterator<Item = &Merged> {
+        self.merged.iter()
     }
 
     /// The newest stamp anywhere in the row.
@@ -157,7 +167,7 @@ impl RowClock {
     /// Every stamp in the row, in no particular order.
     pub fn stamps(&self) -> impl Iterator<Item = Stamp> + '_ {
         let existence = self.existence.map(|existence| existence.stamp);
-        let shares = self.counters.iter().flat_map(Counter::stamps);
+        let shares = self.merged.iter().flat_map(Merged::stamps);
         self.cells.iter().map(|(_, stamp)| *stamp).chain(self.base).chain(existence).chain(shares)
     }
 
@@ -241,27 +251,30 @@ impl RowClock {
         }
     }
 
-    /// Takes what an origin has added; fails with what is newer: a later life of the counter, or a
-    /// later share.
+    /// Takes what an origin did to a merged column; fails with what is newer: a later life of it, or
+    /// what says more.
     fn join_share(&mut self, column: ColumnId, stamp: Stamp, share: &Share) -> Result<(), Stamp> {
         if let Some(birth) = self.cell(column)
             && share.birth < Some(birth)
         {
             return Err(birth);
         }
-        self.counter_mut(column).join(stamp, share)
+        let joined = self.merged_mut(column).join(stamp, share);
+        self.drop_empty(column);
+        joined
     }
 
-    /// Lets a counter whose column was written as a whole begin anew, with that value.
+    /// Keeps nothing of a merged column to which nothing was done. Others may be about to begin.
+    fn drop_empty(&mut self, column: ColumnId) {
+        self.merged.retain(|merged| merged.column != column || !merged.is_empty());
+    }
+
+    /// Lets a merged column that was written as a whole begin anew, with that value.
     fn rebirth(&mut self, column: ColumnId, value: Option<&Value>) {
-        if self.counters.is_empty() {
-            return;
-        }
-        let birth = self.cell(column);
-        let base = value.and_then(Value::text).and_then(|text| Decimal::parse(&text));
-        if let Ok(place) = self.counter_place(column) {
-            self.counters[place].rebirth(birth, base);
-            self.counters.retain(|counter| !counter.is_empty());
+        if let Ok(place) = self.merged_place(column) {
+            let birth = self.cell(column);
+            self.merged[place].rebirth(birth, value.and_then(Value::whole_text).map(Into::into));
+            self.drop_empty(column);
         }
     }
 
@@ -282,11 +295,8 @@ impl RowClock {
     }
 
     fn raise_base(&mut self, stamp: Stamp) {
-        let births: Vec<(ColumnId, Option<Stamp>)> = self
-            .counters
-            .iter()
-            .map(|counter| (counter.column, self.cell(counter.column)))
-            .collect();
+        let births: Vec<(ColumnId, Option<Stamp>)> =
+            self.merged.iter().map(|merged| (merged.column, self.cell(merged.column))).collect();
         if self.base.is_none_or(|base| base < stamp) {
             self.base = Some(stamp);
         }
@@ -312,8 +322,8 @@ impl RowClock {
             base if base == existence_stamp => 1,
             Some(_) => 2,
         };
-        let counts = u8::from(!self.counters.is_empty());
-        out.u8(existence | base << 2 | counts << 4);
+        let merged = u8::from(!self.merged.is_empty());
+        out.u8(existence | base << 2 | merged << 4);
         if let Some(stamp) = existence_stamp {
             out.stamp(stamp);
         }
@@ -327,9 +337,9 @@ impl RowClock {
             out.varint(u64::from(column.0));
             out.stamp(*stamp);
         }
-        if counts == 1 {
-            out.varint(self.counters.len() as u64);
-            self.counters.iter().for_each(|counter| counter.encode(out));
+        if merged == 1 {
+            out.varint(self.merged.len() as u64);
+            self.merged.iter().for_each(|merged| merged.encode(out));
         }
     }
 
@@ -360,25 +370,25 @@ impl RowClock {
             }
             cells.push((column, from.stamp()?));
         }
-        let mut clock = Self { existence, base, cells, counters: Vec::new() };
+        let mut clock = Self { existence, base, cells, merged: Vec::new() };
         match tag >> 4 {
             0 => {}
-            1 => clock.decode_counters(from)?,
+            1 => clock.decode_merged(from)?,
             _ => return Err(DecodeError::UnknownTag { what: "row clock", tag }),
         }
         Ok(clock)
     }
 
-    fn decode_counters(&mut self, from: &mut Reader<'_>) -> Result<(), DecodeError> {
+    fn decode_merged(&mut self, from: &mut Reader<'_>) -> Result<(), DecodeError> {
         for _ in 0..from.count(COLUMNS_MAX)? {
-            let counter = Counter::decode(from)?;
-            if self.counters.last().is_some_and(|last| last.column >= counter.column) {
-                return Err(DecodeError::NotCanonical("counters of a row clock"));
+            let merged = Merged::decode(from)?;
+            if self.merged.last().is_some_and(|last| last.column >= merged.column) {
+                return Err(DecodeError::NotCanonical("merged columns of a row clock"));
             }
-            self.counters.push(counter);
+            self.merged.push(merged);
         }
-        if self.counters.is_empty() {
-            return Err(DecodeError::NotCanonical("row clock without counters"));
+        if self.merged.is_empty() {
+            return Err(DecodeError::NotCanonical("row clock without merged columns"));
         }
         Ok(())
     }

@@ -21,7 +21,7 @@ pub mod change;
 pub mod clock;
 pub mod codec;
 pub mod compress;
-pub mod counter;
+pub mod decimal;
 pub mod dictionary;
 pub mod fleet;
 pub mod fold;
@@ -31,7 +31,6 @@ mod golden;
 pub mod id;
 pub mod lattice;
 pub mod merged;
-
 pub mod plan;
 #[cfg(feature = "simulation")]
 pub mod planted;

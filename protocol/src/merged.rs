@@ -42,7 +42,7 @@ pub use text::{Text, TextEdit};
 
 use crate::clock::Stamp;
 use crate::codec::{DecodeError, Reader, Writer};
-use crate::counter::Decimal;
+use crate::decimal::Decimal;
 use crate::id::Origin;
 
 /// Longest state, in bytes, of which nobody asks how long its value is.

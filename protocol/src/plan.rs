@@ -4,18 +4,24 @@
 //! [`RowWork::decide`] for each row. Deciding joins the changes into a copy of the clock; the
 //! clock itself is only moved by the fold, when the apply transaction comes back through the WAL.
 
+mod merged;
+
+pub use merged::{Rest, merged_value, shown_value};
+
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
+use merged::{Merges, Rests};
+
 use crate::change::RowOp;
 use crate::clock::Stamp;
-use crate::counter::Decimal;
 use crate::dictionary::{Dictionary, LocalChange, RowId, Unshowable};
 use crate::fold::{ForeignTransaction, ParkedChange};
 use crate::id::{Origin, Seq, TxnId};
-use crate::lattice::{Counter, RowClock};
-use crate::schema::{ColumnDef, ColumnId, TableDef, TableId};
-use crate::value::{Value, ValueKind};
+use crate::lattice::RowClock;
+use crate::merged::{End, Kind, Part, State};
+use crate::schema::{ColumnId, TableDef, TableId};
+use crate::value::Value;
 use crate::version::VersionVector;
 
 /// A run of consecutive transactions of one origin that becomes one PostgreSQL transaction.
@@ -68,8 +74,8 @@ pub enum Source<'w> {
     Value(Cow<'w, Value>),
     /// From the log: the cell was written by this earlier transaction while the row was hidden.
     Logged(TxnId),
-    /// From the log likewise, and what was added to it since.
-    Counted(TxnId, Sum),
+    /// From the log likewise, and what was done to it since.
+    Merged(TxnId, Rest),
 }
 
 /// What must become of a row. Values stay with the group.
@@ -130,8 +136,11 @@ pub enum Rule {
     InsertAfterDelete,
     /// The sum of what all have added is more, or less, than the column can hold.
     CounterClamped,
-    /// The column was set as a whole by somebody who did not know of what was added.
-    CounterReset,
+    /// The merged column was set as a whole by somebody who did not know of what was done to it.
+    Reset(Kind),
+    /// Of two writes of one place in a document the later stays, and what is removed takes with it what
+    /// is in it.
+    DocumentKey,
 }
 
 impl Rule {
@@ -142,7 +151,13 @@ impl Rule {
             Self::DeleteWins => "delete_wins",
             Self::InsertAfterDelete => "insert_after_delete",
             Self::CounterClamped => "counter_clamped",
-            Self::CounterReset => "counter_reset",
+            Self::Reset(Kind::Counter) => "counter_reset",
+            Self::Reset(Kind::Set) => "set_reset",
+            Self::Reset(Kind::Extreme(End::Max)) => "max_reset",
+            Self::Reset(Kind::Extreme(End::Min)) => "min_reset",
+            Self::Reset(Kind::Text) => "text_reset",
+            Self::Reset(Kind::Document) => "document_reset",
+            Self::DocumentKey => "document_key",
         }
     }
 }
@@ -253,14 +268,14 @@ impl RowWork {
         steps.map(|step| (step.place, step.change.unknown_columns.as_slice()))
     }
 
-    /// Whether it adds to a counter, so that deciding needs to know what the row shows.
-    pub fn adds(&self) -> bool {
+    /// Whether it does something to a merged column, so that deciding needs to know what the row shows.
+    pub fn merges(&self) -> bool {
         let mut cells = self.steps.iter().flat_map(|step| &step.change.cells);
         cells.any(|cell| matches!(cell.value, Value::Share(_)))
     }
 
-    /// The counters it adds to.
-    fn added(&self) -> BTreeSet<ColumnId> {
+    /// The merged columns it does something to.
+    fn merged(&self) -> BTreeSet<ColumnId> {
         let cells = self.steps.iter().flat_map(|step| &step.change.cells);
         let shares = cells.filter(|cell| matches!(cell.value, Value::Share(_)));
         shares.map(|cell| cell.column).collect()
@@ -269,7 +284,7 @@ impl RowWork {
     /// Decides what must become of the row, given its folded clock and whether PostgreSQL shows
     /// it, and which concurrent writes give way. `hidden` says that the row is known to be parked,
     /// so that its absence is no contradiction. `shown` has the cells of a row that
-    /// [`RowWork::adds`] to a counter, as text.
+    /// [`RowWork::merges`], as text.
     pub fn decide(
         &self,
         def: &TableDef,
@@ -280,9 +295,9 @@ impl RowWork {
         if clock.existence().is_some_and(|existence| existence.live != present) && !hidden {
             return (Verdict::Retry, Vec::new());
         }
-        let mut counters = self.added();
-        let counts = !counters.is_empty() || clock.counters().next().is_some();
-        let first = counts.then(|| clock.clone());
+        let mut merged = self.merged();
+        let merges = !merged.is_empty() || clock.merged_columns().next().is_some();
+        let first = merges.then(|| clock.clone());
         let mut joined = clock;
         let mut values = Values::default();
         let mut conflicts = Vec::new();
@@ -304,13 +319,13 @@ impl RowWork {
         let clears = present && self.steps.iter().any(|step| step.clears(def, &joined));
         let is_live = joined.is_live(present);
         let appears = is_live && (clears || !present);
-        let counts = first.map(|first| {
-            let others = joined.counters().map(|counter| counter.column);
-            counters.extend(others.filter(|column| appears || values.get(*column).is_some()));
-            let counts = Counts { def, before: &first, joined: &joined, shown, appears };
-            counts.decide(counters, &mut values, &mut conflicts)
+        let rests = first.map(|first| {
+            let others = joined.merged_columns().map(|merged| merged.column);
+            merged.extend(others.filter(|column| appears || values.get(*column).is_some()));
+            let merges = Merges { def, before: &first, joined: &joined, shown, appears };
+            merges.decide(merged, &mut values, &mut conflicts)
         });
-        let counts = counts.unwrap_or_default();
+        let rests = rests.unwrap_or_default();
         // What gave way to a delete stands again when the group also brings the row back.
         let stands = |conflict: &Conflict| {
             let cell = conflict.column.and_then(|column| joined.cell(column));
@@ -320,9 +335,9 @@ impl RowWork {
         let verdict = match (present, is_live) {
             (false, false) => Verdict::Keep,
             (true, false) => Verdict::Delete,
-            (true, true) if clears => Verdict::Replace(all_cells(def, &joined, values, counts)),
-            (true, true) => changed_cells(&joined, values, counts),
-            (false, true) => Verdict::Insert(all_cells(def, &joined, values, counts)),
+            (true, true) if clears => Verdict::Replace(all_cells(def, &joined, values, rests)),
+            (true, true) => changed_cells(&joined, values, rests),
+            (false, true) => Verdict::Insert(all_cells(def, &joined, values, rests)),
         };
         (verdict, conflicts)
     }
@@ -330,90 +345,6 @@ impl RowWork {
 
 /// What a row shows, as text.
 pub type ShownCells = BTreeMap<ColumnId, Option<String>>;
-
-/// Counters of a row that a group adds to, or writes.
-struct Counts<'a> {
-    def: &'a TableDef,
-    before: &'a RowClock,
-    joined: &'a RowClock,
-    shown: Option<&'a ShownCells>,
-    /// Whether every cell is to be written, whatever is shown.
-    appears: bool,
-}
-
-/// What was added to counters of which only the log knows with what they were born.
-type Sums = BTreeMap<ColumnId, Sum>;
-
-/// What was added to a counter.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sum {
-    /// In all since its birth.
-    pub added: Decimal,
-    /// What the counter comes to by what is shown, for the case that it was born with a default,
-    /// which no log has.
-    pub unlogged: Option<Decimal>,
-}
-
-impl Counts<'_> {
-    /// Puts what the counters must show among the values; gives the others' sums.
-    fn decide(
-        &self,
-        counters: BTreeSet<ColumnId>,
-        values: &mut Values<'_>,
-        conflicts: &mut Vec<Conflict>,
-    ) -> Sums {
-        let mut sums = Sums::new();
-        for column in counters {
-            let shown = self.shown.and_then(|shown| shown.get(&column)?.as_deref());
-            let Some(count) = self.count(column, values, shown) else {
-                let (added, birth) = (self.joined.added(column), self.joined.cell(column));
-                let is_old = !self.appears && self.before.cell(column) == birth;
-                let before = shown.filter(|_| is_old).and_then(Decimal::parse);
-                let before = before.map(|shown| shown.minus(&self.before.added(column)));
-                let unlogged = before.map(|base| base.plus(&added));
-                sums.insert(column, Sum { added, unlogged });
-                continue;
-            };
-            let due = self.def.rules.shown(&column, count.clone());
-            let stamps = self.joined.counter(column).into_iter().flat_map(Counter::stamps);
-            if !due.is_same(&count)
-                && let Some(stamp) = stamps.max()
-            {
-                let (winner, loser) = (stamp, stamp);
-                let lost = LostValue::Value(Value::Text(count.to_string().into()));
-                let (column, rule) = (Some(column), Rule::CounterClamped);
-                conflicts.push(Conflict { column, rule, winner, loser, lost });
-            }
-            let is_shown = shown.and_then(Decimal::parse).is_some_and(|shown| shown.is_same(&due));
-            if is_shown && !self.appears {
-                values.drop(column);
-                continue;
-            }
-            let value = shown_count(self.def, column, count);
-            if let Some(birth) = self.joined.cell(column).or(self.joined.newest()) {
-                values.put(column, birth, Cow::Owned(value));
-            }
-        }
-        sums
-    }
-
-    /// The true value of a counter; `None` when the log must be asked what it was born with.
-    fn count(&self, column: ColumnId, values: &Values<'_>, shown: Option<&str>) -> Option<Decimal> {
-        if let Some(count) = self.joined.count(column) {
-            return Some(count);
-        }
-        let birth = self.joined.cell(column);
-        let base = match birth {
-            Some(_) if self.before.cell(column) != birth => {
-                Decimal::parse(&values.get(column)?.text()?)?
-            }
-            Some(_) => return None,
-            // Nobody logged what stood there before there was a log.
-            None => shown.and_then(Decimal::parse)?.minus(&self.before.added(column)),
-        };
-        Some(base.plus(&self.joined.added(column)))
-    }
-}
 
 /// An insert without all of the columns that this site has.
 fn leaves_out(change: &LocalChange) -> bool {
@@ -449,12 +380,12 @@ impl<'w> Values<'w> {
     }
 }
 
-fn changed_cells<'w>(joined: &RowClock, values: Values<'w>, sums: Sums) -> Verdict<'w> {
-    let counted = sums.into_iter().filter_map(|(column, sum)| {
+fn changed_cells<'w>(joined: &RowClock, values: Values<'w>, rests: Rests) -> Verdict<'w> {
+    let merged = rests.into_iter().filter_map(|(column, rest)| {
         let birth = joined.cell(column)?.txn;
-        Some((column, Source::Counted(birth, sum)))
+        Some((column, Source::Merged(birth, rest)))
     });
-    let mut cells: Vec<_> = counted.collect();
+    let mut cells: Vec<_> = merged.collect();
     cells.extend(values.0.into_iter().map(|(column, _, value)| (column, Source::Value(value))));
     cells.sort_unstable_by_key(|(column, _)| *column);
     if cells.is_empty() { Verdict::Keep } else { Verdict::Update(cells) }
@@ -464,13 +395,13 @@ fn all_cells<'w>(
     def: &TableDef,
     joined: &RowClock,
     mut values: Values<'w>,
-    mut sums: Sums,
+    mut rests: Rests,
 ) -> Vec<(ColumnId, Source<'w>)> {
     let cells = def.cell_columns().filter_map(|column| {
-        let source = match (values.take(column), sums.remove(&column)) {
+        let source = match (values.take(column), rests.remove(&column)) {
             (Some(value), _) => Source::Value(value),
             (None, None) => Source::Logged(joined.cell(column)?.txn),
-            (None, Some(sum)) => Source::Counted(joined.cell(column)?.txn, sum),
+            (None, Some(rest)) => Source::Merged(joined.cell(column)?.txn, rest),
         };
         Some((column, source))
     });
@@ -515,12 +446,14 @@ impl Step {
                 && !was_live
             {
                 (Rule::DeleteWins, deleted, self.stamp, LostValue::Value(cell.value.clone()))
-            } else if let (Some((_, winner)), Value::Share(_)) = (lost_to, &cell.value) {
+            } else if let (Some((_, winner)), Value::Share(share)) = (lost_to, &cell.value) {
                 if self.knew(*winner) {
                     continue;
                 }
-                (Rule::CounterReset, *winner, self.stamp, LostValue::Value(cell.value.clone()))
-            } else if let Value::Share(_) = cell.value {
+                let rule = Rule::Reset(share.part.kind());
+                (rule, *winner, self.stamp, LostValue::Value(cell.value.clone()))
+            } else if let Value::Share(share) = &cell.value {
+                conflicts.extend(self.lost_places(before, cell.column, &share.part));
                 continue;
             } else if let Some((_, winner)) = lost_to {
                 (Rule::LastWriterWins, *winner, self.stamp, LostValue::Value(cell.value.clone()))
@@ -530,6 +463,10 @@ impl Step {
                 && !self.knew(loser)
             {
                 (Rule::LastWriterWins, self.stamp, loser, lost_value.clone())
+            } else if let Some((kind, loser)) =
+                self.unseen(before, cell.column).filter(|_| was_live)
+            {
+                (Rule::Reset(kind), self.stamp, loser, lost_value.clone())
             } else {
                 continue;
             };
@@ -547,6 +484,34 @@ impl Step {
             }
             RowOp::Insert | RowOp::Update => {}
         }
+    }
+
+    /// The last of what was done to a merged column by somebody whom this change, which writes it as a
+    /// whole, had not heard of.
+    fn unseen(&self, before: &RowClock, column: ColumnId) -> Option<(Kind, Stamp)> {
+        let life = before.life(column)?;
+        Some((life.kind(), life.stamps().filter(|stamp| !self.knew(*stamp)).max()?))
+    }
+
+    /// Places of a document that were written at once by this change and by somebody whom it had not
+    /// heard of.
+    fn lost_places(&self, before: &RowClock, column: ColumnId, part: &Part) -> Vec<Conflict> {
+        let unseen = self.unseen(before, column);
+        let base = before.merged(column).and_then(|merged| merged.base.as_deref());
+        let (Some((_, newest)), Some(base), Some(life)) = (unseen, base, before.life(column))
+        else {
+            return Vec::new();
+        };
+        let lost = life.lost(base, self.stamp, part).into_iter();
+        let lost = lost.filter(|(by, _)| *by == self.stamp || !self.knew(*by));
+        let told = lost.map(|(loser, text)| Conflict {
+            column: Some(column),
+            rule: Rule::DocumentKey,
+            winner: if loser == self.stamp { newest } else { self.stamp },
+            loser,
+            lost: LostValue::Value(Value::Text(text.into())),
+        });
+        told.collect()
     }
 
     fn lost_to_this_delete(
@@ -570,10 +535,10 @@ impl Step {
 pub enum Due {
     /// In the transaction that wrote it.
     Logged(TxnId),
-    /// In the transaction that wrote it, and what was added since.
-    Counted(TxnId, Decimal),
-    /// A counter's value.
-    Value(Decimal),
+    /// In the transaction that wrote it, and what was done to it since.
+    Merged(TxnId, State),
+    /// A merged column's value.
+    Value(String),
 }
 
 /// What a row must show by its clock alone, for repairing it: `None` when it must not be there,
@@ -581,11 +546,11 @@ pub enum Due {
 pub fn visible(def: &TableDef, clock: &RowClock, present: bool) -> Option<Vec<(ColumnId, Due)>> {
     let due = |column| {
         let birth = clock.cell(column).map(|stamp| stamp.txn);
-        let due = match (clock.counter(column), clock.count(column), birth) {
+        let due = match (clock.life(column), clock.value(column), birth) {
+            (Some(_), Some(value), _) => Due::Value(value),
+            (Some(life), None, Some(txn)) => Due::Merged(txn, life.clone()),
             (None, _, Some(txn)) => Due::Logged(txn),
-            (Some(_), Some(count), _) => Due::Value(count),
-            (Some(_), None, Some(txn)) => Due::Counted(txn, clock.added(column)),
-            (_, None, None) | (None, Some(_), None) => return None,
+            (_, _, None) => return None,
         };
         Some((column, due))
     };
@@ -596,23 +561,8 @@ impl Due {
     /// The transaction whose content is needed.
     pub fn txn(&self) -> Option<TxnId> {
         match self {
-            Self::Logged(txn) | Self::Counted(txn, _) => Some(*txn),
+            Self::Logged(txn) | Self::Merged(txn, _) => Some(*txn),
             Self::Value(_) => None,
         }
     }
-}
-
-/// What a counter shows that was born with `base` and to which `sum` was added since; as it is
-/// where the base is no number.
-pub fn counted(def: &TableDef, column: ColumnId, base: Value, sum: &Decimal) -> Value {
-    match base.text().and_then(|text| Decimal::parse(&text)) {
-        Some(base) => shown_count(def, column, base.plus(sum)),
-        None => base,
-    }
-}
-
-/// What a counter of this true value shows.
-pub fn shown_count(def: &TableDef, column: ColumnId, count: Decimal) -> Value {
-    let kind = def.column_def(column).map_or(ValueKind::Text, ColumnDef::kind);
-    Value::from_text(kind, &def.rules.shown(&column, count).to_string())
 }

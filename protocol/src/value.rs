@@ -9,7 +9,7 @@ use std::cmp::Ordering;
 use std::fmt::{self, Write as _};
 
 use crate::codec::{DecodeError, Reader, Writer, is_signed};
-use crate::counter::Share;
+use crate::merged::{Kind, Share};
 
 /// Longest single value: what PostgreSQL allows.
 pub const VALUE_BYTES_MAX: usize = 1 << 30;
@@ -17,6 +17,9 @@ pub const VALUE_BYTES_MAX: usize = 1 << 30;
 /// Longest text, in bytes, that stands in its row; a longer one is a [`LongValue`]. Every site draws
 /// the line here, or equal values would not look equal.
 pub const INLINE_BYTES_MAX: usize = 256 << 10;
+
+/// What was done to a merged column has this tag, or one of those that follow, by its kind.
+const SHARE_TAG: u8 = 10;
 
 /// Columns a key may have; PostgreSQL's own limit is 32.
 pub const KEY_VALUES_MAX: usize = 256;
@@ -76,7 +79,7 @@ pub enum Value {
     TimestampTz(i64),
     /// A text of more than [`INLINE_BYTES_MAX`], whatever its type: it is not here.
     Long(Box<LongValue>),
-    /// What a site has added to a counter. It is never what a column shows.
+    /// What a site did to a merged column. It is never what a column shows.
     Share(Box<Share>),
 }
 
@@ -112,8 +115,8 @@ impl Value {
         typed.unwrap_or_else(|| Self::Text(text.into()))
     }
 
-    /// The canonical text; `None` for NULL. Of a long value, which is not here, and of a counter's
-    /// share, which is no value of the column, a note for humans.
+    /// The canonical text; `None` for NULL. Of a long value, which is not here, and of a share,
+    /// which is no value of the column, a note for humans.
     pub fn text(&self) -> Option<Cow<'_, str>> {
         Some(match self {
             Self::Null => return None,
@@ -130,8 +133,17 @@ impl Value {
             Self::Timestamp(micros) => Cow::Owned(print_timestamp(*micros)),
             Self::TimestampTz(micros) => Cow::Owned(print_timestamp(*micros) + "+00"),
             Self::Long(long) => Cow::Owned(format!("({} bytes, not shown)", long.bytes)),
-            Self::Share(share) => Cow::Owned(format!("({} in all)", share.sum)),
+            Self::Share(share) => Cow::Owned(share.part.told()),
         })
+    }
+
+    /// The canonical text of a value that is here as a whole; `None` for NULL, long values and what
+    /// was done to a merged column.
+    pub fn whole_text(&self) -> Option<Cow<'_, str>> {
+        match self {
+            Self::Long(_) | Self::Share(_) => None,
+            value => value.text(),
+        }
     }
 
     /// Bytes this value takes in memory beyond itself, for budgets.
@@ -178,7 +190,7 @@ impl Value {
                 out.varint(long.bytes);
             }
             Self::Share(share) => {
-                out.u8(10);
+                out.u8(SHARE_TAG + share.part.kind().tag());
                 share.encode(out);
             }
         }
@@ -206,9 +218,11 @@ impl Value {
                 }
                 Self::Long(Box::new(long))
             }
-            10 => Self::Share(Box::new(Share::decode(from)?)),
             tag if is_signed(tag) => Self::Int(from.signed_after(tag)?),
-            tag => return Err(DecodeError::UnknownTag { what: "value", tag }),
+            tag => match tag.checked_sub(SHARE_TAG).and_then(Kind::tagged) {
+                Some(kind) => Self::Share(Box::new(Share::decode(kind, from)?)),
+                None => return Err(DecodeError::UnknownTag { what: "value", tag }),
+            },
         })
     }
 }

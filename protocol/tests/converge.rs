@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use landfall_protocol::change::{Fragment, RowOp, Transaction};
 use landfall_protocol::clock::Stamp;
-use landfall_protocol::counter::Decimal;
+use landfall_protocol::decimal::Decimal;
 use landfall_protocol::dictionary::RowId;
 use landfall_protocol::fold::{
     CapturedTransaction, Fates, Fold, ForeignTransaction, ForeignTransactions, Marker, Obstacle,
@@ -16,17 +16,19 @@ use landfall_protocol::fold::{
 };
 use landfall_protocol::id::{Incarnation, Origin, Seq, SiteId, TxnId};
 use landfall_protocol::lattice::RowClock;
+use landfall_protocol::merged::{End, Json, Key, Kind, Part, State};
 use landfall_protocol::plan::{
-    Due, Group, RowWork, ShownCells, Source, Verdict, counted, shown_count, visible,
+    Due, Group, RowWork, ShownCells, Source, Verdict, merged_value, shown_value, visible,
 };
 use landfall_protocol::queue::{Head, Readiness, TrustedTime, readiness};
 use landfall_protocol::schema::rules::{Bounds, ColumnRule, TableRules};
 use landfall_protocol::schema::{ColumnDef, ColumnId, SetId, TableDef, TableName};
-use landfall_protocol::value::{RowKey, Value};
+use landfall_protocol::value::{RowKey, Value, ValueKind};
 use landfall_protocol::version::VersionVector;
 use proptest::prelude::*;
 
-const COLUMNS: usize = 3;
+const NAMES: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
+const COLUMNS: usize = NAMES.len();
 type Row = Vec<Value>;
 
 /// One site: a model table, its fold, and the clocks the fold keeps.
@@ -87,15 +89,20 @@ fn origin(site: usize) -> Origin {
 
 /// Sites have their columns in different orders.
 fn table(site: usize) -> TableDef {
-    let mut names = ["id", "a", "b", "c"];
+    let mut names = ["id", "a", "b", "c", "d", "e", "f"];
     names.rotate_left(site % 4);
+    let type_name = |name| match name {
+        "d" => "text",
+        "e" => "jsonb",
+        _ => "bigint",
+    };
     let key = names.iter().position(|name| *name == "id").unwrap() as u16;
     TableDef {
         name: TableName::new("public", "t"),
         set: SetId(1),
         columns: names
             .iter()
-            .map(|name| ColumnDef { name: (*name).into(), type_name: "bigint".into() })
+            .map(|name| ColumnDef { name: (*name).into(), type_name: type_name(*name).into() })
             .collect(),
         key: vec![ColumnId(key)],
         rules: rules(&names),
@@ -106,12 +113,13 @@ fn table(site: usize) -> TableDef {
 const SHOWN: (i64, i64) = (-300, 1500);
 
 fn rules(names: &[&str]) -> TableRules {
-    let counter = ColumnId(names.iter().position(|name| *name == "c").unwrap() as u16);
+    let column = |name| ColumnId(names.iter().position(|other| *other == name).unwrap() as u16);
+    let merged = MERGED.map(|(place, kind)| (column(NAMES[place]), ColumnRule::Merged(kind)));
     let end = |number: i64| Decimal::parse(&number.to_string());
     let bounds = Bounds { least: end(SHOWN.0), most: end(SHOWN.1) };
     TableRules {
-        columns: [(counter, ColumnRule::Counter)].into(),
-        bounds: [(counter, bounds)].into(),
+        columns: merged.into(),
+        bounds: [(column(NAMES[COUNTER]), bounds)].into(),
         ..TableRules::default()
     }
 }
@@ -134,7 +142,7 @@ impl Site {
     fn row_values(&self, key: i64, cells: &Row) -> RowValues {
         let mut cells_by_name: BTreeMap<&str, Value> = BTreeMap::new();
         cells_by_name.insert("id", Value::Int(key));
-        for (name, value) in ["a", "b", "c"].iter().zip(cells) {
+        for (name, value) in NAMES.iter().zip(cells) {
             cells_by_name.insert(name, value.clone());
         }
         let columns = self.relation.columns.iter();
@@ -143,7 +151,7 @@ impl Site {
 
     fn cell_index(&self, column: ColumnId) -> usize {
         let name = &self.relation.columns[usize::from(column.0)].name;
-        ["a", "b", "c"].iter().position(|n| n == name).unwrap()
+        NAMES.iter().position(|n| n == name).unwrap()
     }
 
     fn write(&mut self, key: i64, new: Option<Row>) -> Option<RowEvent> {
@@ -253,8 +261,8 @@ impl Site {
                     let logged = |txn| self.logged(txn, row, column, log);
                     new[self.cell_index(column)] = match due {
                         Due::Logged(txn) => logged(txn),
-                        Due::Counted(txn, sum) => counted(def, column, logged(txn), &sum),
-                        Due::Value(count) => shown_count(def, column, count),
+                        Due::Merged(txn, state) => merged_value(def, column, logged(txn), &state),
+                        Due::Value(value) => shown_value(def, column, value),
                     };
                 }
                 new
@@ -276,7 +284,7 @@ impl Site {
     /// Whether these rows have counters: one that could not show what it stood at is put right when
     /// the application goes on from what it showed.
     fn may_be_clamped(&self, rows: &BTreeSet<RowId>) -> bool {
-        rows.iter().all(|row| self.clocks[row].counters().next().is_some())
+        rows.iter().all(|row| self.clocks[row].merged_columns().next().is_some())
     }
 
     fn local(&mut self, edits: &[Edit], size: Size, log: &mut Log) {
@@ -286,10 +294,10 @@ impl Site {
             let before = self.rows.get(&edit.key).map(|row| number(&row[COUNTER]));
             let new = match (edit.kind, self.rows.get(&edit.key)) {
                 (0, _) => None,
-                (_, None) => Some(vec![Value::Int(edit.value); COLUMNS]),
+                (_, None) => Some(row_of(edit.value)),
                 (_, Some(row)) => {
                     let mut row = row.clone();
-                    row[edit.column] = Value::Int(edit.value);
+                    row[edit.column] = edited(&row, edit);
                     Some(row)
                 }
             };
@@ -382,12 +390,12 @@ impl Site {
                 let cell = |id: ColumnId| (id, cells[self.cell_index(id)].text().map(|t| t.into()));
                 def.cell_columns().map(cell).collect::<ShownCells>()
             });
-            let shown = (present, cells.as_ref().filter(|_| work.adds()));
+            let shown = (present, cells.as_ref().filter(|_| work.merges()));
             let value = |source: Source<'_>, column| match source {
                 Source::Value(value) => value.into_owned(),
                 Source::Logged(txn) => self.logged(txn, row, column, log),
-                Source::Counted(txn, sum) => {
-                    counted(def, column, self.logged(txn, row, column, log), &sum.added)
+                Source::Merged(txn, rest) => {
+                    merged_value(def, column, self.logged(txn, row, column, log), &rest.state)
                 }
             };
             let new = match work.decide(def, clock, shown, self.refused.contains(&key)).0 {
@@ -442,6 +450,7 @@ impl Site {
 fn oracle(log: &Log) -> BTreeMap<i64, Row> {
     let mut existence: BTreeMap<i64, (Stamp, bool)> = BTreeMap::new();
     let mut cells: BTreeMap<(i64, usize), (Stamp, Value)> = BTreeMap::new();
+    let mut shares: Shares<'_> = BTreeMap::new();
     for (txn, foreign) in &log.transactions {
         let Transaction { changes, .. } = foreign.transaction.as_ref();
         let stamp = foreign.transaction.stamp(txn.origin);
@@ -456,8 +465,9 @@ fn oracle(log: &Log) -> BTreeMap<i64, Row> {
             }
             for cell in &change.cells {
                 let name = &columns[usize::from(cell.column.0)].name;
-                let place = (key, ["a", "b", "c"].iter().position(|n| n == name).unwrap());
-                if matches!(cell.value, Value::Share(_)) {
+                let place = (key, NAMES.iter().position(|n| n == name).unwrap());
+                if let Value::Share(share) = &cell.value {
+                    shares.entry((place, share.birth)).or_default().push((stamp, &share.part));
                     continue;
                 }
                 if cells.get(&place).is_none_or(|known| known.0 < stamp) {
@@ -466,6 +476,16 @@ fn oracle(log: &Log) -> BTreeMap<i64, Row> {
             }
         }
     }
+    let merged = |key: i64, place: usize, kind: Kind| {
+        let (birth, base) = &cells[&(key, place)];
+        let mut state = State::new(kind);
+        for (stamp, part) in shares.get(&((key, place), Some(*birth))).into_iter().flatten() {
+            state.join(*stamp, part).unwrap();
+        }
+        let shown = state.shown(&base.text().unwrap()).unwrap();
+        let kind = if place == EXTREME { ValueKind::Int } else { ValueKind::Text };
+        Value::from_text(kind, &shown)
+    };
     let live = existence.into_iter().filter(|(_, (_, live))| *live);
     let row = |key| {
         let mut row: Row = (0..COLUMNS).map(|c| cells[&(key, c)].1.clone()).collect();
@@ -473,13 +493,71 @@ fn oracle(log: &Log) -> BTreeMap<i64, Row> {
         let added = log.added.iter().filter(|(row, of, _)| *row == key && *of == birth);
         let added: i64 = added.map(|(.., by)| by).sum();
         row[COUNTER] = Value::Int((number(&row[COUNTER]) + added).clamp(SHOWN.0, SHOWN.1));
+        for (place, kind) in MERGED.into_iter().filter(|(place, _)| *place != COUNTER) {
+            row[place] = merged(key, place, kind);
+        }
         row
     };
     live.map(|(key, _)| (key, row(key))).collect()
 }
 
-/// Where the counter stands among the cells.
+/// What was done to a merged column of a row since this birth.
+type Shares<'l> = BTreeMap<((i64, usize), Option<Stamp>), Vec<(Stamp, &'l Part)>>;
+
+/// Where the merged columns stand among the cells.
 const COUNTER: usize = 2;
+const TEXT: usize = 3;
+const DOCUMENT: usize = 4;
+const EXTREME: usize = 5;
+const MERGED: [(usize, Kind); 4] = [
+    (COUNTER, Kind::Counter),
+    (TEXT, Kind::Text),
+    (DOCUMENT, Kind::Document),
+    (EXTREME, Kind::Extreme(End::Max)),
+];
+
+fn row_of(value: i64) -> Row {
+    let mut row = vec![Value::Int(value); COLUMNS];
+    row[TEXT] = Value::Text(format!("text {value}").into());
+    row[DOCUMENT] = Value::Text(format!("{{\"k0\": {value}, \"list\": [1, {value}]}}").into());
+    row
+}
+
+/// What a column becomes: a letter more in a text, and now and then one less; another key or item of
+/// a document.
+fn edited(row: &Row, edit: &Edit) -> Value {
+    let before = row[edit.column].text().unwrap();
+    let place = edit.value as usize;
+    match edit.column {
+        TEXT => {
+            let mut text: Vec<char> = before.chars().collect();
+            let at = place % (text.len() + 1);
+            let end = (at + place % 3).min(text.len());
+            text.splice(at..end, char::from_u32(0x4e00 + place as u32));
+            Value::Text(text.into_iter().collect::<String>().into())
+        }
+        DOCUMENT => {
+            let Some(Json::Object(mut entries)) = Json::parse(&before) else { panic!("{before}") };
+            match entries.iter_mut().find(|(key, _)| &*key.0 == "list") {
+                Some((_, Json::List(items))) if place.is_multiple_of(2) => {
+                    items.insert(
+                        place % (items.len() + 1),
+                        Json::Number(before.len().to_string().into()),
+                    );
+                    items.truncate(6);
+                }
+                _ if place.is_multiple_of(5) => entries.truncate(entries.len().saturating_sub(1)),
+                _ => {
+                    let key = Key(format!("k{}", place % 4).into());
+                    entries.retain(|(other, _)| *other != key);
+                    entries.push((key, Json::Number(place.to_string().into())));
+                }
+            }
+            Value::Text(Json::object(entries).to_string().into())
+        }
+        _ => Value::Int(edit.value),
+    }
+}
 
 fn number(value: &Value) -> i64 {
     let Value::Int(number) = value else { panic!("{value:?} is a number") };

@@ -8,11 +8,12 @@ use std::sync::Arc;
 
 use landfall_protocol::change::{Cell, Describe, RowChange, RowOp, Transaction};
 use landfall_protocol::clock::{Hlc, Stamp};
-use landfall_protocol::counter::{Decimal, Share};
+use landfall_protocol::decimal::Decimal;
 use landfall_protocol::dictionary::{Dictionary, LocalChange};
 use landfall_protocol::fold::ForeignTransaction;
 use landfall_protocol::id::{Incarnation, Origin, Seq, SiteId};
 use landfall_protocol::lattice::RowClock;
+use landfall_protocol::merged::{Kind, Part, Share};
 use landfall_protocol::plan::{Group, Source, Verdict};
 use landfall_protocol::schema::rules::{ColumnRule, TableRules};
 use landfall_protocol::schema::{ColumnDef, ColumnId, SetId, TableDef, TableId, TableName};
@@ -37,7 +38,7 @@ fn table(columns: &[&str]) -> TableDef {
 /// The same table where the late column is a counter.
 fn counting(mut def: TableDef) -> TableDef {
     let late = def.column("late");
-    def.rules.columns.extend(late.map(|late| (late, ColumnRule::Counter)));
+    def.rules.columns.extend(late.map(|late| (late, ColumnRule::Merged(Kind::Counter))));
     def
 }
 
@@ -110,7 +111,7 @@ fn adding(steps: &[Step], changes: &mut [Written]) {
         match (late.next(), change.op) {
             (Some(cell), RowOp::Update) if adds(at) => {
                 sum = sum.plus(&Decimal::parse("3").unwrap());
-                cell.value = Value::Share(Box::new(Share { birth, sum: sum.clone() }));
+                cell.value = Value::Share(Box::new(Share { birth, part: Part::Sum(sum.clone()) }));
             }
             (None, RowOp::Update) => {}
             _ => (birth, sum) = (Some(*stamp), Decimal::zero()),
@@ -132,7 +133,7 @@ fn registers(clock: &RowClock) -> impl PartialEq + std::fmt::Debug + use<> {
     let cells = table(&NEW).cell_columns().map(|column| clock.cell(column)).collect::<Vec<_>>();
     let mut stamps: Vec<Stamp> = clock.stamps().collect();
     stamps.sort_unstable();
-    (clock.existence(), cells, stamps, clock.added(ColumnId(3)))
+    (clock.existence(), cells, stamps, clock.life(ColumnId(3)).cloned())
 }
 
 /// What a site shows that applies the changes one by one in this order; `None` for what has its
@@ -160,7 +161,7 @@ fn shown(dictionary: &Dictionary, changes: &[Written]) -> Option<BTreeMap<Column
         let def = dictionary.table(id.table).unwrap();
         let value = |column: ColumnId, source: Source<'_>| match source {
             Source::Value(value) => Some(value.into_owned()),
-            Source::Counted(..) => panic!("nobody adds"),
+            Source::Merged(..) => panic!("nobody adds"),
             Source::Logged(txn) => {
                 let cells = &by_txn[&txn].change.cells;
                 cells.iter().find(|cell| cell.column == column).map(|cell| cell.value.clone())

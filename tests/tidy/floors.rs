@@ -25,7 +25,7 @@ pub(crate) const TABLES: &[(&str, &[Floor])] = &[
             (Blind, &["id", "planted"]),
             (Blind, &["clock"]),
             (Blind, &["codec", "compress"]),
-            (Blind, &["counter"]),
+            (Blind, &["decimal"]),
             (Blind, &["merged"]),
             (Blind, &["version", "value"]),
             (Blind, &["schema"]),

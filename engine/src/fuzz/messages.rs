@@ -2,16 +2,20 @@
 
 use std::collections::BTreeSet;
 
+use landfall_protocol::clock::{Hlc, Stamp};
 use landfall_protocol::codec::{Reader, Writer};
 use landfall_protocol::fold::{Marker, MarkerKey};
 use landfall_protocol::id::{Incarnation, Origin, Seq, SiteId};
 use landfall_protocol::lattice::RowClock;
+use landfall_protocol::merged::{Kind, Share, State};
 use landfall_protocol::schema::TableDef;
 use landfall_protocol::sync::{LocalFacts, Opening, Output, Session, SessionConfig};
 use landfall_protocol::unit::UnitHash;
 use landfall_protocol::value::{RowKey, Value, ValueKind};
 use landfall_protocol::version::VersionVector;
 use landfall_protocol::wire::{Held, Message, UnitStreamHead};
+
+use super::seeds;
 
 /// The origin of this site.
 pub(super) fn origin(site: u16) -> Origin {
@@ -140,11 +144,47 @@ pub(super) fn check_value(bytes: &[u8]) {
     }
 }
 
+/// What was done to a merged column: shares one after another, joined and shown. The first byte says
+/// of which kind.
+pub(super) fn check_merged(bytes: &[u8]) {
+    let Some((first, rest)) = bytes.split_first() else { return };
+    let place = usize::from(*first) % Kind::ALL.len();
+    let (kind, base) = (Kind::ALL[place], seeds::BASES[place]);
+    let (mut state, mut from) = (State::new(kind), Reader::new(rest));
+    for time in 1..=SHARES_MAX {
+        let before = from.rest();
+        let Ok(share) = Share::decode(kind, &mut from) else { break };
+        let mut out = Writer::new();
+        share.encode(&mut out);
+        let read = &before[..before.len() - from.rest().len()];
+        assert_eq!(out.into_bytes(), read, "a share has two forms");
+        let by = Stamp::new(Hlc::from_ms(time), origin(time as u16 % 3 + 1), Seq(time));
+        let _ = (share.part.told(), state.lost(base, by, &share.part));
+        let _ = state.join(by, &share.part);
+    }
+    let shown = state.shown(base).expect("the base is of the kind");
+    // A sum of numbers from outside may have more digits than a counter has.
+    let is_value = kind == Kind::Counter || state.shown(&shown).is_some();
+    assert!(is_value, "what shows is of another kind");
+    if !state.is_empty() {
+        let mut out = Writer::new();
+        state.encode(&mut out);
+        let written = out.into_bytes();
+        let mut again = Reader::new(&written);
+        assert_eq!(State::decode(&mut again), Ok(state), "a state does not read back");
+        assert_eq!(again.finish(), Ok(()));
+    }
+}
+
+/// Shares that are joined at most; as many as a short input has.
+const SHARES_MAX: u64 = 64;
+
 /// A row's clock as it is stored.
 pub(super) fn check_row_clock(bytes: &[u8]) {
     let mut from = Reader::new(bytes);
     let Ok(clock) = RowClock::decode(&mut from) else { return };
-    let _ = (clock.newest(), clock.is_live(true));
+    let values = clock.merged_columns().map(|merged| clock.value(merged.column));
+    let _ = (clock.newest(), clock.is_live(true), values.count());
     let mut out = Writer::new();
     clock.encode(&mut out);
     let written = out.into_bytes();

@@ -7,10 +7,10 @@ use landfall_protocol::change::{
 use landfall_protocol::clock::{Hlc, Stamp};
 use landfall_protocol::codec::Writer;
 use landfall_protocol::compress::compress;
-use landfall_protocol::counter::{Decimal, Share};
 use landfall_protocol::fold::{Marker, Obstacle, ParkedChange};
 use landfall_protocol::id::{PublicKey, Seq};
 use landfall_protocol::lattice::RowClock;
+use landfall_protocol::merged::{Kind, Part, Share, State};
 use landfall_protocol::schema::rules::TableRules;
 use landfall_protocol::schema::{ColumnDef, ColumnId, SetId, TableDef, TableId, TableName};
 use landfall_protocol::unit::{SealContext, Unit, UnitHash};
@@ -41,6 +41,7 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         "marker" => markers().iter().map(Marker::encode).collect(),
         "value" => values(),
         "row-clock" => row_clocks(),
+        "merged" => merged(),
         "unit" => unit_seeds().into_iter().map(Unit::into_bytes).collect(),
         "unit-content" => contents(),
         "zstd" => {
@@ -133,11 +134,62 @@ fn values() -> Vec<Vec<u8>> {
         .collect()
 }
 
+/// What a merged column of each kind was born with.
+pub(super) const BASES: [&str; Kind::ALL.len()] = [
+    "1.50",
+    "{a,b}",
+    "1.5",
+    "2024-02-29",
+    "the old text",
+    r#"{"list": [1, {"id": 2}], "old": 1, "in": {"a": 1.50}}"#,
+];
+
+/// What it became.
+const CHANGED: [&str; Kind::ALL.len()] = [
+    "-1.00",
+    "{b,NULL,\"c d\"}",
+    "-7",
+    "0044-03-15 BC",
+    "text, the new",
+    r#"{"list": [0, 1, {"id": 2, "b": null}], "in": {"a": 2}}"#,
+];
+
+/// What a transaction did to a column of each kind.
+fn parts() -> impl Iterator<Item = Part> {
+    let stamp = Stamp::new(Hlc::from_ms(9), origin(1), Seq(9));
+    let changes = Kind::ALL.into_iter().zip(BASES.into_iter().zip(CHANGED));
+    changes.map(move |(kind, (before, after))| {
+        Part::of_change(kind, (None, Some(before)), stamp, (before, after)).expect("it merges")
+    })
+}
+
+/// For each kind what two transactions did, one after the other.
+fn merged() -> Vec<Vec<u8>> {
+    let changes = Kind::ALL.into_iter().zip(BASES.into_iter().zip(CHANGED));
+    let all = changes.map(|(kind, (base, changed))| {
+        let mut state = State::new(kind);
+        let mut out = Writer::new();
+        out.u8(kind.tag());
+        for (time, change) in (1..).zip([(base, changed), (changed, base)]) {
+            let by = Stamp::new(Hlc::from_ms(time), origin(time as u16 % 3 + 1), Seq(time));
+            let part = Part::of_change(kind, (Some(&state), Some(base)), by, change);
+            let part = part.expect("it merges");
+            state.join(by, &part).expect("it is the newest");
+            Share { birth: None, part }.encode(&mut out);
+        }
+        out.into_bytes()
+    });
+    all.collect()
+}
+
 fn row_clocks() -> Vec<Vec<u8>> {
     let stamp = |ms, seq| Stamp::new(Hlc::from_ms(ms), origin(1), Seq(seq));
-    let share = Share { birth: Some(stamp(8, 8)), sum: Decimal::parse("-2.50").expect("a number") };
-    let values = [(1, Value::Null), (2, Value::Share(Box::new(share))), (300, Value::Int(1))];
-    let cells = values.map(|(column, value)| Cell { column: ColumnId(column), value });
+    let share = |part| Value::Share(Box::new(Share { birth: Some(stamp(8, 8)), part }));
+    let mut values = vec![(1, Value::Null), (300, Value::Int(1))];
+    values.extend((2..).zip(parts()).map(|(column, part)| (column, share(part))));
+    values.sort_unstable_by_key(|(column, _)| *column);
+    let cells = values.into_iter().map(|(column, value)| Cell { column: ColumnId(column), value });
+    let cells: Vec<Cell> = cells.collect();
     let mut clock = RowClock::default();
     let mut all = vec![clock.clone()];
     let steps = [(RowOp::Insert, 5), (RowOp::Update, 6), (RowOp::Delete, 7), (RowOp::Update, 8)];

@@ -374,13 +374,13 @@ impl Replica {
         working: &Working<'w>,
         clocks: Vec<Option<RowClock>>,
     ) -> Result<Decided<'w>, ReplicaError> {
-        // What is added to a counter is added to what others added, not to what it shows; still it
+        // What is done to a merged column joins what others did to it, not what it shows; still it
         // must be known what that is.
-        let added = working.rows.iter().zip(&working.present);
-        let added = added.filter(|((_, work), present)| **present && work.adds());
-        let added: Vec<&RowId> = added.map(|((row, _), _)| *row).collect();
+        let merged = working.rows.iter().zip(&working.present);
+        let merged = merged.filter(|((_, work), present)| **present && work.merges());
+        let merged: Vec<&RowId> = merged.map(|((row, _), _)| *row).collect();
         let shown =
-            if added.is_empty() { BTreeMap::new() } else { self.apply.shown(&added).await? };
+            if merged.is_empty() { BTreeMap::new() } else { self.apply.shown(&merged).await? };
         let mut verdicts = Vec::with_capacity(working.rows.len());
         let (mut conflicts, mut contradicted) = (Vec::new(), Vec::new());
         let found = working.present.iter().zip(clocks);
@@ -411,7 +411,7 @@ impl Replica {
             _ => None,
         });
         let logged = cells.flatten().filter_map(|(_, source)| match source {
-            Source::Logged(txn) | Source::Counted(txn, _) => Some(*txn),
+            Source::Logged(txn) | Source::Merged(txn, _) => Some(*txn),
             Source::Value(_) => None,
         });
         let log = self.logged(logged.collect()).await?;

@@ -190,7 +190,7 @@ impl Told<'_> {
             Rule::InsertAfterDelete => Wrote::Insert,
             // Nobody wrote the end of the range.
             Rule::CounterClamped => Wrote::Unknown,
-            Rule::LastWriterWins | Rule::CounterReset => {
+            Rule::LastWriterWins | Rule::Reset(_) | Rule::DocumentKey => {
                 let column = self.conflict.column;
                 let own = column.and_then(|column| self.work?.value_of(winner.txn, column));
                 match own {

@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use landfall_protocol::change::{Actor, Transaction};
-use landfall_protocol::counter::Decimal;
 use landfall_protocol::dictionary::{Dictionary, RowId};
 use landfall_protocol::id::{Origin, TxnId};
-use landfall_protocol::plan::{Due, Source, Sum, counted, shown_count};
+use landfall_protocol::merged::State;
+use landfall_protocol::plan::{Due, Rest, Source, merged_value, shown_value};
 use landfall_protocol::schema::{ColumnId, TableDef, TableId};
 use landfall_protocol::value::Value;
 
@@ -60,8 +60,8 @@ impl LogValues<'_> {
         let value = |column, source| match source {
             Source::Value(value) => Some(value),
             Source::Logged(txn) => self.value(txn, row, column).map(Cow::Owned),
-            Source::Counted(txn, Sum { added, unlogged }) => {
-                let logged = self.count(txn, row, column, &added);
+            Source::Merged(txn, Rest { state, unlogged }) => {
+                let logged = self.merged(txn, row, column, &state);
                 logged.or_else(|| self.shown(row, column, unlogged?)).map(Cow::Owned)
             }
         };
@@ -69,22 +69,22 @@ impl LogValues<'_> {
         cells.into_iter().filter_map(found).collect()
     }
 
-    /// The value of a cell that was written by `due`, or counted since.
+    /// The value of a cell that was written by `due`, or merged since.
     pub(super) fn due(&self, row: &RowId, column: ColumnId, due: Due) -> Option<Value> {
         match due {
             Due::Logged(txn) => self.value(txn, row, column),
-            Due::Counted(txn, sum) => self.count(txn, row, column, &sum),
-            Due::Value(count) => self.shown(row, column, count),
+            Due::Merged(txn, state) => self.merged(txn, row, column, &state),
+            Due::Value(value) => self.shown(row, column, value),
         }
     }
 
-    fn shown(&self, row: &RowId, column: ColumnId, count: Decimal) -> Option<Value> {
-        Some(shown_count(self.dictionary.table(row.table)?, column, count))
+    fn shown(&self, row: &RowId, column: ColumnId, value: String) -> Option<Value> {
+        Some(shown_value(self.dictionary.table(row.table)?, column, value))
     }
 
-    fn count(&self, birth: TxnId, row: &RowId, column: ColumnId, sum: &Decimal) -> Option<Value> {
+    fn merged(&self, birth: TxnId, row: &RowId, column: ColumnId, state: &State) -> Option<Value> {
         let def = self.dictionary.table(row.table)?;
-        Some(counted(def, column, self.value(birth, row, column)?, sum))
+        Some(merged_value(def, column, self.value(birth, row, column)?, state))
     }
 
     /// On whose behalf the transaction was made, if that is known.

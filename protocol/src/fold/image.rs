@@ -5,9 +5,9 @@ use std::collections::btree_map::{BTreeMap, Entry};
 use std::sync::Arc;
 
 use crate::change::{Cell, RowChange, RowOp};
-use crate::counter::Decimal;
 use crate::dictionary::{Dictionary, RowId};
-use crate::schema::rules::{ColumnRule, TableRules};
+use crate::merged::Kind;
+use crate::schema::rules::TableRules;
 use crate::schema::{ColumnId, TableDef, TableId};
 use crate::value::{RowKey, Value};
 
@@ -160,7 +160,7 @@ impl Image {
     /// The net change; `None` when nothing changed. Of columns that are written together all count
     /// as changed when one is.
     pub(super) fn into_change(self, row: RowId, rules: Option<&TableRules>) -> Option<OwnChange> {
-        let mut added = Vec::new();
+        let mut merged = Vec::new();
         let (op, cells) = match (self.before, self.after) {
             (None, None) => return None,
             (Some(_), None) => (RowOp::Delete, Vec::new()),
@@ -173,47 +173,45 @@ impl Image {
                 if cells.is_empty() {
                     return None;
                 }
-                added.extend(rules.into_iter().flat_map(|rules| additions(rules, &before, &cells)));
+                merged.extend(rules.into_iter().flat_map(|rules| changes(rules, &before, &cells)));
                 (RowOp::Update, cells)
             }
             (_, Some(after)) => (RowOp::Insert, after.into_cells(|_, _| true)),
         };
         let change = RowChange { table: row.table, key: row.key, op, cells };
-        Some(OwnChange { change, added })
+        Some(OwnChange { change, merged })
     }
 }
 
 /// An own change that is not stamped yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct OwnChange {
-    /// Counters have their new values here.
+    /// Merged columns have their new values here.
     pub(super) change: RowChange,
-    /// The counters among its cells.
-    pub(super) added: Vec<Addition>,
+    /// The merged columns among its cells.
+    pub(super) merged: Vec<MergedChange>,
 }
 
-/// What was added to a counter.
+/// A change of a merged column from one value to another.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Addition {
+pub(super) struct MergedChange {
     pub(super) column: ColumnId,
-    /// The value before.
-    pub(super) before: Decimal,
-    /// The difference to the value after.
-    pub(super) by: Decimal,
+    pub(super) kind: Kind,
+    pub(super) before: Box<str>,
+    pub(super) after: Box<str>,
 }
 
-/// What was added to counters. What became or was no number, NULL among it, is a value like any
-/// other, with which the counter begins anew.
-fn additions<'a>(
+/// The changes of merged columns. What was or became NULL, or too long to be here, is a value like any
+/// other, with which a new life begins.
+fn changes<'a>(
     rules: &'a TableRules,
     before: &'a Columns,
     cells: &'a [Cell],
-) -> impl Iterator<Item = Addition> + 'a {
-    let number = |value: &Value| value.text().and_then(|text| Decimal::parse(&text));
-    let counters = cells.iter().filter(|cell| rules.column(&cell.column) == ColumnRule::Counter);
-    counters.filter_map(move |cell| {
-        let (before, after) = (number(before.get(cell.column)?)?, number(&cell.value)?);
-        Some(Addition { column: cell.column, by: after.minus(&before), before })
+) -> impl Iterator<Item = MergedChange> + 'a {
+    cells.iter().filter_map(|Cell { column, value }| {
+        let kind = rules.column(column).kind()?;
+        let before = before.get(*column)?.whole_text()?.into();
+        Some(MergedChange { column: *column, kind, before, after: value.whole_text()?.into() })
     })
 }
 

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use crate::clock::Stamp;
 use crate::codec::{DecodeError, Reader, Writer};
-use crate::counter::Decimal;
+use crate::decimal::Decimal;
 use crate::id::Origin;
 
 /// Origins that may add to one counter; as many as a vector may have is more than enough.

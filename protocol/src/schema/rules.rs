@@ -1,16 +1,17 @@
 //! How concurrent writes of a table merge, as the fleet file says.
 //!
-//! A rule decides how a site's own writes are expressed in its log: a counter's change travels as a
-//! sum and not as a value, columns of a group travel together. How what travels is joined does not
+//! A rule decides how a site's own writes are expressed in its log: a change of a merged column
+//! travels as what was done to it and not as a value, columns of a group travel together. How what travels is joined does not
 //! depend on the rules of whoever joins it, so what is merged is the same everywhere. Rules travel
 //! with a table's description all the same: sites that express the same column differently would
-//! overwrite each other's sums.
+//! overwrite each other's parts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use crate::codec::{DecodeError, Reader, Writer};
-use crate::counter::Decimal;
+use crate::decimal::Decimal;
+use crate::merged::Kind;
 use crate::schema::{COLUMNS_MAX, ColumnId};
 
 /// How concurrent writes of a column merge.
@@ -19,29 +20,44 @@ pub enum ColumnRule {
     /// The newest write stays.
     #[default]
     LastWriterWins,
-    /// All changes of the number add up.
-    Counter,
+    /// All writes count, each kind in its own way.
+    Merged(Kind),
 }
 
 impl ColumnRule {
-    const ALL: [Self; 2] = [Self::LastWriterWins, Self::Counter];
+    fn all() -> impl Iterator<Item = Self> {
+        [Self::LastWriterWins].into_iter().chain(Kind::ALL.map(Self::Merged))
+    }
 
     /// As in the fleet file.
     pub fn name(self) -> &'static str {
         match self {
             Self::LastWriterWins => "last_writer_wins",
-            Self::Counter => "counter",
+            Self::Merged(kind) => kind.name(),
         }
     }
 
     /// The rule of this name.
     pub fn named(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|rule| rule.name() == name)
+        Self::all().find(|rule| rule.name() == name)
     }
 
     /// The names of all rules, for those who wrote another.
     pub fn names() -> String {
-        Self::ALL.map(|rule| format!("{:?}", rule.name())).join(", ")
+        Self::all().map(|rule| format!("{:?}", rule.name())).collect::<Vec<_>>().join(", ")
+    }
+
+    /// How its column is merged, if it is.
+    pub fn kind(self) -> Option<Kind> {
+        match self {
+            Self::LastWriterWins => None,
+            Self::Merged(kind) => Some(kind),
+        }
+    }
+
+    /// Its number in a description; 0 is never written.
+    fn tag(self) -> u8 {
+        self.kind().map_or(0, |kind| kind.tag() + 1)
     }
 }
 
@@ -143,11 +159,18 @@ impl<C: Ord> Rules<C> {
         Rules { columns, groups, bounds: bounds.collect() }
     }
 
-    /// What a counter shows of its true value.
-    pub fn shown(&self, column: &C, count: Decimal) -> Decimal {
-        match self.bounds.get(column) {
-            Some(bounds) => bounds.clamp(count),
-            None => count,
+    /// What a merged column shows of its true value.
+    pub fn shown(&self, column: &C, value: String) -> String {
+        let bounds = self.bounds.get(column);
+        let clamped = bounds.and_then(|bounds| Some(bounds.clamp(Decimal::parse(&value)?)));
+        clamped.map_or(value, |clamped| clamped.to_string())
+    }
+
+    /// Whether two texts are one value of a column.
+    pub fn is_same(&self, column: &C, one: &str, two: &str) -> bool {
+        match self.column(column).kind() {
+            Some(kind) => kind.is_same(one, two),
+            None => one == two,
         }
     }
 }
@@ -162,7 +185,7 @@ impl TableRules {
         out.varint(self.columns.len() as u64);
         for (column, rule) in &self.columns {
             out.varint(u64::from(column.0));
-            out.u8(*rule as u8);
+            out.u8(rule.tag());
         }
         out.varint(self.groups.len() as u64);
         for group in &self.groups {
@@ -193,12 +216,12 @@ impl TableRules {
         for _ in 0..from.count(COLUMNS_MAX)? {
             let column = column(from, columns)?;
             let tag = from.u8()?;
-            let rule = ColumnRule::ALL.into_iter().find(|rule| *rule as u8 == tag && tag > 0);
-            let rule = rule.ok_or(DecodeError::UnknownTag { what: "column rule", tag })?;
+            let kind = tag.checked_sub(1).and_then(Kind::tagged);
+            let kind = kind.ok_or(DecodeError::UnknownTag { what: "column rule", tag })?;
             if rules.columns.last_key_value().is_some_and(|(last, _)| *last >= column) {
                 return Err(DecodeError::NotCanonical("column rules"));
             }
-            rules.columns.insert(column, rule);
+            rules.columns.insert(column, ColumnRule::Merged(kind));
         }
         for _ in 0..from.count(COLUMNS_MAX)? {
             let mut group = BTreeSet::new();
@@ -257,17 +280,18 @@ mod tests {
 
     fn rules() -> impl Strategy<Value = TableRules> {
         let column = (0u16..12).prop_map(ColumnId);
-        let columns = proptest::collection::btree_set(column.clone(), 0..5);
+        let kind = (0..Kind::ALL.len()).prop_map(|place| ColumnRule::Merged(Kind::ALL[place]));
+        let columns = proptest::collection::btree_map(column, kind, 0..5);
         let split = proptest::collection::vec(0usize..4, 12);
         let bounds =
             proptest::collection::vec((0u16..12, any::<Option<i32>>(), any::<i32>()), 0..3);
-        (columns, split, bounds).prop_map(|(counters, split, bounds)| {
+        (columns, split, bounds).prop_map(|(columns, split, bounds)| {
             let group = |number: usize| {
                 let members = split.iter().enumerate().filter(|(_, group)| **group == number);
                 members.map(|(column, _)| ColumnId(column as u16)).collect::<BTreeSet<_>>()
             };
             Rules {
-                columns: counters.into_iter().map(|c| (c, ColumnRule::Counter)).collect(),
+                columns,
                 groups: (1..4).map(group).filter(|group| group.len() > 1).collect(),
                 bounds: bounds
                     .into_iter()
@@ -308,7 +332,7 @@ mod tests {
     fn columns_that_are_elsewhere_keep_their_rules() {
         let names = ["a", "b", "c"].map(str::to_owned);
         let rules = Rules {
-            columns: [(names[2].clone(), ColumnRule::Counter)].into(),
+            columns: [(names[2].clone(), ColumnRule::Merged(Kind::Counter))].into(),
             groups: [[names[0].clone(), names[1].clone()].into()].into(),
             ..Rules::default()
         };
@@ -319,7 +343,7 @@ mod tests {
             }
         };
         let numbered = rules.renamed(place(&["c", "b", "a"]));
-        assert_eq!(numbered.column(&ColumnId(0)), ColumnRule::Counter);
+        assert_eq!(numbered.column(&ColumnId(0)), ColumnRule::Merged(Kind::Counter));
         assert_eq!(numbered.group(&ColumnId(2)), Some(&[ColumnId(1), ColumnId(2)].into()));
         assert!(rules.renamed(place(&["a"])).is_default(), "a group of one is none");
     }

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use landfall_protocol::counter::Decimal;
+use landfall_protocol::decimal::Decimal;
+use landfall_protocol::merged::Kind;
 use landfall_protocol::schema::rules::{Bounds, ColumnRule, Rules, TableRules};
 
 use super::LocalTable;
@@ -20,14 +21,16 @@ pub(super) fn of(table: &LocalTable, declared: Option<&Rules<String>>) -> TableR
         .map(|columns| columns.iter().cloned().collect())
         .chain(declared.groups.iter().cloned());
     let key: BTreeSet<&String> = table.key_columns.iter().map(|column| &column.name).collect();
-    let stands =
-        |column: &String| !key.contains(column) && declared.column(column) != ColumnRule::Counter;
+    let stands = |column: &String| {
+        !key.contains(column) && declared.column(column) == ColumnRule::LastWriterWins
+    };
     let groups = disjoint(together.map(|mut columns: BTreeSet<String>| {
         columns.retain(stands);
         columns
     }));
     let mut rules = Rules { groups, ..declared };
-    for column in rules.columns.keys() {
+    let counters = rules.columns.iter().filter(|(_, rule)| rule.kind() == Some(Kind::Counter));
+    for (column, _) in counters {
         let bounds = bounds_of(table, column);
         if bounds != Bounds::default() {
             rules.bounds.insert(column.clone(), bounds);

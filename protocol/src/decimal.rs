@@ -1,15 +1,9 @@
-//! Counters: numbers to which every site adds, and whose value is the sum of what all have added.
-//!
-//! What travels is not a difference but a site's share: everything it has added since the counter's
-//! birth. A share that comes twice, or after a newer one, changes nothing, and of many the last says
-//! all. The birth is the stamp of the write that last set the column as a whole: an insert, or an
-//! update by a site without the rule. Shares of an earlier birth do not count any more.
+//! Exact decimal numbers: what counters add up.
 
 use std::fmt;
 
 use num_bigint::BigInt;
 
-use crate::clock::Stamp;
 use crate::codec::{DecodeError, Reader, Writer};
 
 /// Most digits before the point, and most behind it, of a number that counts; PostgreSQL declares as
@@ -18,9 +12,6 @@ const DIGITS_MAX: usize = 1000;
 /// Longest number that is kept: a sum of what all sites have added, with every digit behind the
 /// point, is shorter.
 const DECIMAL_BYTES_MAX: usize = 2048;
-/// Longest sum of one site as it is encoded. The largest difference of two numbers takes 835 bytes, and
-/// adding it up for ever takes eight more.
-const SHARE_BYTES_MAX: usize = 860;
 
 /// An exact decimal number with the count of digits behind the point that it is printed with.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -123,47 +114,6 @@ impl fmt::Display for Decimal {
     }
 }
 
-/// What one site has added to a counter since its birth.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Share {
-    /// The write that set the column before; `None` when that was before the site joined the fleet.
-    pub birth: Option<Stamp>,
-    /// All it has added, negative numbers among it.
-    pub sum: Decimal,
-}
-
-impl Share {
-    /// Writes the canonical form.
-    pub fn encode(&self, out: &mut Writer) {
-        match self.birth {
-            None => out.u8(0),
-            Some(birth) => {
-                out.u8(1);
-                out.stamp(birth);
-            }
-        }
-        self.sum.encode(out);
-    }
-
-    /// Reads the canonical form.
-    ///
-    /// # Errors
-    /// As [`Decimal::decode`], of an unknown tag, or when no site can have added as much.
-    pub fn decode(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        let birth = match from.u8()? {
-            0 => None,
-            1 => Some(from.stamp()?),
-            tag => return Err(DecodeError::UnknownTag { what: "counter's birth", tag }),
-        };
-        let before = from.rest().len();
-        let sum = Decimal::decode(from)?;
-        if before - from.rest().len() > SHARE_BYTES_MAX {
-            return Err(DecodeError::BadNumber);
-        }
-        Ok(Self { birth, sum })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -182,34 +132,6 @@ mod tests {
         {
             assert_eq!(Decimal::parse(text), None, "{text:?}");
         }
-    }
-
-    #[test]
-    fn what_is_added_up_is_never_too_long_to_be_read() {
-        let widest = format!("{}.{}", "9".repeat(DIGITS_MAX), "9".repeat(DIGITS_MAX));
-        assert_eq!(Decimal::parse(&format!("9{widest}")), None);
-        assert_eq!(Decimal::parse(&format!("{widest}9")), None);
-        let (widest, least) = (Decimal::parse(&widest), Decimal::parse(&format!("-{widest}")));
-        let mut sum = widest.unwrap().minus(&least.unwrap());
-        let reads = |share: &Share| {
-            let mut out = Writer::new();
-            share.encode(&mut out);
-            Share::decode(&mut Reader::new(&out.into_bytes())).as_ref() == Ok(share)
-        };
-        // Doubled as often as sixty-four bits can count.
-        for _ in 0..64 {
-            assert!(reads(&Share { birth: None, sum: sum.clone() }));
-            sum = sum.plus(&sum);
-        }
-        let unheard_of =
-            Decimal { digits: BigInt::from(256).pow(SHARE_BYTES_MAX as u32), scale: 0 };
-        assert!(!reads(&Share { birth: None, sum: unheard_of.clone() }));
-        // As many as there may be sites.
-        let all = (0..16).fold(unheard_of, |sum, _| sum.plus(&sum));
-        let fraction = Decimal::parse(&format!("0.{}", "1".repeat(DIGITS_MAX))).unwrap();
-        let mut out = Writer::new();
-        all.plus(&fraction).encode(&mut out);
-        assert!(out.len() <= DECIMAL_BYTES_MAX, "the clock that keeps it is read again");
     }
 
     #[test]

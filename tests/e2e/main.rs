@@ -7,6 +7,7 @@ mod conflicts;
 mod crashes;
 mod cuts;
 mod disk;
+mod documents;
 mod fragments;
 mod frozen;
 mod harness;

@@ -145,6 +145,7 @@ fn packets_from_a_server() {
 fn values_and_clocks() {
     check("value");
     check("row-clock");
+    check("merged");
 }
 
 #[test]

@@ -131,7 +131,8 @@ impl SetEdit {
                 }
                 seen.insert(id);
             }
-            if edit.removed.last_key_value().is_some_and(|(last, _)| *last >= element) {
+            let last = edit.removed.last_key_value();
+            if seen.is_empty() || last.is_some_and(|(last, _)| *last >= element) {
                 return Err(DecodeError::NotCanonical("elements of a set"));
             }
             edit.removed.insert(element, seen);

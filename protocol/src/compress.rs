@@ -2,6 +2,8 @@
 //! single flipped bits decode to something else), and a hard output size when reading (32 kB can
 //! claim to be a gigabyte).
 
+use std::cell::RefCell;
+
 use zstd::bulk::{Compressor, Decompressor};
 use zstd::zstd_safe::{CParameter, DParameter};
 
@@ -40,15 +42,30 @@ pub fn compress(plain: &[u8], level: i32) -> Vec<u8> {
 /// # Errors
 /// Fails when the bytes are damaged or give another length.
 pub fn decompress(packed: &[u8], declared: usize) -> Result<Vec<u8>, CompressError> {
-    let damaged = |error: std::io::Error| CompressError::Damaged(error.to_string());
-    let mut decompressor = Decompressor::new().map_err(damaged)?;
-    decompressor.set_parameter(DParameter::WindowLogMax(WINDOW_LOG_MAX)).map_err(damaged)?;
-    let plain = decompressor.decompress(packed, declared).map_err(damaged)?;
+    thread_local! {
+        // To make one takes longer than to unpack most of what there is. It keeps nothing of what it
+        // unpacked, and has no window of its own.
+        static CONTEXT: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
+    }
+    let unpacked = CONTEXT.with_borrow_mut(|context| {
+        let decompressor = match context {
+            Some(made) => made,
+            None => context.insert(decompressor()?),
+        };
+        decompressor.decompress(packed, declared)
+    });
+    let plain = unpacked.map_err(|error| CompressError::Damaged(error.to_string()))?;
     if plain.len() == declared {
         Ok(plain)
     } else {
         Err(CompressError::WrongLength { declared, found: plain.len() })
     }
+}
+
+fn decompressor() -> std::io::Result<Decompressor<'static>> {
+    let mut decompressor = Decompressor::new()?;
+    decompressor.set_parameter(DParameter::WindowLogMax(WINDOW_LOG_MAX))?;
+    Ok(decompressor)
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
 use super::error::StoreError;
@@ -192,9 +193,17 @@ fn set_up(connection: &Connection, cache_bytes: u64) -> Result<(), StoreError> {
     connection.busy_timeout(std::time::Duration::from_secs(10))?;
     // libsqlite3-sys compiles with foreign keys on; there are none here.
     connection.pragma_update(None, "foreign_keys", false)?;
+    keep_plans(connection)?;
     // Negative: in KiB.
     connection.pragma_update(None, "cache_size", -((cache_bytes >> 10) as i64))?;
     connection.pragma_update(None, "temp_store", "MEMORY")?;
+    Ok(())
+}
+
+/// Lets statements stay as they are prepared. Else SQLite prepares some of them anew at each use,
+/// because the values bound might make another plan the better one; ours have but one.
+pub(super) fn keep_plans(connection: &Connection) -> Result<(), StoreError> {
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     Ok(())
 }
 

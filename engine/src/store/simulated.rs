@@ -114,6 +114,7 @@ impl MemoryDisk {
     fn recover(&self) -> Result<(), StoreError> {
         if !self.connection.is_autocommit() {
             self.connection.execute_batch("ROLLBACK")?;
+        layout::keep_plans(&connection)?;
         }
         Ok(())
     }

@@ -37,6 +37,17 @@ impl Extras {
         self.sync_standby || self.refused_above.is_some() && self.frees_early
     }
 
+    /// The same with less of what takes long.
+    pub(crate) fn shortened(self, dice: &mut Dice) -> Self {
+        let refused_above = self.refused_above.filter(|_| dice.below(4) == 0);
+        let transaction_bytes_max = self.transaction_bytes_max.filter(|_| dice.below(4) == 0);
+        let shape = match self.shape {
+            Shape::Relays if dice.below(3) > 0 => Shape::Row,
+            shape => shape,
+        };
+        Self { refused_above, transaction_bytes_max, shape, ..self }
+    }
+
     /// Those of a seed.
     pub fn draw(seed: u64) -> Self {
         let mut dice = Dice::new(seed ^ 0x6578_7472_6173);

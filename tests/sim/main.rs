@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Context as _, bail};
 use landfall_engine::config::{LogConfig, LogFormat};
 use landfall_engine::telemetry;
-use landfall_tests::sim::{self, Options, Trace};
+use landfall_tests::sim::{self, Length, Options, Trace};
 
 /// What the command line says.
 struct Orders {
@@ -17,6 +17,8 @@ struct Orders {
     seed: Option<u64>,
     planted: Vec<String>,
     threads: u64,
+    /// Which runs of each seed, one kind after the other.
+    lengths: Vec<Length>,
     /// A mistake is planted: no failure is the failure.
     must_fail: bool,
     /// Nothing goes wrong but what is planted.
@@ -24,8 +26,8 @@ struct Orders {
 }
 
 impl Orders {
-    fn options(&self, seed: u64) -> Options {
-        let options = Options::draw(seed, &self.planted);
+    fn options(&self, length: Length, seed: u64) -> Options {
+        let options = Options::of(length, seed, &self.planted);
         if self.calm { options.calm() } else { options }
     }
 }
@@ -33,15 +35,17 @@ impl Orders {
 fn main() -> anyhow::Result<ExitCode> {
     let orders = read(std::env::args().skip(1))?;
     if let Some(seed) = orders.seed {
-        return Ok(show(orders.options(seed)));
+        return Ok(show(orders.options(orders.lengths[0], seed)));
     }
-    Ok(run_many(&orders))
+    let failed = orders.lengths.iter().any(|length| run_many(&orders, *length).is_some());
+    Ok(if failed == orders.must_fail { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn read(mut args: impl Iterator<Item = String>) -> anyhow::Result<Orders> {
     let (runs, first_seed, threads) = (1_000, 1, 2);
     let (seed, planted, must_fail, calm) = (None, Vec::new(), false, false);
-    let mut orders = Orders { runs, first_seed, seed, planted, threads, must_fail, calm };
+    let lengths = vec![Length::Full];
+    let mut orders = Orders { runs, first_seed, seed, planted, threads, lengths, must_fail, calm };
     while let Some(arg) = args.next() {
         let value = args.next().with_context(|| format!("{arg} wants a value"))?;
         let number = || value.parse::<u64>().with_context(|| format!("{arg} {value}"));
@@ -51,6 +55,14 @@ fn read(mut args: impl Iterator<Item = String>) -> anyhow::Result<Orders> {
             "--seed" => orders.seed = Some(number()?),
             "--threads" => orders.threads = number()?.max(1),
             "--plant" => orders.planted.push(value),
+            "--length" => {
+                orders.lengths = match value.as_str() {
+                    "short" => vec![Length::Short],
+                    "full" => vec![Length::Full],
+                    "mixed" => vec![Length::Short, Length::Full],
+                    _ => bail!("--length is short, full or mixed"),
+                }
+            }
             "--calm" => orders.calm = value == "yes",
             "--must-fail" => orders.must_fail = value == "yes",
             _ => bail!("unknown argument {arg}"),
@@ -83,8 +95,8 @@ fn show(options: Options) -> ExitCode {
     }
 }
 
-/// Stops at the first failure.
-fn run_many(orders: &Orders) -> ExitCode {
+/// Runs all seeds, up to the first that fails, and says which that is.
+fn run_many(orders: &Orders, length: Length) -> Option<u64> {
     let began = Instant::now();
     let next = AtomicU64::new(0);
     let (done, steps) = (AtomicU64::new(0), AtomicU64::new(0));
@@ -98,7 +110,7 @@ fn run_many(orders: &Orders) -> ExitCode {
                         return;
                     }
                     let seed = orders.first_seed + place;
-                    let report = sim::run(orders.options(seed), Trace::Off);
+                    let report = sim::run(orders.options(length, seed), Trace::Off);
                     done.fetch_add(1, Ordering::Relaxed);
                     steps.fetch_add(report.steps.count, Ordering::Relaxed);
                     if let Some(failure) = report.failure {
@@ -112,13 +124,14 @@ fn run_many(orders: &Orders) -> ExitCode {
     let (done, steps) = (done.into_inner(), steps.into_inner());
     let seconds = began.elapsed().as_secs_f64();
     println!(
-        "{done} runs, {} steps each, in {seconds:.1} s: {:.0} runs/s",
+        "{done} {length:?} runs, {} steps each, in {seconds:.1} s: {:.0} runs/s",
         steps / done.max(1),
         done as f64 / seconds
     );
     let failed = Some(failed.into_inner()).filter(|seed| *seed != u64::MAX);
     if let Some(seed) = failed {
-        println!("first failing seed: {seed}; show it with --seed {seed}");
+        let length = format!("{length:?}").to_lowercase();
+        println!("first failing seed: {seed}; show it with --length {length} --seed {seed}");
     }
-    if failed.is_some() == orders.must_fail { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    failed
 }

@@ -5,6 +5,17 @@ use crate::dice::Dice;
 use super::extras::Extras;
 use super::network::Line;
 use super::restores::Mishap;
+use super::wires::Shape;
+
+/// How much happens in a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Length {
+    /// About ten transactions at two or three sites, and a fault or two. Most mistakes need no more
+    /// to show, and of these runs there can be very many.
+    Short,
+    /// What only shows when much meets.
+    Full,
+}
 
 /// Everything that the seed decides beforehand.
 #[derive(Clone, Debug)]
@@ -56,7 +67,38 @@ pub struct Options {
 }
 
 impl Options {
-    /// The options of a seed.
+    /// The options of a seed's run of this length.
+    pub fn of(length: Length, seed: u64, planted: &[String]) -> Self {
+        match length {
+            Length::Short => Self::short(seed, planted),
+            Length::Full => Self::draw(seed, planted),
+        }
+    }
+
+    /// The same seed's run with little of everything.
+    pub fn short(seed: u64, planted: &[String]) -> Self {
+        let full = Self::draw(seed, planted);
+        let mut dice = Dice::new(seed ^ 0x0073_686f_7274);
+        let extras = full.extras.shortened(&mut dice);
+        // With three there are half as many again of all things.
+        let sites = if dice.below(3) == 0 { full.sites.min(3) } else { 2 };
+        let mishap = full.mishap.filter(|_| full.has_dead_clocks || dice.below(3) == 0);
+        Self {
+            sites,
+            relays: if extras.shape == Shape::Relays { 1 } else { 0 },
+            transactions: (8 + dice.below(5)) / sites,
+            clients: 1,
+            faults: if mishap.is_some() { dice.below(2) } else { 1 + dice.below(2) },
+            phase_ms: dice.pick(&[100, 400, 2_000]),
+            store_ms_max: full.store_ms_max.min(40),
+            ambushes: full.ambushes.min(1),
+            mishap,
+            extras,
+            ..full
+        }
+    }
+
+    /// The options of a seed's full run.
     pub fn draw(seed: u64, planted: &[String]) -> Self {
         Self::with_extras(seed, planted).special(seed)
     }

@@ -1,7 +1,7 @@
 //! A few hundred runs of the simulator, and those that once found something.
 //! `cargo xtask mutants` runs very many more, and sees that planted mistakes are found.
 
-use landfall_tests::sim::{self, Options, Trace};
+use landfall_tests::sim::{self, Length, Options, Trace};
 
 /// Seeds that failed when the product was wrong.
 ///
@@ -16,19 +16,19 @@ const REGRESSIONS: &[u64] = &[689, 6382];
 ///   over, and the store refused it; apply ran in circles without capture until the process ended.
 const EXTRAS: &[u64] = &[746];
 
-/// Two hundred take a few seconds.
-const RUNS: u64 = 200;
+/// Each kind takes a few seconds.
+const RUNS: [(Length, u64); 2] = [(Length::Short, 1_000), (Length::Full, 100)];
 
 fn check(options: Options) {
-    let seed = options.seed;
-    let report = sim::run(options, Trace::Off);
-    let failure = report.failure.unwrap_or_default();
-    assert!(failure.is_empty(), "landfall-sim --seed {seed}: {failure}");
+    let failure = sim::run(options.clone(), Trace::Off).failure.unwrap_or_default();
+    assert!(failure.is_empty(), "{failure} in {options:#?}");
 }
 
 #[test]
 fn seeds_run_to_a_good_end() {
-    (1..=RUNS).for_each(|seed| check(Options::draw(seed, &[])));
+    for (length, runs) in RUNS {
+        (1..=runs).for_each(|seed| check(Options::of(length, seed, &[])));
+    }
 }
 
 #[test]
@@ -39,9 +39,12 @@ fn seeds_that_failed_once_do_not_fail_again() {
 
 #[test]
 fn the_same_seed_is_the_same_run() {
-    for seed in 1..=20 {
-        let [one, other] = [(); 2].map(|()| sim::run(Options::draw(seed, &[]), Trace::On));
-        assert_eq!((one.steps, &one.trace), (other.steps, &other.trace), "seed {seed}");
+    for (length, runs) in [(Length::Short, 50), (Length::Full, 10)] {
+        for seed in 1..=runs {
+            let run = || sim::run(Options::of(length, seed, &[]), Trace::On);
+            let (one, other) = (run(), run());
+            assert_eq!((one.steps, &one.trace), (other.steps, &other.trace), "{length:?} {seed}");
+        }
     }
 }
 
@@ -57,11 +60,7 @@ fn without_faults_nothing_shows_them() {
         "unsynced",
     ];
     for rule in rules {
-        for seed in 1..=20 {
-            let options = Options::draw(seed, &[rule.to_owned()]).calm();
-            let failure = sim::run(options, Trace::Off).failure;
-            assert_eq!(failure, None, "landfall-sim --seed {seed} --calm yes --plant {rule}");
-        }
+        (1..=50).for_each(|seed| check(Options::short(seed, &[rule.to_owned()]).calm()));
     }
 }
 
@@ -76,7 +75,7 @@ fn planted_mistakes_are_found() {
     ];
     for (rule, runs) in rules {
         let planted = [rule.to_owned()];
-        let fails = |seed| sim::run(Options::draw(seed, &planted), Trace::Off).failure.is_some();
+        let fails = |seed| sim::run(Options::short(seed, &planted), Trace::Off).failure.is_some();
         assert!((1..=runs).any(fails), "{rule} is not noticed in {runs} runs");
     }
 }

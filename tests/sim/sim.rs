@@ -1,13 +1,13 @@
 //! The simulator: the real code of the protocol and the engine in a world made of a seed.
 //!
 //! ```text
-//! let report = run(Options::draw(seed, &[]), Trace::Off);
+//! let report = run(Options::of(Length::Short, seed, &[]), Trace::Off);
 //! assert_eq!(report.failure, None);
 //! ```
 //!
-//! One seed is one run. It is as short as a run can be in which something happens, and there are
-//! very many of them. A run has two phases: in the first things go wrong, in the second nothing
-//! does, and everything must come to rest within a bound of simulated time.
+//! One seed is two runs: a short one, of which there can be very many, and a full one. A run has two
+//! phases: in the first things go wrong, in the second nothing does, and everything must come to rest
+//! within a bound of simulated time.
 
 mod ambush;
 mod checks;
@@ -30,7 +30,7 @@ mod world;
 
 pub use executor::Steps;
 pub use extras::Extras;
-pub use options::Options;
+pub use options::{Length, Options};
 pub use restores::Mishap;
 pub use wires::Shape;
 pub use world::{Report, Trace, run};

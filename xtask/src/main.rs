@@ -52,7 +52,8 @@ enum Task {
     Fuzz(fuzz::Options),
     /// Runs the simulator with each of the rules switched off that it must miss, until it does.
     Mutants {
-        /// Instead, runs so many seeds with all rules on, none of which may fail.
+        /// Instead, makes so many short runs with all rules on, and a tenth as many full ones, none
+        /// of which may fail.
         #[arg(long, value_name = "N")]
         clean: Option<u64>,
         /// The first seed.

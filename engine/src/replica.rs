@@ -260,7 +260,7 @@ impl ReplicaContext {
     async fn read_catalog(&self) -> Result<Catalog, ReplicaError> {
         #[cfg(feature = "simulation")]
         if let Some(model) = &self.model {
-            return Ok(model.catalog().await?);
+            return Ok(model.catalog().await?.with_rules(&self.fleet));
         }
         let (mut client, driver) = self.postgres.connect("landfall catalog", &[]).await?;
         let _driver = self.tasks.spawn_child("catalog connection", driver);

@@ -4,6 +4,8 @@
 //! |---|---|
 //! | `tombstone-forgets` | a delete drops cells that are newer |
 //! | `tie-break` | two lives of one site may write with one stamp, and the first that comes stays |
+//! | `naked-deltas` | what travels of a counter is the last difference, not the sum |
+//! | `loose-groups` | a column of a group is written without the others |
 //! | `arrival-order` | of two equal clock readings the one that comes last wins |
 
 use std::cell::RefCell;

@@ -1,8 +1,10 @@
 //! What must always be true, and what must be true in the end.
 
 mod conflicts;
+mod counters;
 mod parked;
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -20,9 +22,9 @@ use landfall_protocol::value::{RowKey, Value};
 use landfall_protocol::version::VersionVector;
 
 use super::ambush;
-use super::oracle::{self, Event, Moment, Oracle, Table};
+use super::oracle::{self, Births, Event, Moment, Oracle, Table};
 use super::postgres::{Change, CommitRecord, View};
-use super::workload::{ACCOUNTS, DEPOSIT, account};
+use super::workload::{ACCOUNTS, DEPOSIT, MERGING, account};
 
 use super::site::Site;
 use super::world::World;
@@ -87,8 +89,11 @@ impl Held {
 /// All that a store holds.
 pub(crate) type Contents = BTreeMap<Origin, Held>;
 
+/// What is in units, by their hashes: all stores hold the same ones, and are read more than once.
+pub(crate) type Opened = RefCell<BTreeMap<UnitHash, Rc<[Transaction]>>>;
+
 /// Reads all that a store holds.
-pub(crate) async fn contents(store: &Store) -> Result<Contents, String> {
+pub(crate) async fn contents(store: &Store, opened: &Opened) -> Result<Contents, String> {
     let received = store.watch().borrow().received.clone();
     let mut found = Contents::new();
     for (origin, last) in received.iter() {
@@ -103,7 +108,13 @@ pub(crate) async fn contents(store: &Store) -> Result<Contents, String> {
                     let txn = TxnId { origin, seq: header.first };
                     return Err(format!("{txn} does not follow on {previous:?}"));
                 }
-                transactions.extend(unit.transactions().map_err(|error| error.to_string())?);
+                let known = opened.borrow().get(&hash).cloned();
+                let inside = match known {
+                    Some(known) => known,
+                    None => unit.transactions().map_err(|error| error.to_string())?.into(),
+                };
+                transactions.extend(inside.iter().cloned());
+                opened.borrow_mut().insert(hash, inside);
                 after = header.last;
                 if header.fragment != Fragment::More {
                     whole = transactions.len();
@@ -127,8 +138,9 @@ pub(crate) async fn watch_accounts(world: Rc<World>, site: Rc<Site>) {
     let mut dice = world.split();
     let Some(cluster) = &site.cluster else { return };
     loop {
-        tokio::time::sleep(Duration::from_millis(1 + dice.below(world.options.phase_ms / 8 + 1)))
-            .await;
+        // What comes to rest takes longer than what happened, and changes less.
+        let pause = if world.healing.get() { 2_000 } else { world.options.phase_ms / 8 };
+        tokio::time::sleep(Duration::from_millis(1 + dice.below(pause + 1))).await;
         for owner in world.sites.iter().filter(|owner| owner.cluster.is_some()) {
             if let Err(wrong) = cluster.view(|view| check_accounts(&view, owner)) {
                 return world.fail(format!("{} shows {wrong}", site.id));
@@ -224,12 +236,11 @@ struct Committed {
     visible: Option<Lsn>,
     /// What its origin showed before.
     seen: VersionVector,
+    /// Of the counters to which it adds.
+    births: Births,
 }
 
 type History = BTreeMap<TxnId, Committed>;
-
-/// How many columns the keys of our tables have.
-const KEYS: [usize; 2] = [1, 1];
 
 fn events(record: &CommitRecord, first_table: usize) -> Vec<Event> {
     let row = |change: &Change| match change {
@@ -253,7 +264,7 @@ fn entries(log: &SiteLog<'_>, first_table: usize) -> Result<Vec<Entry>, String> 
         found.push(match apply_marker(log, record) {
             Some(Some((origin, first, last))) => Entry::Applied { origin, first, last },
             Some(None) => Entry::Other,
-            None if oracle::changes_anything(&events(record, first_table), &KEYS) => {
+            None if oracle::changes_anything(&events(record, first_table), &MERGING) => {
                 committed += 1;
                 match own.next() {
                     Some(held) => Entry::Own { first: held[0].seq, last: held[held.len() - 1].seq },
@@ -300,7 +311,7 @@ pub(crate) fn reaches(log: &SiteLog<'_>, first_table: usize) -> bool {
 
 /// Checks everything that became visible anywhere, and says what all must show.
 pub(crate) fn judge(logs: &[SiteLog<'_>], first_table: usize) -> Result<Vec<Table>, String> {
-    let mut oracle = Oracle::default();
+    let mut oracle = Oracle::new(&MERGING);
     let mut history = History::new();
     let mut lives = Vec::new();
     for log in logs {
@@ -308,14 +319,17 @@ pub(crate) fn judge(logs: &[SiteLog<'_>], first_table: usize) -> Result<Vec<Tabl
         gather(log, &life, first_table, &mut history)?;
         lives.push(life);
     }
+    for (txn, births) in counters::births(&history) {
+        history.entry(txn).and_modify(|committed| committed.births = births);
+    }
     for (log, life) in logs.iter().zip(&lives) {
         follow(log, life, first_table, &history)?;
     }
     conflicts::check(logs, &history)?;
     for committed in history.values() {
-        oracle.commit(committed.at, &committed.events, &KEYS);
+        oracle.commit(committed.at, &committed.events, &committed.births);
     }
-    Ok((0..KEYS.len()).map(|table| oracle.table(table)).collect())
+    Ok((0..MERGING.len()).map(|table| oracle.table(table)).collect())
 }
 
 /// Collects what a site's applications committed.
@@ -340,7 +354,8 @@ fn gather(
                 let at = Moment { hlc: hlc.0, site, incarnation };
                 let (events, seen) = (events(record, first_table), applied.clone());
                 let (last, visible) = (*last, record.visible.get().copied());
-                history.insert(txn, Committed { at, hlc, events, last, visible, seen });
+                let births = Births::new();
+                history.insert(txn, Committed { at, hlc, events, last, visible, seen, births });
             }
             Entry::Applied { origin, first, last } => {
                 if applied.get(*origin).next() != *first {
@@ -365,8 +380,8 @@ fn follow(
     let site = log.origin.site;
     let mut applied = VersionVector::new();
     let mut newest = Hlc::ZERO;
-    let mut due = Oracle::default();
-    let mut shown: Vec<Table> = vec![Table::new(); KEYS.len()];
+    let mut due = Oracle::new(&MERGING);
+    let mut shown: Vec<Table> = vec![Table::new(); MERGING.len()];
     let parked = parked::rows(log);
     let mut inserted = BTreeMap::new();
     for (entry, record) in life.iter().zip(&log.records) {
@@ -387,17 +402,18 @@ fn follow(
                 }
                 newest = own.hlc;
                 applied.advance(log.origin, *last);
-                due.commit(own.at, &own.events, &KEYS);
+                due.commit(own.at, &own.events, &own.births);
             }
             Entry::Applied { origin, first, last } => {
-                let mut touched = BTreeSet::new();
+                let (mut touched, mut counted) = (BTreeSet::new(), BTreeSet::new());
                 for (txn, foreign) in applied_at_once(history, *origin, *first, *last)? {
                     if !applied.contains(&foreign.seen) {
                         return Err(format!("{site} applied {txn} before what it had seen"));
                     }
                     newest = newest.max(foreign.hlc);
-                    due.commit(foreign.at, &foreign.events, &KEYS);
+                    due.commit(foreign.at, &foreign.events, &foreign.births);
                     touched.extend(foreign.events.iter().flat_map(keys_of));
+                    counted.extend(counters::counted(&foreign.events));
                 }
                 applied.advance(*origin, *last);
                 for place in touched {
@@ -412,8 +428,9 @@ fn follow(
                         continue;
                     }
                     let (shows, due) = (shown[table].get(&key), due.row(table, &key));
+                    let is_counted = counted.contains(&(table, key.clone()));
                     if let (Some(shows), Some(due)) = (shows, due)
-                        && *shows != due
+                        && !counters::agree(table, shows, &due, is_counted)
                     {
                         return Err(format!(
                             "{site} shows {shows:?} in {key:?} with {origin}/{last}, due is {due:?}"
@@ -461,7 +478,7 @@ fn applied_at_once(
 fn keys_of(event: &Event) -> Vec<(usize, Vec<String>, String)> {
     let rows = event.old.iter().chain(&event.new);
     let key = |row: &Arc<[Value]>| {
-        let key = &row[..KEYS[event.table]];
+        let key = &row[..MERGING[event.table].key];
         (event.table, oracle::texts(key), oracle::key_text(key))
     };
     rows.map(key).collect()
@@ -469,7 +486,7 @@ fn keys_of(event: &Event) -> Vec<(usize, Vec<String>, String)> {
 
 fn replay(table: &mut Table, event: &Event) {
     let split = |row: &Arc<[Value]>| {
-        let (key, cells) = row.split_at(KEYS[event.table]);
+        let (key, cells) = row.split_at(MERGING[event.table].key);
         (oracle::texts(key), oracle::texts(cells))
     };
     if let Some(old) = &event.old {

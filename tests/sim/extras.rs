@@ -20,6 +20,8 @@ pub struct Extras {
     pub refused_above: Option<i64>,
     /// The constraint goes before the end.
     pub frees_early: bool,
+    /// Clients also write rows with a counter and a column group.
+    pub counts: bool,
     /// Memory for the rows of a transaction, if it is to be little. Clients write large ones then.
     pub transaction_bytes_max: Option<usize>,
 }
@@ -58,8 +60,10 @@ impl Extras {
         let refused_above = dice.pick(&[None, None, None, Some(900), Some(500)]);
         let frees_early = dice.below(3) == 0;
         let transaction_bytes_max = dice.pick(&[None, None, None, None, Some(2_000), Some(8_000)]);
+        let counts = dice.below(3) == 0;
         Self {
             others_rows,
+            counts,
             shape,
             relays,
             sync_standby,

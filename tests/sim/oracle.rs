@@ -26,17 +26,51 @@ pub(crate) struct Event {
     pub(crate) new: Option<Arc<[Value]>>,
 }
 
+/// A number to which everybody adds. It shows nothing less and nothing more than these.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Counter {
+    pub(crate) place: usize,
+    pub(crate) least: i64,
+    pub(crate) most: i64,
+}
+
+/// How the columns of a table merge.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Merging {
+    /// The first so many are the key.
+    pub(crate) key: usize,
+    pub(crate) counter: Option<Counter>,
+    /// Who writes one of these writes all.
+    pub(crate) group: &'static [usize],
+}
+
+impl Merging {
+    /// All cells by the newest write.
+    pub(crate) const PLAIN: Self = Self { key: 1, counter: None, group: &[] };
+
+    fn counts(&self, place: usize) -> bool {
+        self.counter.is_some_and(|counter| counter.place == place)
+    }
+}
+
+/// When the counter of each row was set as a whole for the last time, by what somebody knew who added
+/// to it. Never is the first moment of all.
+pub(crate) type Births = BTreeMap<(usize, Vec<String>), Moment>;
+
 /// All that was ever written to one row.
 #[derive(Clone, Debug, Default)]
 struct Row {
     /// Inserted or deleted last.
     existence: Option<(Moment, bool)>,
-    cells: BTreeMap<usize, (Moment, String)>,
+    cells: BTreeMap<usize, (Moment, Value)>,
+    /// To the counter, by when it had been set.
+    added: BTreeMap<Moment, i64>,
 }
 
 /// All rows of all tables.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Oracle {
+    tables: &'static [Merging],
     rows: BTreeMap<(usize, Vec<String>), Row>,
 }
 
@@ -50,29 +84,36 @@ struct Net {
 }
 
 impl Oracle {
-    /// Takes in a transaction of an application. The first `keys[table]` columns are the key.
-    pub(crate) fn commit(&mut self, at: Moment, events: &[Event], keys: &[usize]) {
-        for write in writes(events, keys) {
-            let row = self.rows.entry((write.table, write.key.clone())).or_default();
-            row.take(at, &write);
+    /// Nothing was written yet.
+    pub(crate) fn new(tables: &'static [Merging]) -> Self {
+        Self { tables, rows: BTreeMap::new() }
+    }
+
+    /// Takes in a transaction of an application.
+    pub(crate) fn commit(&mut self, at: Moment, events: &[Event], births: &Births) {
+        for write in writes(events, self.tables) {
+            let place = (write.table, write.key.clone());
+            let birth = births.get(&place).copied().unwrap_or_default();
+            self.rows.entry(place).or_default().take(at, &write, birth);
         }
     }
 
     /// What a row shows.
     pub(crate) fn row(&self, table: usize, key: &[String]) -> Option<Vec<String>> {
-        self.rows.get(&(table, key.to_vec()))?.shown()
+        self.rows.get(&(table, key.to_vec()))?.shown(&self.tables[table])
     }
 
     /// What a table shows.
     pub(crate) fn table(&self, table: usize) -> Table {
+        let merging = &self.tables[table];
         let rows = self.rows.range((table, Vec::new())..(table + 1, Vec::new()));
-        rows.filter_map(|((_, key), row)| Some((key.clone(), row.shown()?))).collect()
+        rows.filter_map(|((_, key), row)| Some((key.clone(), row.shown(merging)?))).collect()
     }
 }
 
 /// Whether a transaction changes anything.
-pub(crate) fn changes_anything(events: &[Event], keys: &[usize]) -> bool {
-    !writes(events, keys).is_empty()
+pub(crate) fn changes_anything(events: &[Event], tables: &[Merging]) -> bool {
+    !writes(events, tables).is_empty()
 }
 
 /// What a transaction did to one row, all in all.
@@ -87,11 +128,21 @@ pub(crate) struct Write {
     pub(crate) exists: Option<bool>,
     /// Values it took, by their places.
     pub(crate) cells: Vec<(usize, Value)>,
+    /// What was added to its counter.
+    pub(crate) added: Option<i64>,
+}
+
+impl Write {
+    /// Whether it set the counter as a whole, or took it away.
+    pub(crate) fn sets(&self, counter: Counter) -> bool {
+        self.exists.is_some() || self.cells.iter().any(|(place, _)| *place == counter.place)
+    }
 }
 
 /// What a transaction did to each row.
-pub(crate) fn writes(events: &[Event], keys: &[usize]) -> Vec<Write> {
+pub(crate) fn writes(events: &[Event], tables: &[Merging]) -> Vec<Write> {
     let write = |((table, key), net): ((usize, Vec<String>), Net)| {
+        let merging = &tables[table];
         let exists = match (&net.before, &net.after) {
             (None, None) => return None,
             (_, None) => Some(false),
@@ -100,28 +151,46 @@ pub(crate) fn writes(events: &[Event], keys: &[usize]) -> Vec<Write> {
             (Some(_), Some(_)) if net.was_gone => Some(true),
             (Some(_), Some(_)) => None,
         };
-        let mut cells = Vec::new();
-        for (place, value) in net.after.iter().flat_map(|row| row.iter()).enumerate() {
-            let same = net.before.as_ref().is_some_and(|before| before[place] == *value);
-            if place >= keys[table] && (exists == Some(true) || !same) {
-                cells.push((place, value.clone()));
+        let (mut cells, mut added) = (Vec::new(), None);
+        let is_new = |place: usize, value: &Value| {
+            net.before.as_ref().is_none_or(|before| before[place] != *value)
+        };
+        let after = net.after.as_deref().unwrap_or_default();
+        let group_is_new = merging
+            .group
+            .iter()
+            .any(|place| after.get(*place).is_some_and(|value| is_new(*place, value)));
+        for (place, value) in after.iter().enumerate().skip(merging.key) {
+            let is_written = is_new(place, value) || group_is_new && merging.group.contains(&place);
+            if exists != Some(true) && !is_written {
+                continue;
+            }
+            match (&net.before, value) {
+                (Some(before), Value::Int(value))
+                    if exists.is_none()
+                        && merging.counts(place)
+                        && let Value::Int(before) = before[place] =>
+                {
+                    added = Some(value - before);
+                }
+                _ => cells.push((place, value.clone())),
             }
         }
-        if exists.is_none() && cells.is_empty() {
+        if exists.is_none() && cells.is_empty() && added.is_none() {
             return None;
         }
         let row = net.after.as_ref().or(net.before.as_ref())?;
-        let key_text = key_text(&row[..keys[table]]);
-        Some(Write { table, key, key_text, exists, cells })
+        let key_text = key_text(&row[..merging.key]);
+        Some(Write { table, key, key_text, exists, cells, added })
     };
-    nets(events, keys).into_iter().filter_map(write).collect()
+    nets(events, tables).into_iter().filter_map(write).collect()
 }
 
 /// The rows a transaction touches.
-fn nets(events: &[Event], keys: &[usize]) -> BTreeMap<(usize, Vec<String>), Net> {
+fn nets(events: &[Event], tables: &[Merging]) -> BTreeMap<(usize, Vec<String>), Net> {
     let mut nets: BTreeMap<(usize, Vec<String>), Net> = BTreeMap::new();
     for event in events {
-        let key_of = |row: &Arc<[Value]>| (event.table, texts(&row[..keys[event.table]]));
+        let key_of = |row: &Arc<[Value]>| (event.table, texts(&row[..tables[event.table].key]));
         let old_key = event.old.as_ref().map(key_of);
         let new_key = event.new.as_ref().map(key_of);
         // Another key is another row.
@@ -148,20 +217,33 @@ fn note(net: &mut Net, old: Option<Arc<[Value]>>, new: Option<Arc<[Value]>>) {
 }
 
 impl Row {
-    fn shown(&self) -> Option<Vec<String>> {
+    fn shown(&self, merging: &Merging) -> Option<Vec<String>> {
         let (_, true) = self.existence? else { return None };
-        Some(self.cells.values().map(|(_, text)| text.clone()).collect())
+        let cell = |(place, (set, value)): (&usize, &(Moment, Value))| {
+            let counter = merging.counter.filter(|counter| counter.place == *place);
+            match (counter, value) {
+                (Some(counter), Value::Int(value)) => {
+                    let count = value + self.added.get(set).copied().unwrap_or_default();
+                    text(&Value::Int(count.clamp(counter.least, counter.most)))
+                }
+                (_, value) => text(value),
+            }
+        };
+        Some(self.cells.iter().map(cell).collect())
     }
 
-    fn take(&mut self, at: Moment, write: &Write) {
+    fn take(&mut self, at: Moment, write: &Write, birth: Moment) {
         if let Some(live) = write.exists {
             self.existence = self.existence.max(Some((at, live)));
         }
         for (place, value) in &write.cells {
-            let cell = self.cells.entry(*place).or_default();
+            let cell = self.cells.entry(*place).or_insert((Moment::default(), Value::Null));
             if at >= cell.0 {
-                *cell = (at, text(value));
+                *cell = (at, value.clone());
             }
+        }
+        if let Some(added) = write.added {
+            *self.added.entry(birth).or_default() += added;
         }
     }
 }
@@ -199,13 +281,19 @@ mod tests {
         Moment { hlc, site: 1, incarnation: 1 }
     }
 
+    /// The first column is the key, the third counts up to ten.
+    static TABLE: [Merging; 1] =
+        [Merging { counter: Some(Counter { place: 2, least: 0, most: 10 }), ..Merging::PLAIN }];
+
     fn check(commits: &[(u64, Image, Image)], shows: Option<[i64; 2]>) {
+        // All know of the first write, and of no other.
+        let births = Births::from([((0, vec![text(&Value::Int(1))]), at(1))]);
         // In any order.
         for turn in 0..commits.len() {
-            let mut oracle = Oracle::default();
+            let mut oracle = Oracle::new(&TABLE);
             for place in 0..commits.len() {
                 let (hlc, old, new) = commits[(place + turn) % commits.len()].clone();
-                oracle.commit(at(hlc), &[Event { table: 0, old, new }], &[1]);
+                oracle.commit(at(hlc), &[Event { table: 0, old, new }], &births);
             }
             let expected = shows.map(|shows| shows.map(|value| text(&Value::Int(value))).to_vec());
             assert_eq!(oracle.table(0).into_values().next(), expected, "{turn}");
@@ -218,10 +306,20 @@ mod tests {
             &[
                 (1, None, row([1, 0, 0])),
                 (2, row([1, 0, 0]), row([1, 5, 0])),
-                (3, row([1, 0, 0]), row([1, 0, 7])),
+                (3, row([1, 0, 0]), row([1, 7, 0])),
             ],
-            Some([5, 7]),
+            Some([7, 0]),
         );
+    }
+
+    #[test]
+    fn what_is_added_adds_up() {
+        let insert = (1, None, row([1, 0, 4]));
+        let [more, less] = [(2, 9), (3, 1)].map(|(at, to)| (at, row([1, 0, 4]), row([1, 0, to])));
+        check(&[insert.clone(), more.clone(), less.clone()], Some([0, 6]));
+        check(&[insert.clone(), more.clone(), (4, more.1.clone(), row([1, 0, 9]))], Some([0, 10]));
+        // What was added to the row before counts no more.
+        check(&[insert, more, less, (5, None, row([1, 0, 2]))], Some([0, 2]));
     }
 
     #[test]

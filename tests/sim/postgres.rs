@@ -31,7 +31,7 @@ pub(crate) use self::heap::TableNo;
 #[cfg(test)]
 pub(crate) use self::log::RowChange;
 pub(crate) use self::log::{Change, CommitRecord, Line};
-pub(crate) use self::options::{Options, Pauses, TableSpec};
+pub(crate) use self::options::{Check, Options, Pauses, TableSpec};
 #[cfg(test)]
 pub(crate) use self::session::Ended;
 pub(crate) use self::session::{OnConflict, Session, Settings, SyncCommit};

@@ -4,12 +4,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use landfall_protocol::schema::rules::TableRules;
+use landfall_protocol::merged::Kind;
+use landfall_protocol::schema::rules::{ColumnRule, Rules, TableRules};
 use landfall_protocol::schema::{ColumnDef, ColumnId, SetId, TableDef, TableName};
 use landfall_protocol::value::{RowKey, Value};
 
 use super::ledger::Promises;
-use super::postgres::{Cluster, OnConflict, PgError, Session, Settings, SyncCommit, TableNo};
+use super::oracle::{Counter, Merging};
+use super::postgres::{
+    Check, Cluster, OnConflict, PgError, Session, Settings, SyncCommit, TableNo, TableSpec,
+};
 use super::site::Site;
 use super::world::World;
 use crate::dice::Dice;
@@ -22,10 +26,25 @@ pub(crate) const ACCOUNTS: i64 = 3;
 pub(crate) const ITEM: usize = 0;
 /// Keys that large transactions write begin here.
 const MANY: i64 = 500;
+/// The place of the table that has a counter and a column group.
+const STOCK: usize = 2;
+/// The most that there may be of anything in stock.
+const STOCK_MAX: i64 = 40;
 /// Keys of a site's own begin at this times its number.
 const OWN_KEYS: i64 = 1_000_000;
 
-/// The tables of all workloads: what everybody changes, and accounts.
+/// How the tables' columns merge, told apart from what the product is told.
+pub(crate) static MERGING: [Merging; 3] = [
+    Merging::PLAIN,
+    Merging::PLAIN,
+    Merging {
+        counter: Some(Counter { place: 1, least: 0, most: STOCK_MAX }),
+        group: &[2, 3],
+        ..Merging::PLAIN
+    },
+];
+
+/// The tables of all workloads: what everybody changes, accounts, and what is counted.
 pub(crate) fn tables() -> Vec<TableDef> {
     let table = |name: &str, columns: &[(&str, &str)]| TableDef {
         name: TableName::new("public", name),
@@ -40,7 +59,24 @@ pub(crate) fn tables() -> Vec<TableDef> {
     vec![
         table("item", &[("id", "bigint"), ("a", "text"), ("b", "bigint"), ("c", "text")]),
         table("account", &[("id", "bigint"), ("balance", "bigint")]),
+        table(
+            "stock",
+            &[("id", "bigint"), ("count", "bigint"), ("low", "bigint"), ("high", "bigint")],
+        ),
     ]
+}
+
+/// What the fleet file says of the tables.
+pub(crate) fn rules() -> Vec<(TableName, Rules<String>)> {
+    let columns = [("count".to_owned(), ColumnRule::Merged(Kind::Counter))].into();
+    vec![(TableName::new("public", "stock"), Rules { columns, ..Rules::default() })]
+}
+
+/// Gives tables the constraints that all sites have.
+pub(crate) fn constrain(tables: &mut [TableSpec]) {
+    let [count, low, high] = [1, 2, 3].map(ColumnId);
+    let checks = [Check::Within(count, 0, STOCK_MAX), Check::Ordered(low, high)];
+    tables[STOCK].checks.extend(checks);
 }
 
 pub(crate) fn account(site: &Site, number: i64) -> i64 {
@@ -56,6 +92,7 @@ pub(crate) struct Client {
     number: u64,
     item: TableNo,
     account: TableNo,
+    stock: TableNo,
     /// What the open transaction did to rows that the ledger watches.
     promises: Promises,
     sync: SyncCommit,
@@ -72,6 +109,7 @@ impl Client {
         Some(Self {
             item: table("item")?,
             account: table("account")?,
+            stock: table("stock")?,
             world: Rc::clone(world),
             site: Rc::clone(site),
             cluster,
@@ -159,6 +197,7 @@ impl Client {
             4 if self.world.options.extras.transaction_bytes_max.is_some() => {
                 self.change_many(&mut session).await
             }
+            5..=7 if self.world.options.extras.counts => self.change_stock(&mut session).await,
             _ => self.change_items(&mut session).await,
         };
         match what {
@@ -272,6 +311,28 @@ impl Client {
         Ok("items")
     }
 
+    /// Counts up and down, and moves two numbers of which the one is never above the other.
+    async fn change_stock(&mut self, session: &mut Session) -> Result<&'static str, PgError> {
+        for _ in 0..1 + self.dice.below(3) {
+            let id = 1 + self.dice.below(self.world.options.hot_keys.min(2)) as i64;
+            let key = [RowKey::new(&[Value::Int(id)])];
+            let (kind, by) = (self.dice.below(12), self.dice.below(31) as i64 - 15);
+            let (low, high) = (self.dice.below(50) as i64, 50 + self.dice.below(50) as i64);
+            match kind {
+                0 | 1 => {
+                    let row = [id, by.abs(), low, high].map(Value::Int).into();
+                    session.insert(self.stock, &[row], OnConflict::DoNothing).await?;
+                }
+                2 => drop(session.delete(self.stock, &key).await?),
+                _ => {
+                    let change = |_: usize, old: &[Value]| Some(restocked(old, kind, by));
+                    session.update(self.stock, &key, change).await?;
+                }
+            }
+        }
+        Ok("stock")
+    }
+
     /// Inserts, updates and deletes so many rows that they are put aside on their way.
     async fn change_many(&mut self, session: &mut Session) -> Result<&'static str, PgError> {
         for _ in 0..1 + self.dice.below(3) {
@@ -310,4 +371,19 @@ impl Client {
         session.update(self.item, &key, change).await?;
         Ok(())
     }
+}
+
+/// What an update makes of a row in stock.
+fn restocked(old: &[Value], kind: u64, by: i64) -> Vec<Value> {
+    let mut row = old.to_vec();
+    match (kind, &old[1..]) {
+        // It counts anew from there.
+        (3, [Value::Int(_), ..]) => row[1] = Value::Null,
+        (_, [Value::Null, ..]) => row[1] = Value::Int(by.abs()),
+        (4..=8, [Value::Int(count), ..]) => row[1] = Value::Int((count + by).clamp(0, STOCK_MAX)),
+        (9, [_, Value::Int(low), Value::Int(high)]) => row[2] = Value::Int((low + by).min(*high)),
+        (_, [_, Value::Int(low), Value::Int(high)]) => row[3] = Value::Int((high + by).max(*low)),
+        _ => {}
+    }
+    row
 }

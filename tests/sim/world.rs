@@ -17,7 +17,7 @@ use landfall_protocol::unit::simulated;
 use landfall_protocol::version::VersionVector;
 use tokio::time::Instant;
 
-use super::checks::{self, Contents, Held};
+use super::checks::{self, Contents, Held, Opened};
 use super::executor::{Executor, Life, Lives, Steps};
 use super::faults;
 use super::ledger::Ledger;
@@ -77,6 +77,7 @@ pub(crate) struct World {
     pub(crate) sites: Vec<Rc<Site>>,
     pub(crate) planted: Rc<BTreeSet<String>>,
     pub(crate) ledger: RefCell<Ledger>,
+    opened: Opened,
     wires: Wires,
     /// How often a site may still crash when something of it has reached another.
     pub(crate) ambushes: Cell<u64>,
@@ -162,6 +163,7 @@ impl World {
         let names = tables.iter().map(|table| table.name.clone()).collect();
         let set = Set { id: SetId(1), name: "all".into(), tables: names };
         let fleet = Fleet::new(1, vec![set], (1..=members).map(member).collect());
+        let fleet = fleet.and_then(|fleet| fleet.with_rules(workload::rules()));
         let sky = Sky::new(options.line, options.portion_max, dice.split());
         let sites = sites(&options, &tables, &mut dice);
         let seed = Dice::new(options.seed ^ 0x77_6972_6573);
@@ -176,6 +178,7 @@ impl World {
             ambushes: Cell::new(options.ambushes),
             clients: Cell::new(options.sites * options.clients),
             ledger: RefCell::default(),
+            opened: Opened::default(),
             wires,
             lives,
             life,
@@ -377,11 +380,21 @@ impl World {
             }
             // What came after a history that is set aside may wait for ever.
             let shows_all = site.cluster.is_some() && set_aside.is_empty();
-            if shows_all && due(&log.applied) != all && !shows_whole(site, &log).await {
+            if shows_all && due(&log.applied) != all && !self.shows_whole(site, &log).await {
                 waits.push(format!("{} has applied {:?} of {all:?}", site.id, log.applied));
             }
         }
         waits
+    }
+
+    /// Whether a site shows every transaction that it has all of. Of a life that is over nobody may
+    /// have the end of a large one.
+    async fn shows_whole(&self, site: &Site, log: &Log) -> bool {
+        let store = site.process.borrow().as_ref().map(|process| process.store.clone());
+        let Some(store) = store else { return false };
+        let Ok(contents) = checks::contents(&store, &self.opened).await else { return false };
+        let mut held = contents.iter();
+        held.all(|(origin, held)| log.applied.get(*origin) == Seq(held.whole as u64))
     }
 
     /// What each site's store holds.
@@ -390,7 +403,7 @@ impl World {
         for site in &self.sites {
             let store = site.process.borrow().as_ref().map(|process| process.store.clone());
             let Some(store) = store else { return Err(format!("{} does not run", site.id)) };
-            let contents = checks::contents(&store).await;
+            let contents = checks::contents(&store, &self.opened).await;
             held.push((site, contents.map_err(|error| format!("{}: {error}", site.id))?));
         }
         Ok(held)
@@ -413,16 +426,6 @@ impl World {
         }
         restores::judge(self, &held)
     }
-}
-
-/// Whether a site shows every transaction that it has all of. Of a life that is over nobody may have
-/// the end of a large one.
-async fn shows_whole(site: &Site, log: &Log) -> bool {
-    let store = site.process.borrow().as_ref().map(|process| process.store.clone());
-    let Some(store) = store else { return false };
-    let Ok(contents) = checks::contents(&store).await else { return false };
-    let mut held = contents.iter();
-    held.all(|(origin, held)| log.applied.get(*origin) == Seq(held.whole as u64))
 }
 
 /// The sites, none of which runs yet.
@@ -493,6 +496,7 @@ fn cluster(
 ) -> Cluster {
     let clock = Arc::clone(clock);
     let mut tables: Vec<_> = tables.iter().cloned().map(TableSpec::new).collect();
+    workload::constrain(&mut tables);
     if let (true, Some(above)) =
         (options.refusing_site() == Some(number), options.extras.refused_above)
     {

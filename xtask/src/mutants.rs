@@ -7,7 +7,7 @@ use anyhow::bail;
 use crate::cargo::{cargo, run};
 
 /// Rules that the simulator must miss, each within [`SEEDS_MAX`] runs.
-const RULES: [&str; 16] = [
+const RULES: [&str; 19] = [
     "no-barrier",
     "no-causal-order",
     "no-chain-check",
@@ -24,6 +24,9 @@ const RULES: [&str; 16] = [
     "arrival-order",
     "tie-break",
     "unsynced",
+    "naked-deltas",
+    "loose-groups",
+    "lost-conflict",
 ];
 
 /// More seeds must not be needed: their short runs, and if those show nothing, their full ones.

@@ -448,7 +448,7 @@ async fn read_catalog(context: &CaptureContext, xid: Option<u32>) -> Result<Cata
         if let Some(xid) = xid {
             model.connect().await?.wait_visible(xid).await?;
         }
-        return Ok(model.catalog().await?);
+        return Ok(model.catalog().await?.with_rules(&context.fleet));
     }
     let (mut client, driver) = context.postgres.connect("landfall catalog", &[]).await?;
     let _driver = context.tasks.spawn_child("catalog connection", driver);

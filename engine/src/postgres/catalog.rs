@@ -47,6 +47,15 @@ pub struct Catalog {
 }
 
 impl Catalog {
+    /// The same with the merge rules that fleet file and constraints make for each table.
+    #[must_use]
+    pub(crate) fn with_rules(mut self, fleet: &Fleet) -> Self {
+        for table in &mut self.tables {
+            table.def.rules = rules::of(table, fleet.rules(&table.def.name));
+        }
+        self
+    }
+
     /// The descriptions of the tables that can be replicated: those with a primary key.
     pub fn replicable(&self) -> impl Iterator<Item = &TableDef> {
         self.tables.iter().map(|table| &table.def).filter(|def| !def.key.is_empty())
@@ -313,11 +322,8 @@ pub async fn read(client: &mut Client, fleet: &Fleet) -> Result<Catalog, Catalog
     reader.triggers(&snapshot).await?;
     snapshot.commit().await.map_err(query("a snapshot"))?;
     let mut tables: Vec<_> = reader.tables.into_values().collect();
-    for table in &mut tables {
-        table.def.rules = rules::of(table, fleet.rules(&table.def.name));
-    }
     tables.sort_by(|a, b| a.def.name.cmp(&b.def.name));
-    Ok(Catalog { tables, missing })
+    Ok(Catalog { tables, missing }.with_rules(fleet))
 }
 
 fn query(what: &'static str) -> impl Fn(tokio_postgres::Error) -> CatalogError {

@@ -10,6 +10,7 @@ use landfall_protocol::plan::{Conflict, Group, LostValue, RowWork, Rule};
 use landfall_protocol::schema::{ColumnId, TableDef};
 use landfall_protocol::value::Value;
 
+use crate::plant;
 use crate::postgres::apply::{ParkedLine, RowWrite};
 use crate::postgres::history::{ConflictLine, Side, Wrote};
 use crate::replica::log_values::LogValues;
@@ -73,6 +74,9 @@ impl Replica {
                 before = Some(told.row);
                 lines.push(self.conflict_line(told, &log, is_first));
             }
+        }
+        if plant::active("lost-conflict") {
+            lines.pop();
         }
         Ok(lines)
     }

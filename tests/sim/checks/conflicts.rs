@@ -13,34 +13,34 @@ use landfall_engine::postgres::lsn::Lsn;
 use landfall_protocol::id::TxnId;
 use landfall_protocol::value::Value;
 
-use super::{Committed, History, KEYS, SiteLog, apply_marker, parked};
+use super::{Committed, History, SiteLog, apply_marker, counters, parked};
 use crate::sim::oracle::{self, Moment, Write};
 use crate::sim::postgres::{Change, CommitRecord, Line};
 use crate::sim::workload;
 
 /// One write of a row.
-struct Written<'h> {
-    txn: TxnId,
-    committed: &'h Committed,
-    write: Write,
+pub(super) struct Written<'h> {
+    pub(super) txn: TxnId,
+    pub(super) committed: &'h Committed,
+    pub(super) write: Write,
 }
 
 impl Written<'_> {
-    fn at(&self) -> Moment {
+    pub(super) fn at(&self) -> Moment {
         self.committed.at
     }
 
     /// Whether its writer had seen that one.
-    fn knew(&self, other: &Self) -> bool {
+    pub(super) fn knew(&self, other: &Self) -> bool {
         self.txn.origin == other.txn.origin || self.committed.seen.covers(other.txn)
     }
 
-    fn is_delete(&self) -> bool {
+    pub(super) fn is_delete(&self) -> bool {
         self.write.exists == Some(false)
     }
 
     /// What it says of a cell; a delete takes all of them away.
-    fn cell(&self, column: usize) -> Option<Option<&Value>> {
+    pub(super) fn cell(&self, column: usize) -> Option<Option<&Value>> {
         if self.is_delete() {
             return Some(None);
         }
@@ -53,7 +53,7 @@ impl Written<'_> {
 type Place = (TxnId, String, String, Option<String>);
 
 /// All writes, by table and key.
-type Rows<'h> = BTreeMap<(usize, Vec<String>), Vec<Written<'h>>>;
+pub(super) type Rows<'h> = BTreeMap<(usize, Vec<String>), Vec<Written<'h>>>;
 
 /// Names as `landfall.conflict` has them.
 struct Names {
@@ -92,6 +92,13 @@ pub(super) fn check(logs: &[SiteLog<'_>], history: &History) -> Result<(), Strin
                 let key = lost.write.key_text.as_str();
                 for column in due_cells(lost, writes) {
                     let place = names.place(lost.txn, (*table, key), Some(column));
+                    if !told.contains(&place) {
+                        return Err(format!("{} has no conflict line for {place:?}", log.origin));
+                    }
+                }
+                if counters::is_lost_to(log.origin, lost, writes) {
+                    let counter = workload::MERGING[*table].counter.map(|counter| counter.place);
+                    let place = names.place(lost.txn, (*table, key), counter);
                     if !told.contains(&place) {
                         return Err(format!("{} has no conflict line for {place:?}", log.origin));
                     }
@@ -142,10 +149,10 @@ fn place_of(line: &ConflictLine, history: &History) -> Place {
     )
 }
 
-fn rows(history: &History) -> Rows<'_> {
+pub(super) fn rows(history: &History) -> Rows<'_> {
     let mut rows = Rows::new();
     for (txn, committed) in history {
-        for write in oracle::writes(&committed.events, &KEYS) {
+        for write in oracle::writes(&committed.events, &workload::MERGING) {
             let row = rows.entry((write.table, write.key.clone())).or_default();
             row.push(Written { txn: *txn, committed, write });
         }
@@ -173,7 +180,11 @@ fn due_cells<'w>(
     lost: &'w Written<'_>,
     writes: &'w [Written<'_>],
 ) -> impl Iterator<Item = usize> + 'w {
-    let cells = lost.write.cells.iter().filter(|_| !lost.is_delete());
+    // What a counter showed is not what one of those wrote who made it.
+    let counter = workload::MERGING[lost.write.table].counter;
+    let counts = move |place| counter.is_some_and(|counter| counter.place == place);
+    let cells =
+        lost.write.cells.iter().filter(move |(place, _)| !lost.is_delete() && !counts(*place));
     cells.filter_map(move |(column, value)| {
         let newer = || {
             let newer = writes.iter().filter(|write| write.at() > lost.at());
@@ -215,6 +226,15 @@ fn is_true(
     let (loser, winner) = (find(&line.loser), find(&line.winner));
     let loser = loser.ok_or("the loser did not write the row")?;
     let winner = winner.ok_or("the winner did not write the row")?;
+    let column = line.column.as_ref().map(|column| {
+        let column = names.tables[table].1.iter().position(|name| name == column);
+        column.ok_or("no such column")
+    });
+    let column = column.transpose()?;
+    let counter = workload::MERGING[table].counter;
+    if let Some(counter) = counter.filter(|counter| column == Some(counter.place)) {
+        return counters::is_true(line, counter, loser, winner);
+    }
     // A row that appeared while its delete was applied stays until it is repaired, and what is
     // written into it by then is lost like anything else.
     let is_too_late = line.rule == "delete_wins" && loser.write.exists.is_none();
@@ -222,12 +242,10 @@ fn is_true(
         return Err("one of the two knew the other");
     }
     let is_newer = winner.at() > loser.at();
-    let Some(column) = &line.column else {
+    let Some(column) = column else {
         let is_outlived = loser.is_delete() && winner.write.exists == Some(true) && is_newer;
         return if is_outlived { Ok(()) } else { Err("no delete was outlived") };
     };
-    let column = names.tables[table].1.iter().position(|name| name == column);
-    let column = column.ok_or("no such column")?;
     let Some(Some(lost)) = loser.cell(column) else { return Err("the loser wrote no such cell") };
     let gives_way = match line.rule {
         "last_writer_wins" => is_newer && winner.cell(column).is_some(),

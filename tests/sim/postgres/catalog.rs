@@ -1,8 +1,8 @@
 //! The catalog, as the engine reads it.
 
 use landfall_engine::postgres::catalog::{
-    Catalog, ForeignKey, KeyColumn, LocalColumn, LocalTable, OnDelete, RelationKind,
-    ReplicaIdentity,
+    Catalog, ColumnConstraint, ForeignKey, KeyColumn, LocalColumn, LocalTable, OnDelete,
+    RelationKind, ReplicaIdentity,
 };
 use landfall_protocol::schema::{ColumnId, TableDef, TableName};
 
@@ -10,6 +10,7 @@ use super::cluster::Cluster;
 use super::error::PgError;
 use super::heap::{Table, TableNo};
 use super::instance::{Instance, OWN_TABLES};
+use super::options::Check;
 use super::pgoutput::{oid, type_oid};
 
 /// How values of all types are compared.
@@ -69,11 +70,29 @@ fn local(server: &Instance, number: TableNo, table: &Table) -> LocalTable {
         foreign_keys: foreign_keys(server, table),
         referenced_by: referenced_by(server, number),
         unique: Vec::new(),
-        checks: Vec::new(),
+        checks: table.spec.checks.iter().map(|check| constraint(&def, check)).collect(),
         exclusions: Vec::new(),
         triggers: Vec::new(),
         def,
     }
+}
+
+/// A CHECK as PostgreSQL prints it.
+fn constraint(def: &TableDef, check: &Check) -> ColumnConstraint {
+    let (columns, expression) = match check {
+        Check::Within(column, least, most) => {
+            let name = name_of(def, *column);
+            let expression = format!("(({name} >= {least}) AND ({name} <= {most}))");
+            (vec![name], expression)
+        }
+        Check::Ordered(low, high) => {
+            let [low, high] = [low, high].map(|column| name_of(def, *column));
+            let expression = format!("({low} <= {high})");
+            (vec![low, high], expression)
+        }
+    };
+    let name = format!("{}_{}_check", def.name.name, columns.join("_"));
+    ColumnConstraint { name, columns, expression }
 }
 
 fn foreign_keys(server: &Instance, table: &Table) -> Vec<ForeignKey> {

@@ -4,6 +4,34 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use landfall_protocol::schema::{ColumnId, TableDef};
+use landfall_protocol::value::Value;
+
+/// A CHECK that all sites have. One that meets a NULL passes.
+#[derive(Debug, Clone)]
+pub(crate) enum Check {
+    /// A number is neither less nor greater than these.
+    Within(ColumnId, i64, i64),
+    /// The first is not greater than the second.
+    Ordered(ColumnId, ColumnId),
+}
+
+impl Check {
+    /// Whether the row may stand.
+    pub(super) fn allows(&self, row: &[Value]) -> bool {
+        let number = |column: &ColumnId| match row[usize::from(column.0)] {
+            Value::Int(number) => Some(number),
+            _ => None,
+        };
+        match self {
+            Self::Within(column, least, most) => {
+                number(column).is_none_or(|number| (*least..=*most).contains(&number))
+            }
+            Self::Ordered(low, high) => {
+                number(low).zip(number(high)).is_none_or(|(low, high)| low <= high)
+            }
+        }
+    }
+}
 
 /// A table of the application.
 #[derive(Debug, Clone)]
@@ -12,8 +40,11 @@ pub(crate) struct TableSpec {
     pub(crate) def: Arc<TableDef>,
     /// Whether the publication has it. Old rows are in the log as a whole.
     pub(crate) is_published: bool,
-    /// Columns in which a number above this is refused (SQLSTATE 23514).
+    /// Columns in which a number above this is refused (SQLSTATE 23514), without a word of it in the
+    /// catalog.
     pub(crate) refused_above: Vec<(ColumnId, i64)>,
+    /// What the catalog tells of.
+    pub(crate) checks: Vec<Check>,
     /// Columns that hold the key of a row of another table, with that table's place in
     /// [`Options::tables`]. Deleting such a row is refused while it is pointed to.
     pub(crate) parents: Vec<(Vec<ColumnId>, usize)>,
@@ -23,7 +54,8 @@ impl TableSpec {
     /// A published table without constraints.
     pub(crate) fn new(def: TableDef) -> Self {
         let def = Arc::new(def);
-        Self { def, is_published: true, refused_above: Vec::new(), parents: Vec::new() }
+        let (refused_above, checks, parents) = Default::default();
+        Self { def, is_published: true, refused_above, checks, parents }
     }
 }
 

@@ -118,11 +118,11 @@ impl Instance {
     /// Whether the constraints allow these values.
     fn check(&self, table: TableNo, row: &[Value]) -> Result<(), PgError> {
         let spec = &self.table(table).spec;
-        for (column, limit) in &spec.refused_above {
-            if matches!(row[usize::from(column.0)], Value::Int(number) if number > *limit) {
-                let name = &spec.def.name.name;
-                return Err(PgError::refused("23514", format!("row of {name} violates a check")));
-            }
+        let is_above = |(column, limit): &(ColumnId, i64)| matches!(row[usize::from(column.0)], Value::Int(number) if number > *limit);
+        let is_broken = !spec.checks.iter().all(|check| check.allows(row));
+        if is_broken || spec.refused_above.iter().any(is_above) {
+            let name = &spec.def.name.name;
+            return Err(PgError::refused("23514", format!("row of {name} violates a check")));
         }
         let is_null = |id: &&ColumnId| row[usize::from(id.0)] == Value::Null;
         if let Some(column) = spec.def.key.iter().find(is_null) {

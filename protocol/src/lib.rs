@@ -30,6 +30,7 @@ pub mod fold;
 mod golden;
 pub mod id;
 pub mod lattice;
+pub mod limits;
 pub mod merged;
 pub mod plan;
 #[cfg(feature = "simulation")]

@@ -9,6 +9,7 @@ use std::cmp::Ordering;
 use std::fmt::{self, Write as _};
 
 use crate::codec::{DecodeError, Reader, Writer, is_signed};
+use crate::limits::inline_bytes_max;
 use crate::merged::{Kind, Share};
 
 /// Longest single value: what PostgreSQL allows.
@@ -213,7 +214,7 @@ impl Value {
             8 => Self::TimestampTz(from.signed()?),
             9 => {
                 let long = LongValue { hash: from.array()?, bytes: from.varint()? };
-                if long.bytes <= INLINE_BYTES_MAX as u64 {
+                if long.bytes <= inline_bytes_max() as u64 {
                     return Err(DecodeError::NotCanonical("long value"));
                 }
                 Self::Long(Box::new(long))

@@ -22,6 +22,8 @@ pub struct Extras {
     pub frees_early: bool,
     /// Clients also write rows with a counter and a column group.
     pub counts: bool,
+    /// Texts of more bytes than this are long, and clients write some.
+    pub long_above: Option<usize>,
     /// Memory for the rows of a transaction, if it is to be little. Clients write large ones then.
     pub transaction_bytes_max: Option<usize>,
 }
@@ -31,7 +33,10 @@ impl Extras {
     /// loses its connection: a large transaction row by row, or capture that asks two hundred times
     /// whether a commit is visible that waits for it.
     pub(crate) fn has_long_talks(&self) -> bool {
-        self.sync_standby || self.refused_above.is_some() || self.transaction_bytes_max.is_some()
+        self.sync_standby
+            || self.refused_above.is_some()
+            || self.transaction_bytes_max.is_some()
+            || self.long_above.is_some()
     }
 
     /// Whether something goes wrong that goes wrong nowhere else.
@@ -43,11 +48,12 @@ impl Extras {
     pub(crate) fn shortened(self, dice: &mut Dice) -> Self {
         let refused_above = self.refused_above.filter(|_| dice.below(4) == 0);
         let transaction_bytes_max = self.transaction_bytes_max.filter(|_| dice.below(4) == 0);
+        let long_above = self.long_above.filter(|_| dice.below(2) == 0);
         let shape = match self.shape {
             Shape::Relays if dice.below(3) > 0 => Shape::Row,
             shape => shape,
         };
-        Self { refused_above, transaction_bytes_max, shape, ..self }
+        Self { refused_above, transaction_bytes_max, long_above, shape, ..self }
     }
 
     /// Those of a seed.
@@ -61,9 +67,11 @@ impl Extras {
         let frees_early = dice.below(3) == 0;
         let transaction_bytes_max = dice.pick(&[None, None, None, None, Some(2_000), Some(8_000)]);
         let counts = dice.below(3) == 0;
+        let long_above = dice.pick(&[None, None, None, None, Some(24)]);
         Self {
             others_rows,
             counts,
+            long_above,
             shape,
             relays,
             sync_standby,

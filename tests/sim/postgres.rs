@@ -23,6 +23,7 @@ mod walsender;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use self::apply::note;
 pub(crate) use self::cluster::{Backup, Cluster, Restore, View};
 pub(crate) use self::error::PgError;
 #[cfg(test)]

@@ -32,6 +32,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::executor::Life;
+use super::extras::Extras;
 use super::postgres::{Backup, Cluster, CommitRecord};
 use super::restores::PastLife;
 use super::world::World;
@@ -325,7 +326,7 @@ fn replicate(
         marker_key: opened.marker_key.clone(),
         publication: "landfall".into(),
         fleet: Fleet::clone(&world.fleet),
-        scratch: scratch(world.options.extras.transaction_bytes_max),
+        scratch: scratch(&world.options.extras),
         store: store.clone(),
         horizon: horizon.clone(),
         schema_epoch,
@@ -356,15 +357,16 @@ fn replicate(
 
 /// Where large transactions are put aside: in files without names, because nothing of them outlives
 /// a process.
-fn scratch(memory_bytes_max: Option<usize>) -> Scratch {
+fn scratch(extras: &Extras) -> Scratch {
     thread_local! {
         static DIR: TempDir = tempfile::tempdir().expect("there is a place for temporary files");
     }
-    let dir = match memory_bytes_max {
-        Some(_) => DIR.with(|dir| dir.path().to_owned()),
-        None => "simulated".into(),
+    let needs_files = extras.transaction_bytes_max.is_some() || extras.long_above.is_some();
+    let dir = match needs_files {
+        true => DIR.with(|dir| dir.path().to_owned()),
+        false => "simulated".into(),
     };
-    Scratch { dir, memory_bytes_max: memory_bytes_max.unwrap_or(16 << 20) }
+    Scratch { dir, memory_bytes_max: extras.transaction_bytes_max.unwrap_or(16 << 20) }
 }
 
 /// Settings that lead to no server.

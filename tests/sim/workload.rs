@@ -278,6 +278,11 @@ impl Client {
     fn text(&mut self) -> Value {
         match self.dice.below(6) {
             0 => Value::Null,
+            // Often of one length, so that the length does not tell them apart.
+            1 | 2 if self.world.options.extras.long_above.is_some() => {
+                let digits = (0..self.dice.pick(&[4, 30, 30, 70])).map(|_| self.dice.below(10));
+                Value::Text(digits.map(|digit| digit.to_string()).collect())
+            }
             n => Value::Text(format!("{}{n}{}", self.site.id, self.dice.below(100)).into()),
         }
     }

@@ -12,6 +12,7 @@ use landfall_engine::transport::Network;
 use landfall_protocol::fleet::{Fleet, Member, Role, Set};
 use landfall_protocol::fold::MarkerKey;
 use landfall_protocol::id::{Incarnation, Origin, Seq, SiteId};
+use landfall_protocol::limits::simulated as limits;
 use landfall_protocol::schema::{SetId, TableDef};
 use landfall_protocol::unit::simulated;
 use landfall_protocol::version::VersionVector;
@@ -33,6 +34,8 @@ use super::wires::Wires;
 use super::workload::{self, Client};
 use crate::dice::Dice;
 
+/// Where texts are long above a few bytes, so much of them travels at once.
+const PIECE_BYTES_MAX: usize = 32;
 /// More steps than any run needs.
 const STEPS_MAX: u64 = 2_000_000;
 /// Within this much time after the last fault everything must be everywhere.
@@ -94,6 +97,10 @@ pub(crate) struct World {
 /// Runs a world to its end.
 pub fn run(options: Options, trace: Trace) -> Report {
     landfall_protocol::planted::plant(&options.planted);
+    limits::set(options.extras.long_above.map(|inline_bytes_max| {
+        let piece_bytes_max = PIECE_BYTES_MAX;
+        limits::Limits { inline_bytes_max, piece_bytes_max }
+    }));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)

@@ -4,14 +4,16 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use landfall_protocol::change::PIECE_BYTES_MAX;
 use landfall_protocol::codec::DecodeError;
-use landfall_protocol::value::{INLINE_BYTES_MAX, LongValue};
+use landfall_protocol::limits::{inline_bytes_max, piece_bytes_max};
+use landfall_protocol::value::LongValue;
 
 use super::scratch::{ScratchError, ScratchFile};
 
 mod condense;
 
+#[cfg(feature = "simulation")]
+pub(super) use condense::Condensed;
 pub(super) use condense::Condenser;
 
 /// The kind of a column whose text is elsewhere; the server has no such kind.
@@ -95,7 +97,7 @@ impl LongTexts {
         }
     }
 
-    /// The next piece of a text of which `read` bytes are read: at most [`PIECE_BYTES_MAX`], cut
+    /// The next piece of a text of which `read` bytes are read: at most [`piece_bytes_max`], cut
     /// between characters.
     ///
     /// # Errors
@@ -105,7 +107,7 @@ impl LongTexts {
             return Ok(Box::default());
         };
         let left = usize::try_from(text.value.bytes - read).unwrap_or(usize::MAX);
-        let mut bytes = vec![0; left.min(PIECE_BYTES_MAX)];
+        let mut bytes = vec![0; left.min(piece_bytes_max())];
         file.read(&mut bytes, text.offset + read)?;
         let whole = match std::str::from_utf8(&bytes) {
             Ok(_) => bytes.len(),
@@ -122,5 +124,5 @@ impl LongTexts {
 
 /// Whether a text of this length is kept elsewhere.
 pub(super) fn is_long(bytes: usize) -> bool {
-    bytes > INLINE_BYTES_MAX
+    bytes > inline_bytes_max()
 }

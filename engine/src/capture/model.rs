@@ -5,9 +5,12 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use futures_util::future::BoxFuture;
+use landfall_protocol::limits::inline_bytes_max;
 
+use super::assemble::AssembleError;
 use super::bond;
-use super::long::LongTexts;
+use super::long::{Condensed, Condenser, LongTexts};
+use super::scratch::ScratchError;
 use super::slot::{self, SlotError};
 use super::stream::{CaptureContext, CaptureError};
 use super::walsender::{Frame, StandbyStatus, SystemIdentity, TimelineSwitch};
@@ -41,37 +44,53 @@ pub trait Stream: std::fmt::Debug + Send {
 #[expect(clippy::large_enum_variant, reason = "there is one per capture")]
 pub(super) enum WalStream {
     Server(super::walsender::WalStream),
-    Model(Box<dyn Stream>),
+    /// With where long texts are put.
+    Model(Box<dyn Stream>, Option<Arc<LongTexts>>),
 }
 
 impl WalStream {
     pub(super) fn put_aside(&mut self, texts: Arc<LongTexts>) {
         match self {
             Self::Server(stream) => stream.put_aside(texts),
-            // What is long in a model is not long for us.
-            Self::Model(_) => {}
+            Self::Model(_, place) => *place = Some(texts),
         }
     }
 
     pub(super) async fn next(&mut self) -> Result<Frame, CaptureError> {
         match self {
             Self::Server(stream) => Ok(stream.next().await?),
-            Self::Model(stream) => Ok(stream.next().await?),
+            Self::Model(stream, texts) => {
+                let condensed = condense(stream.next().await?, texts.as_deref());
+                Ok(condensed.map_err(AssembleError::from)?)
+            }
         }
     }
 
     pub(super) fn queue_status(&mut self, status: StandbyStatus, now: SystemTime) {
         match self {
             Self::Server(stream) => stream.queue_status(status, now),
-            Self::Model(stream) => stream.queue_status(status),
+            Self::Model(stream, _) => stream.queue_status(status),
         }
     }
 
     pub(super) async fn flush_writes(&mut self) -> Result<(), CaptureError> {
         match self {
             Self::Server(stream) => Ok(stream.flush_writes().await?),
-            Self::Model(stream) => Ok(stream.flush_writes()?),
+            Self::Model(stream, _) => Ok(stream.flush_writes()?),
         }
+    }
+}
+
+/// Puts long texts aside, as it is done with what a server sends.
+fn condense(frame: Frame, place: Option<&LongTexts>) -> Result<Frame, ScratchError> {
+    match (frame, place) {
+        (Frame::XLogData { start, wal_end, sent_at, data, .. }, Some(place))
+            if data.len() > inline_bytes_max() =>
+        {
+            let Condensed { body: data, texts } = Condenser::condense(&data, place)?;
+            Ok(Frame::XLogData { start, wal_end, sent_at, data, texts })
+        }
+        (frame, _) => Ok(frame),
     }
 }
 

@@ -397,7 +397,7 @@ impl Source {
             Self::Server(walsender) => {
                 WalStream::Server(walsender.start_replication(slot, start, publication).await?)
             }
-            Self::Model(model) => WalStream::Model(model.start(start).await?),
+            Self::Model(model) => WalStream::Model(model.start(start).await?, None),
         })
     }
 }

@@ -11,11 +11,12 @@ use std::sync::Arc;
 use landfall_engine::postgres::history::{ConflictLine, Side, Wrote};
 use landfall_engine::postgres::lsn::Lsn;
 use landfall_protocol::id::TxnId;
+use landfall_protocol::limits::inline_bytes_max;
 use landfall_protocol::value::Value;
 
 use super::{Committed, History, SiteLog, apply_marker, counters, parked};
 use crate::sim::oracle::{self, Moment, Write};
-use crate::sim::postgres::{Change, CommitRecord, Line};
+use crate::sim::postgres::{self, Change, CommitRecord, Line};
 use crate::sim::workload;
 
 /// One write of a row.
@@ -256,7 +257,12 @@ fn is_true(
     if !gives_way {
         return Err("the loser need not have given way");
     }
-    let is_told = |side: &Side, value| side.wrote == Wrote::value(value);
+    let is_told = |side: &Side, value: &Value| match value {
+        Value::Text(text) if text.len() > inline_bytes_max() => {
+            side.wrote == Wrote::Long(postgres::note(text))
+        }
+        value => side.wrote == Wrote::value(value),
+    };
     if !is_told(&line.loser, lost) {
         return Err("that is not what the loser wrote");
     }

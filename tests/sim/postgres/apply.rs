@@ -14,6 +14,7 @@ use landfall_engine::postgres::model::Fault;
 use landfall_protocol::dictionary::RowId;
 use landfall_protocol::fold::MARKER_PREFIX;
 use landfall_protocol::id::Origin;
+use landfall_protocol::limits::inline_bytes_max;
 use landfall_protocol::schema::{ColumnId, TableDef, TableId};
 use landfall_protocol::value::{LongValue, RowKey, Value, ValueKind};
 use tokio::time::Instant;
@@ -363,8 +364,14 @@ fn cast(kind: ValueKind, value: &Value) -> Result<Value, ApplyError> {
 fn as_shown(value: &Value) -> Option<String> {
     match value {
         Value::Bool(yes) => Some(yes.to_string()),
+        Value::Text(text) if text.len() > inline_bytes_max() => Some(note(text)),
         value => value.text().map(|text| text.into_owned()),
     }
+}
+
+/// What stands for a long text wherever people read it.
+pub(crate) fn note(text: &str) -> String {
+    format!("({} bytes, not shown)", text.len())
 }
 
 fn does_not_read() -> ApplyError {

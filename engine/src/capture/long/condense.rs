@@ -62,6 +62,23 @@ impl Condenser {
         Self { left: bytes, at: At::Head, out: BytesMut::new(), texts: Texts::PutAside }
     }
 
+    /// The same message with texts put aside, of which all was received: what stands before its
+    /// content on the way says nothing about that.
+    ///
+    /// # Errors
+    /// The scratch file cannot be written.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn condense(data: &[u8], texts: &LongTexts) -> Result<Condensed, ScratchError> {
+        let mut incoming = BytesMut::from(&[b'w'; 1][..]);
+        incoming.put_bytes(0, HEAD_BYTES - 1);
+        incoming.put_slice(data);
+        let whole = incoming.clone().freeze();
+        let mut condenser = Self::new(whole.len());
+        let condensed = condenser.feed(&mut incoming, texts)?;
+        let condensed = condensed.unwrap_or(Condensed { body: whole, texts: Texts::Whole });
+        Ok(Condensed { body: condensed.body.slice(HEAD_BYTES..), ..condensed })
+    }
+
     /// Takes what has been received; the message once it is complete.
     ///
     /// # Errors

@@ -1,7 +1,8 @@
 //! A line as the apply transaction writes it.
 
 use landfall_protocol::clock::Stamp;
-use landfall_protocol::value::{INLINE_BYTES_MAX, Value};
+use landfall_protocol::limits::inline_bytes_max;
+use landfall_protocol::value::Value;
 use serde_json::{Map, json};
 
 /// One concurrent write that gave way to another.
@@ -95,7 +96,7 @@ impl Wrote {
 pub(super) fn is_note(text: &str) -> bool {
     let bytes = text.strip_prefix('(').and_then(|rest| rest.strip_suffix(" bytes, not shown)"));
     let bytes = bytes.and_then(|digits| digits.parse::<u64>().ok());
-    bytes.is_some_and(|bytes| bytes > INLINE_BYTES_MAX as u64)
+    bytes.is_some_and(|bytes| bytes > inline_bytes_max() as u64)
 }
 
 /// Inserts the lines of one JSON document, made by [`rows_json`].

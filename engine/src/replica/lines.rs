@@ -274,9 +274,11 @@ fn same_as_winner(
     }
 }
 
-/// Whether PostgreSQL shows this value as this text.
+/// Whether PostgreSQL shows this value as this text. Of long ones only the length is shown, and
+/// others may be as long.
 fn shows(value: &Value, text: Option<&str>) -> bool {
     match (value, text) {
+        (Value::Long(_), _) => false,
         (Value::Bool(yes), Some(text)) => text == if *yes { "true" } else { "false" },
         (value, text) => value.text().as_deref() == text,
     }

@@ -49,7 +49,7 @@ use std::thread;
 use landfall_protocol::change::Transaction;
 use landfall_protocol::dictionary::RowId;
 use landfall_protocol::fold::{CapturedTransaction, ChangeId, Fold, MarkerKey, Obstacle};
-use landfall_protocol::id::{Origin, Seq, SiteId, TxnId};
+use landfall_protocol::id::{Origin, Seq, TxnId};
 use landfall_protocol::lattice::RowClock;
 use landfall_protocol::schema::{TableDef, TableId};
 use landfall_protocol::unit::{Unit, UnitHash};
@@ -611,24 +611,23 @@ impl Store {
         self.read(move |reader| reader.piece(hash, index)).await
     }
 
-    /// What is held of a site, in each of its lives.
+    /// What is held of each origin.
     ///
     /// # Errors
     /// [`StoreError::Corrupt`].
-    pub async fn held(&self, site: SiteId) -> Result<Vec<Held>, StoreError> {
-        self.read(move |reader| reader.held(site)).await
+    pub async fn held(&self) -> Result<Vec<Held>, StoreError> {
+        self.read(|reader| reader.held()).await
     }
 
-    /// The hash of the unit that ends with `last`.
+    /// The hashes of units by where they end; those that end nowhere here are left out.
     ///
     /// # Errors
     /// [`StoreError::Corrupt`].
-    pub async fn unit_hash(
+    pub async fn unit_hashes(
         &self,
-        origin: Origin,
-        last: Seq,
-    ) -> Result<Option<UnitHash>, StoreError> {
-        self.read(move |reader| reader.unit_hash(origin, last)).await
+        ends: Vec<(Origin, Seq)>,
+    ) -> Result<BTreeMap<Origin, UnitHash>, StoreError> {
+        self.read(move |reader| reader.unit_hashes(&ends)).await
     }
 
     /// Every peer noted.

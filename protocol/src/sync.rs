@@ -29,8 +29,8 @@ use crate::id::{Origin, Seq, SiteId};
 use crate::version::VersionVector;
 use crate::wire::{Held, Message};
 
-/// How long a peer may take to say hello, in milliseconds: a fleet of a thousand sites takes 25 kB
-/// for it, which a satellite link of 9600 bit/s carries in 21 s.
+/// How long a peer may take to say hello, in milliseconds: a fleet of a thousand sites takes 33 kB
+/// for it, which a satellite link of 9600 bit/s carries in 28 s.
 pub const HELLO_TIMEOUT_MS: u64 = 60_000;
 /// Origins a peer may follow at a time.
 pub const FOLLOWS_MAX: usize = 1 << 16;
@@ -59,8 +59,8 @@ pub struct Opening {
     pub received: VersionVector,
     /// What shows in our PostgreSQL.
     pub applied: VersionVector,
-    /// Every log of the peer's site of which we hold something.
-    pub holds_of_peer: Vec<Held>,
+    /// How that ends, log by log; what is not here yet is told after the hello.
+    pub held: Vec<Held>,
     /// Our clock, milliseconds since 1970.
     pub wall_ms: u64,
 }
@@ -138,6 +138,15 @@ pub enum Event {
     /// else does. An operator must say which history stands.
     ClosedLogForked {
         /// Our site in that earlier life.
+        origin: Origin,
+        /// Where the histories are known to differ.
+        seq: Seq,
+    },
+    /// The peer says that it holds another history than we do of somebody else's log. Its word on
+    /// this origin counts for nothing over this connection, and it was asked for its last unit:
+    /// if that is signed and differs from ours, the origin is to be set aside.
+    LogForked {
+        /// Whose log.
         origin: Origin,
         /// Where the histories are known to differ.
         seq: Seq,

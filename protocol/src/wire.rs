@@ -19,7 +19,7 @@ use crate::version::VersionVector;
 pub const PROTOCOL_MIN: u16 = 1;
 /// Newest protocol this version speaks.
 pub const PROTOCOL_MAX: u16 = 1;
-/// Longest control frame in bytes: a [`Hello`] with two full vectors takes 5.6 MB.
+/// Longest control frame in bytes: a [`Hello`] with two full vectors takes 6.1 MB.
 pub const FRAME_BYTES_MAX: usize = 8 << 20;
 /// Longest first frame of a unit stream in bytes.
 pub const HEAD_BYTES_MAX: usize = 64;
@@ -37,6 +37,18 @@ pub struct Held {
     pub seq: Seq,
     /// The hash of that unit.
     pub hash: UnitHash,
+}
+
+/// Tells histories of one log apart: the first bytes of the chain hash of a unit. Two that came about
+/// by accident agree in them once in 2^64 times.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnitMark(pub [u8; 8]);
+
+impl UnitMark {
+    /// The mark of a unit with this hash.
+    pub fn of(hash: UnitHash) -> Self {
+        Self(*hash.0.first_chunk().expect("a hash has 32 bytes"))
+    }
 }
 
 /// The first message on every control stream, from both sides.
@@ -57,6 +69,8 @@ pub struct Hello {
     pub sets_digest: [u8; 32],
     /// What the sender holds durably, its own log included.
     pub received: VersionVector,
+    /// Of the last unit of each log that `received` names, in its order.
+    pub marks: Vec<UnitMark>,
     /// What shows in the sender's PostgreSQL.
     pub applied: VersionVector,
     /// The sender's clock, milliseconds since 1970.

@@ -44,6 +44,8 @@ const LIVENESS: Duration = Duration::from_secs(3_600);
 pub(crate) const OWN_TABLES: usize = 2;
 /// Time to show what can be shown where a history is set aside.
 const SETTLE: Duration = Duration::from_secs(600);
+/// Time to notice that connections are lost, to call again, and to look at what then comes.
+const GREETING: Duration = Duration::from_secs(300);
 const YEAR_MS: i64 = 365 * 24 * 3_600_000;
 /// How often the world looks whether it is.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -305,12 +307,27 @@ impl World {
     /// All must come to rest, and be as it must.
     async fn end(&self) -> Result<(), String> {
         self.converge().await?;
-        // What waits for a history that is set aside is no fault of a constraint.
-        if !restores::is_split(self, &self.held().await?) {
+        if restores::is_split(self, &self.held().await?) {
+            self.greet_again().await;
+            self.converge().await?;
+        } else {
+            // What waits for a history that is set aside is no fault of a constraint.
             parking::free(self).await?;
             self.converge().await?;
         }
         self.inspect().await
+    }
+
+    /// Everybody loses every connection, and greets the others anew: that shows histories that are
+    /// as long as each other.
+    async fn greet_again(&self) {
+        self.trace(|| "everybody greets everybody again".into());
+        for (place, one) in self.sites.iter().enumerate() {
+            for other in &self.sites[place + 1..] {
+                self.network.lose(address(one.id), address(other.id));
+            }
+        }
+        tokio::time::sleep(GREETING).await;
     }
 
     /// Waits until every site holds everything.

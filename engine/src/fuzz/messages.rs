@@ -57,7 +57,7 @@ pub(super) fn check_session(bytes: &[u8]) {
             .into_iter()
             .collect(),
         applied: VersionVector::new(),
-        holds_of_peer: vec![held],
+        held: vec![held],
         wall_ms: 1_700_000_000_000,
     };
     let mut session = Session::new(local, opening, SessionConfig { ack_delay_ms: 10 }, 0);
@@ -66,8 +66,9 @@ pub(super) fn check_session(bytes: &[u8]) {
         now_ms += 1;
         match Message::decode(frame) {
             Ok(Message::Hello(hello)) => {
-                let known = |held: &Held| (held.seq.0 & 1 == 0).then_some(held.hash);
-                let hashes: Vec<_> = hello.holds_of_you.iter().map(known).collect();
+                let known = |held: &Held| (held.origin, held.hash);
+                let known = hello.holds_of_you.iter().filter(|held| held.seq.0 & 1 == 0).map(known);
+                let hashes = known.collect();
                 session.handle_hello(*hello, &hashes, now_ms);
             }
             Ok(message) => session.handle_message(message, now_ms),

@@ -16,7 +16,7 @@ use landfall_protocol::schema::{ColumnDef, ColumnId, SetId, TableDef, TableId, T
 use landfall_protocol::unit::{SealContext, Unit, UnitHash};
 use landfall_protocol::value::{INLINE_BYTES_MAX, LongValue, RowKey, Value};
 use landfall_protocol::version::VersionVector;
-use landfall_protocol::wire::{Have, Held, Hello, Message, UnitStreamHead};
+use landfall_protocol::wire::{Have, Held, Hello, Message, UnitMark, UnitStreamHead};
 
 use super::messages::origin;
 use super::{stream, units};
@@ -72,6 +72,7 @@ fn messages() -> Vec<Message> {
         fleet_version: 12,
         sets_digest: [0x33; 32],
         received: received.clone(),
+        marks: vec![UnitMark([0x44; 8]), UnitMark([0x11; 8]), UnitMark([0x55; 8])],
         applied: received.clone(),
         wall_ms: 1_700_000_000_123,
         software: software.to_owned(),

@@ -12,9 +12,8 @@ use landfall_protocol::id::{Origin, SiteId};
 use landfall_protocol::sync::{
     Event, HELLO_TIMEOUT_MS, Opening, Output, Refusal, Session, SessionConfig,
 };
-use landfall_protocol::unit::UnitHash;
 use landfall_protocol::wire::{
-    FRAME_BYTES_MAX, HEAD_BYTES_MAX, Have, Held, Hello, Message, UnitStreamHead,
+    FRAME_BYTES_MAX, HEAD_BYTES_MAX, Have, Held, Message, UnitStreamHead,
 };
 use tokio::sync::{mpsc, watch};
 
@@ -23,7 +22,7 @@ use super::incoming::{Arrived, Fault, Intake, read_head};
 use super::serving::Serving;
 use super::status::Heard;
 use crate::plant;
-use crate::store::{self, Log, Store, StoreError};
+use crate::store::{self, Log, StoreError};
 use crate::tasks::Child;
 use crate::time;
 use crate::transport::{
@@ -149,7 +148,7 @@ impl Link {
             }
         };
         control.0.set_priority(CONTROL_PRIORITY);
-        let held = self.shared.store.held(self.peer).await;
+        let held = self.shared.store.held().await;
         let held = held.map_err(|error| self.close(error.into()))?;
         Driver::open(self, held, control).run().await
     }
@@ -195,7 +194,7 @@ impl Driver {
     ) -> Self {
         let (shared, peer) = (&link.shared, link.peer);
         let now_ms = shared.clock.now_ms();
-        let holds_of_peer = held
+        let held = held
             .into_iter()
             .map(|held| Held { origin: held.origin, seq: held.seq, hash: held.hash })
             .collect();
@@ -206,7 +205,7 @@ impl Driver {
                 peer,
                 received: log.received.clone(),
                 applied: log.applied.clone(),
-                holds_of_peer,
+                held,
                 wall_ms: time::wall_ms(),
             }
         };
@@ -353,11 +352,17 @@ impl Driver {
         self.link.heard.note();
         match Message::decode(&frame) {
             Ok(Message::Hello(hello)) => {
-                let hashes = own_hashes(&self.link.shared.store, &hello).await?;
+                let ends = hello.received.iter().collect();
+                let hashes = self.link.shared.store.unit_hashes(ends).await?;
                 self.session.handle_hello(*hello, &hashes, self.now_ms());
                 self.handle_log();
             }
-            Ok(message) => self.session.handle_message(message, self.now_ms()),
+            Ok(message) => {
+                self.session.handle_message(message, self.now_ms());
+                if self.session.doubts_own_log() {
+                    self.handle_log();
+                }
+            }
             Err(error) => self.session.handle_bad_frame(error, self.now_ms()),
         }
         Ok(())
@@ -485,15 +490,6 @@ impl Drop for Driver {
     fn drop(&mut self) {
         self.link.connection.close(CloseCode::DONE, "");
     }
-}
-
-/// What our own log has where the peer says that it holds it.
-async fn own_hashes(store: &Store, hello: &Hello) -> Result<Vec<Option<UnitHash>>, StoreError> {
-    let mut hashes = Vec::with_capacity(hello.holds_of_you.len());
-    for held in &hello.holds_of_you {
-        hashes.push(store.unit_hash(held.origin, held.seq).await?);
-    }
-    Ok(hashes)
 }
 
 fn link_end(fault: Fault) -> LinkEnd {

@@ -417,6 +417,9 @@ impl Switchboard {
             Event::ClosedLogForked { origin, seq } => {
                 tracing::error!(%site, %origin, %seq, "the peer holds another history of an earlier life of ours");
             }
+            Event::LogForked { origin, seq } => {
+                tracing::warn!(%site, %origin, %seq, "the peer says that it holds another history, and is asked to show it");
+            }
             // Ends the link, which tells by itself.
             Event::Refused(_) => {}
         }

@@ -21,7 +21,7 @@ use super::error::{Severity, StoreError};
 use super::layout::Paths;
 use super::record::{Backlog, DirtyRow, Held, OpenUnit, PeerRecord, Sizes};
 use super::sql::{Database, blob, number, stored};
-use super::state::{self, OriginRow, find_origin, load_origins};
+use super::state::{self, OriginLog, OriginRow, find_origin, load_origins};
 use super::tail;
 use super::units::{self, UnitCache};
 
@@ -224,22 +224,32 @@ impl Reader<'_> {
         Ok(piece.map(|piece| piece.text.into_string()))
     }
 
-    pub(super) fn held(&self, site: SiteId) -> Result<Vec<Held>, StoreError> {
+    pub(super) fn held(&self) -> Result<Vec<Held>, StoreError> {
         Ok(load_origins(&self.db)?
             .into_iter()
-            .filter(|row| row.origin.site == site && row.log.received > Seq::ZERO)
+            .filter(|row| row.log.received > Seq::ZERO)
             .map(|row| Held { origin: row.origin, seq: row.log.received, hash: row.log.hash })
             .collect())
     }
 
-    pub(super) fn unit_hash(
+    pub(super) fn unit_hashes(
         &self,
-        origin: Origin,
-        last: Seq,
-    ) -> Result<Option<UnitHash>, StoreError> {
-        let Some(row) = find_origin(&self.db, origin)? else { return Ok(None) };
-        let place = units::containing(&self.db, row.log.no, last)?;
-        Ok(place.filter(|place| place.last == last).map(|place| place.hash))
+        ends: &[(Origin, Seq)],
+    ) -> Result<BTreeMap<Origin, UnitHash>, StoreError> {
+        let logs = load_origins(&self.db)?.into_iter().map(|row| (row.origin, row.log));
+        let logs: BTreeMap<Origin, OriginLog> = logs.collect();
+        let mut hashes = BTreeMap::new();
+        for (origin, last) in ends {
+            let Some(log) = logs.get(origin).filter(|log| *last <= log.received) else { continue };
+            if *last == log.received {
+                hashes.insert(*origin, log.hash);
+            } else if let Some(place) = units::containing(&self.db, log.no, *last)?
+                && place.last == *last
+            {
+                hashes.insert(*origin, place.hash);
+            }
+        }
+        Ok(hashes)
     }
 
     pub(super) fn peers(&self) -> Result<Vec<PeerRecord>, StoreError> {

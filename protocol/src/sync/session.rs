@@ -9,7 +9,7 @@ use super::{
 use crate::id::{Origin, Seq, SiteId};
 use crate::unit::UnitHash;
 use crate::version::VersionVector;
-use crate::wire::{Have, Held, Hello, Message, PROTOCOL_MAX, PROTOCOL_MIN, WireError};
+use crate::wire::{Have, Held, Hello, Message, PROTOCOL_MAX, PROTOCOL_MIN, UnitMark, WireError};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
@@ -36,7 +36,7 @@ pub struct Session {
     have_after_ms: u64,
     peer_received: VersionVector,
     peer_applied: VersionVector,
-    /// Lives of our site of which the peer holds another history.
+    /// Logs of which the peer holds another history.
     forked: BTreeSet<Origin>,
     /// What the peer shall supply us with.
     supply: BTreeSet<Origin>,
@@ -47,10 +47,9 @@ pub struct Session {
 impl Session {
     /// A session on a fresh connection. Its first output is our hello.
     pub fn new(local: LocalFacts, opening: Opening, config: SessionConfig, now_ms: u64) -> Self {
-        let Opening { peer, received, applied, mut holds_of_peer, wall_ms } = opening;
-        holds_of_peer.retain(|held| held.origin.site == peer);
-        holds_of_peer.sort_by_key(|held| held.origin);
-        let told = with_held(&received, peer, &holds_of_peer);
+        let Opening { peer, received, applied, mut held, wall_ms } = opening;
+        held.sort_by_key(|held| held.origin);
+        let told: VersionVector = held.iter().map(|held| (held.origin, held.seq)).collect();
         let untold = received.iter().filter(|(origin, seq)| *seq > told.get(*origin)).collect();
         let hello = Hello {
             protocol_min: PROTOCOL_MIN,
@@ -59,7 +58,8 @@ impl Session {
             fleet_version: local.fleet_version,
             sets_digest: local.sets_digest,
             received: told,
-            holds_of_you: holds_of_peer,
+            marks: held.iter().map(|held| UnitMark::of(held.hash)).collect(),
+            holds_of_you: held.into_iter().filter(|held| held.origin.site == peer).collect(),
             applied: applied.clone(),
             wall_ms,
             software: local.software.clone(),
@@ -99,23 +99,20 @@ impl Session {
         &self.peer_received
     }
 
-    /// The peer's hello. `own_hashes` answers its `holds_of_you` one by one: the hash of the unit
-    /// that ends at that seq in our own log, or `None` when no unit ends there. It is looked up
-    /// after the hello came in, so that what we sealed meanwhile is in it. Hashes are kept as long
-    /// as a peer may name them, which is longer than the units.
-    ///
-    /// # Panics
-    /// When there are not as many hashes as logs held.
-    pub fn handle_hello(&mut self, hello: Hello, own_hashes: &[Option<UnitHash>], now_ms: u64) {
-        assert_eq!(hello.holds_of_you.len(), own_hashes.len(), "one hash for each log held");
+    /// The peer's hello. `hashes` has for each log that it names in `received` the hash of the unit
+    /// that ends there in what we hold of it, if one does. They are looked up after the hello came
+    /// in, so that what we sealed meanwhile is among them. Hashes are kept as long as a peer may name
+    /// them, which is longer than the units.
+    pub fn handle_hello(&mut self, hello: Hello, hashes: &BTreeMap<Origin, UnitHash>, now_ms: u64) {
         match self.stage {
             Stage::Ended => return,
             Stage::Ready => return self.refuse(Violation::SecondHello.into()),
             Stage::Greeting => {}
         }
-        if let Err(refusal) = self.check_hello(&hello, own_hashes) {
+        if let Err(refusal) = self.check_hello(&hello, hashes) {
             return self.refuse(refusal);
         }
+        self.compare_logs(&hello, hashes);
         self.stage = Stage::Ready;
         self.peer_received = self.believed(&hello.received);
         self.peer_applied = self.believed(&hello.applied);
@@ -240,7 +237,7 @@ impl Session {
     fn check_hello(
         &mut self,
         hello: &Hello,
-        own_hashes: &[Option<UnitHash>],
+        hashes: &BTreeMap<Origin, UnitHash>,
     ) -> Result<(), Refusal> {
         if hello.protocol_min > PROTOCOL_MAX || hello.protocol_max < PROTOCOL_MIN {
             let (min, max) = (hello.protocol_min, hello.protocol_max);
@@ -256,7 +253,7 @@ impl Session {
         if !self.local.members.contains(&self.peer) {
             return Err(Refusal::UnknownMember { site: self.peer });
         }
-        self.check_held(hello, own_hashes)?;
+        self.check_held(hello, hashes)?;
         if hello.sets_digest != self.local.sets_digest {
             let (ours, theirs) = (self.local.fleet_version, hello.fleet_version);
             return Err(Refusal::SetsDiffer { ours, theirs });
@@ -269,18 +266,22 @@ impl Session {
     /// state of it. Of an earlier life the peer may hold more: that is how a restored site gets its
     /// lost tail back. A fork there was not made by the life that is writing now, so fencing it
     /// would not help.
-    fn check_held(&mut self, hello: &Hello, own: &[Option<UnitHash>]) -> Result<(), Refusal> {
+    fn check_held(
+        &mut self,
+        hello: &Hello,
+        hashes: &BTreeMap<Origin, UnitHash>,
+    ) -> Result<(), Refusal> {
         let site = self.local.origin.site;
         let claimed = hello.received.iter().filter(|(origin, _)| origin.site == site);
         if !claimed.eq(hello.holds_of_you.iter().map(|held| (held.origin, held.seq))) {
             return Err(Violation::HeldUnclear.into());
         }
-        for (held, own) in hello.holds_of_you.iter().zip(own) {
-            let Held { origin, seq, hash } = *held;
+        for Held { origin, seq, hash } in hello.holds_of_you.iter().copied() {
+            let own = hashes.get(&origin);
             let own_seq = self.received.get(origin);
             let beyond = own.is_none() && seq > own_seq;
             // Units never change, so what somebody holds of us ends where a unit of ours ends.
-            let forked = *own != Some(hash) && !beyond;
+            let forked = own != Some(&hash) && !beyond;
             match (beyond, forked, origin == self.local.origin) {
                 (true, _, true) => {
                     return Err(Refusal::OwnLogBehind { origin, peer_seq: seq, own_seq });
@@ -294,6 +295,33 @@ impl Session {
             }
         }
         Ok(())
+    }
+
+    /// Compares what the peer holds of everybody else with what we do, as far as ours reaches. Where
+    /// that differs, the peer must show its last unit: only what the origin signed speaks against
+    /// the origin.
+    fn compare_logs(&mut self, hello: &Hello, hashes: &BTreeMap<Origin, UnitHash>) {
+        for ((origin, seq), mark) in hello.received.iter().zip(&hello.marks) {
+            let differs = match hashes.get(&origin) {
+                Some(ours) => UnitMark::of(*ours) != *mark,
+                // Units never change, so what somebody holds ends where a unit ends.
+                None => seq <= self.received.get(origin),
+            };
+            let (own_site, members) = (self.local.origin.site, &self.local.members);
+            if differs && origin.site != own_site && members.contains(&origin.site) {
+                self.forked.insert(origin);
+                self.event(Event::LogForked { origin, seq });
+                let after = Seq(seq.0 - 1);
+                self.queue.push_back(Output::Send(Message::Follow { origin, after }));
+            }
+        }
+    }
+
+    /// Whether the peer holds more of our present log than we do by what we told it. Then
+    /// [`Session::handle_log_advanced`] is due: the peer may have heard of a unit of ours before.
+    pub fn doubts_own_log(&self) -> bool {
+        let origin = self.local.origin;
+        self.stage == Stage::Ready && self.peer_received.get(origin) > self.received.get(origin)
     }
 
     /// A peer may be told of a unit of ours before we are told that it was sealed. So what it holds
@@ -322,7 +350,8 @@ impl Session {
     }
 
     fn handle_follow(&mut self, origin: Origin, after: Seq) {
-        if self.forked.contains(&origin) {
+        // Of other logs it shall see what speaks against their origin.
+        if self.forked.contains(&origin) && origin.site == self.local.origin.site {
             return;
         }
         if self.serving.insert(origin, after).is_some() {
@@ -367,12 +396,6 @@ impl Session {
         self.queue.retain(|output| matches!(output, Output::Send(Message::Hello(_))));
         self.event(Event::Refused(refusal));
     }
-}
-
-/// `received` with the word on the peer's own logs taken from what is said of them in detail.
-fn with_held(received: &VersionVector, peer: SiteId, held: &[Held]) -> VersionVector {
-    let others = received.iter().filter(|(origin, _)| origin.site != peer);
-    others.chain(held.iter().map(|held| (held.origin, held.seq))).collect()
 }
 
 /// Moves `known` up to `news`, but for `ignored`, and says what moved.

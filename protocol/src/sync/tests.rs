@@ -1,7 +1,9 @@
+use std::collections::BTreeMap;
+
 use super::*;
 use crate::id::Incarnation;
 use crate::unit::UnitHash;
-use crate::wire::{Have, Hello, WireError};
+use crate::wire::{Have, Hello, UnitMark, WireError};
 
 fn site(number: u16) -> SiteId {
     SiteId::new(number).unwrap()
@@ -51,7 +53,7 @@ fn opening() -> Opening {
         peer: site(2),
         received: vector(&[(own(), 10), (earlier(), 5), (peer(), 4)]),
         applied: vector(&[(peer(), 3)]),
-        holds_of_peer: vec![held(peer(), 4, 0x44)],
+        held: vec![held(own(), 10, 0x11), held(earlier(), 5, 0x15), held(peer(), 4, 0x44)],
         wall_ms: 1_000_000,
     }
 }
@@ -65,6 +67,7 @@ fn peer_hello() -> Hello {
         fleet_version: 3,
         sets_digest: [5; 32],
         received: vector(&[(peer(), 6), (third(), 8)]),
+        marks: vec![UnitMark([0x46; 8]), UnitMark([0x38; 8])],
         applied: vector(&[(peer(), 6)]),
         wall_ms: 1_000_100,
         software: "test".to_owned(),
@@ -75,8 +78,21 @@ fn peer_hello() -> Hello {
 fn holding(all: &[Held]) -> Hello {
     let mut hello = peer_hello();
     hello.holds_of_you = all.to_vec();
-    hello.received.join(&all.iter().map(|held| (held.origin, held.seq)).collect());
+    let mut named: BTreeMap<Origin, (Seq, UnitMark)> = hello
+        .received
+        .iter()
+        .zip(hello.marks)
+        .map(|((origin, seq), mark)| (origin, (seq, mark)))
+        .collect();
+    named.extend(all.iter().map(|held| (held.origin, (held.seq, UnitMark::of(held.hash)))));
+    hello.received = named.iter().map(|(origin, (seq, _))| (*origin, *seq)).collect();
+    hello.marks = named.into_values().map(|(_, mark)| mark).collect();
     hello
+}
+
+/// What we have where the peer's logs end.
+fn ours(hashes: &[(Origin, u8)]) -> BTreeMap<Origin, UnitHash> {
+    hashes.iter().map(|(origin, byte)| (*origin, UnitHash([*byte; 32]))).collect()
 }
 
 struct Driven(Session);
@@ -94,7 +110,7 @@ impl Driven {
 
     fn ready_with(config: SessionConfig) -> Self {
         let mut driven = Self::new(config);
-        driven.0.handle_hello(peer_hello(), &[], 100);
+        driven.0.handle_hello(peer_hello(), &ours(&[]), 100);
         assert!(matches!(driven.outputs(100)[..], [Output::Event(Event::Ready { .. })]));
         driven
     }
@@ -155,20 +171,21 @@ fn our_hello_is_first_and_says_what_we_hold_of_the_peer() {
 #[test]
 fn the_vector_and_the_list_of_held_logs_never_disagree_in_our_hello() {
     let mut opening = opening();
-    opening.holds_of_peer = vec![held(peer(), 3, 1), held(own(), 1, 1), held(origin(2, 1), 9, 1)];
+    opening.held = vec![held(peer(), 3, 1), held(own(), 1, 1), held(origin(2, 1), 9, 1)];
     let mut driven = Driven(Session::new(local(), opening, SessionConfig::default(), 100));
     let Output::Send(Message::Hello(hello)) = driven.0.poll_output(100) else { panic!() };
     assert_eq!(hello.holds_of_you, [held(origin(2, 1), 9, 1), held(peer(), 3, 1)]);
     assert_eq!((hello.received.get(peer()), hello.received.get(origin(2, 1))), (Seq(3), Seq(9)));
-    driven.0.handle_hello(peer_hello(), &[], 100);
+    driven.0.handle_hello(peer_hello(), &ours(&[]), 100);
     // What the hello left out follows.
-    assert_eq!(driven.outputs(100)[1..], [Output::Send(have(&[(peer(), 4)], &[]))]);
+    let left_out = have(&[(earlier(), 5), (own(), 10), (peer(), 4)], &[]);
+    assert_eq!(driven.outputs(100)[1..], [Output::Send(left_out)]);
 }
 
 #[test]
 fn a_good_hello_makes_the_session_ready() {
     let mut driven = Driven::new(SessionConfig::default());
-    driven.0.handle_hello(peer_hello(), &[], 160);
+    driven.0.handle_hello(peer_hello(), &ours(&[]), 160);
     driven.expect(&[Output::Event(Event::Ready {
         peer: peer(),
         peer_received: peer_hello().received,
@@ -193,13 +210,13 @@ fn a_peer_that_says_nothing_is_given_up() {
 }
 
 #[track_caller]
-fn check_refused(hello: Hello, own_hashes: &[Option<UnitHash>], refusal: Refusal) {
+fn check_refused(hello: Hello, refusal: Refusal) {
     let mut driven = Driven::new(SessionConfig::default());
     driven.supply(&[third()]);
-    driven.0.handle_hello(hello, own_hashes, 100);
+    driven.0.handle_hello(hello, &ours(&[]), 100);
     driven.refused(refusal.clone());
     // An ended session is deaf.
-    driven.0.handle_hello(peer_hello(), &[], 100);
+    driven.0.handle_hello(peer_hello(), &ours(&[]), 100);
     driven.message(have(&[(own(), 99)], &[]));
     driven.supply(&[third()]);
     driven.advanced(&[(own(), 11)], &[], 100);
@@ -213,18 +230,18 @@ fn check_refused(hello: Hello, own_hashes: &[Option<UnitHash>], refusal: Refusal
 #[test]
 fn every_rule_of_the_hello_refuses_by_name() {
     let hello = Hello { protocol_min: 2, protocol_max: 3, ..peer_hello() };
-    check_refused(hello, &[], Refusal::ProtocolVersion { min: 2, max: 3 });
+    check_refused(hello, Refusal::ProtocolVersion { min: 2, max: 3 });
     let hello = Hello { origin: third(), ..peer_hello() };
-    check_refused(hello, &[], Refusal::WrongSite { expected: site(2), found: site(3) });
+    check_refused(hello, Refusal::WrongSite { expected: site(2), found: site(3) });
     let hello = Hello { sets_digest: [6; 32], fleet_version: 4, ..peer_hello() };
-    check_refused(hello, &[], Refusal::SetsDiffer { ours: 3, theirs: 4 });
+    check_refused(hello, Refusal::SetsDiffer { ours: 3, theirs: 4 });
     let hello = Hello { holds_of_you: vec![held(own(), 9, 1)], ..peer_hello() };
-    check_refused(hello, &[None], Violation::HeldUnclear.into());
+    check_refused(hello, Violation::HeldUnclear.into());
     let mut hello = peer_hello();
     hello.received.advance(own(), Seq(9));
-    check_refused(hello, &[], Violation::HeldUnclear.into());
+    check_refused(hello, Violation::HeldUnclear.into());
     let hello = holding(&[held(third(), 9, 1)]);
-    check_refused(hello, &[None], Violation::HeldUnclear.into());
+    check_refused(hello, Violation::HeldUnclear.into());
 }
 
 #[test]
@@ -232,7 +249,7 @@ fn a_stranger_cannot_fence_us() {
     let facts = LocalFacts { members: [site(1)].into(), ..local() };
     let mut driven = Driven(Session::new(facts, opening(), SessionConfig::default(), 100));
     driven.0.poll_output(100);
-    driven.0.handle_hello(holding(&[held(own(), 99, 1)]), &[None], 100);
+    driven.0.handle_hello(holding(&[held(own(), 99, 1)]), &ours(&[]), 100);
     driven.refused(Refusal::UnknownMember { site: site(2) });
 }
 
@@ -242,7 +259,7 @@ fn a_call_to_ourselves_is_refused_without_fencing() {
     let mut driven = Driven(Session::new(local(), opening, SessionConfig::default(), 100));
     driven.0.poll_output(100);
     let hello = Hello { origin: own(), ..holding(&[held(own(), 99, 1)]) };
-    driven.0.handle_hello(hello, &[None], 100);
+    driven.0.handle_hello(hello, &ours(&[]), 100);
     driven.refused(Refusal::OwnSite { site: site(1) });
     assert!(!Refusal::OwnSite { site: site(1) }.fences_us());
 }
@@ -250,7 +267,7 @@ fn a_call_to_ourselves_is_refused_without_fencing() {
 #[test]
 fn an_early_refusal_still_sends_our_hello() {
     let mut session = Session::new(local(), opening(), SessionConfig::default(), 100);
-    session.handle_hello(Hello { sets_digest: [6; 32], ..peer_hello() }, &[], 100);
+    session.handle_hello(Hello { sets_digest: [6; 32], ..peer_hello() }, &ours(&[]), 100);
     assert!(matches!(session.poll_output(100), Output::Send(Message::Hello(_))));
     assert!(matches!(session.poll_output(100), Output::Event(Event::Refused(_))));
 }
@@ -258,8 +275,8 @@ fn an_early_refusal_still_sends_our_hello() {
 /// The peer holds `seq` of our log with this hash byte; our log has this there.
 fn meet(log: Origin, seq: u64, byte: u8, own_byte: Option<u8>) -> Driven {
     let mut driven = Driven::new(SessionConfig::default());
-    let own_hash = own_byte.map(|byte| UnitHash([byte; 32]));
-    driven.0.handle_hello(holding(&[held(log, seq, byte)]), &[own_hash], 100);
+    let ours = ours(own_byte.map(|byte| (log, byte)).as_slice());
+    driven.0.handle_hello(holding(&[held(log, seq, byte)]), &ours, 100);
     driven
 }
 
@@ -298,7 +315,7 @@ fn another_history_of_our_present_log_fences_us() {
 fn identity_is_checked_before_fleet_files() {
     let mut driven = Driven::new(SessionConfig::default());
     let hello = Hello { sets_digest: [6; 32], ..holding(&[held(own(), 11, 1)]) };
-    driven.0.handle_hello(hello, &[None], 100);
+    driven.0.handle_hello(hello, &ours(&[]), 100);
     assert!(matches!(
         driven.outputs(100)[..],
         [Output::Event(Event::Refused(Refusal::OwnLogBehind { .. }))]
@@ -321,8 +338,8 @@ fn a_forked_earlier_life_is_left_alone_and_everything_else_goes_on() {
     for (seq, own_byte) in [(5, Some(2)), (4, None)] {
         let mut driven = Driven::new(SessionConfig::default());
         driven.supply(&[earlier(), third()]);
-        let own_hash = own_byte.map(|byte| UnitHash([byte; 32]));
-        driven.0.handle_hello(holding(&[held(earlier(), seq, 1)]), &[own_hash], 100);
+        let ours = ours(own_byte.map(|byte| (earlier(), byte)).as_slice());
+        driven.0.handle_hello(holding(&[held(earlier(), seq, 1)]), &ours, 100);
         let outputs = driven.outputs(100);
         let forked = Event::ClosedLogForked { origin: earlier(), seq: Seq(seq) };
         assert_eq!(outputs[0], Output::Event(forked));
@@ -339,13 +356,56 @@ fn a_forked_earlier_life_is_left_alone_and_everything_else_goes_on() {
 }
 
 #[test]
+fn who_holds_another_history_of_somebody_must_show_it() {
+    let hold = |seq, byte, our_byte: Option<u8>| {
+        let opening = Opening {
+            received: vector(&[(own(), 10), (peer(), 4), (third(), 8)]),
+            held: vec![held(own(), 10, 1), held(peer(), 4, 4), held(third(), 8, 8)],
+            ..opening()
+        };
+        let mut driven = Driven(Session::new(local(), opening, SessionConfig::default(), 100));
+        driven.supply(&[peer(), third()]);
+        driven.0.poll_output(100);
+        let hello = Hello {
+            received: vector(&[(peer(), 6), (third(), seq)]),
+            marks: vec![UnitMark([6; 8]), UnitMark([byte; 8])],
+            ..peer_hello()
+        };
+        let ours = ours(our_byte.map(|byte| (third(), byte)).as_slice());
+        driven.0.handle_hello(hello, &ours, 100);
+        driven
+    };
+    // Another unit ends there, or none does.
+    for (seq, ours) in [(8, Some(8)), (5, Some(5)), (5, None)] {
+        let mut driven = hold(seq, 1, ours);
+        let outputs = driven.outputs(100);
+        let forked = Event::LogForked { origin: third(), seq: Seq(seq) };
+        assert_eq!(outputs[0], Output::Event(forked));
+        assert_eq!(outputs[1], Output::Send(follow(third(), seq - 1)));
+        let Output::Event(Event::Ready { peer_received, .. }) = &outputs[2] else { panic!() };
+        assert_eq!(peer_received.get(third()), Seq::ZERO);
+        assert_eq!(outputs[3..], [Output::Send(follow(peer(), 4))]);
+        // The other side gets to see ours.
+        driven.message(follow(third(), 4));
+        driven.expect(&[Output::StartUnits { origin: third(), after: Seq(4) }]);
+    }
+    // The same history, and one of which we cannot say.
+    for (seq, byte, ours) in [(8, 8, Some(8)), (5, 5, Some(5)), (9, 9, None)] {
+        let outputs = hold(seq, byte, ours).outputs(100);
+        assert!(matches!(outputs[0], Output::Event(Event::Ready { .. })), "{outputs:?}");
+    }
+}
+
+#[test]
 fn a_clone_shows_up_in_the_middle_once_our_vector_is_fresh() {
     let mut driven = Driven::ready();
     // The peer may know of a unit of ours before we are told that it was sealed.
     driven.message(have(&[(own(), 12)], &[]));
     driven.expect(&[acked(&[(own(), 12)])]);
+    assert!(driven.0.doubts_own_log());
     let mut honest = Driven(driven.0.clone());
     honest.advanced(&[(own(), 12)], &[], 100);
+    assert!(!honest.0.doubts_own_log());
     honest.expect(&[Output::Send(have(&[(own(), 12)], &[]))]);
     driven.advanced(&[(own(), 11)], &[], 100);
     driven.refused(Refusal::OwnLogBehind { origin: own(), peer_seq: Seq(12), own_seq: Seq(11) });
@@ -360,7 +420,7 @@ fn messages_before_the_hello_and_a_second_hello_are_violations() {
         driven.refused(Violation::BeforeHello { message: name }.into());
     }
     let mut driven = Driven::ready();
-    driven.0.handle_hello(peer_hello(), &[], 100);
+    driven.0.handle_hello(peer_hello(), &ours(&[]), 100);
     driven.refused(Violation::SecondHello.into());
     let mut driven = Driven::ready();
     driven.message(Message::Hello(Box::new(peer_hello())));
@@ -395,7 +455,7 @@ fn what_moves_before_the_peer_is_known_waits_for_its_hello() {
     driven.advanced(&[(own(), 11)], &[], 100);
     driven.supply(&[peer()]);
     driven.expect(&[]);
-    driven.0.handle_hello(peer_hello(), &[], 100);
+    driven.0.handle_hello(peer_hello(), &ours(&[]), 100);
     let expected = [Output::Send(follow(peer(), 4)), Output::Send(have(&[(own(), 11)], &[]))];
     assert_eq!(driven.outputs(100)[1..], expected);
 }

@@ -26,6 +26,7 @@ fn hello() -> Hello {
         received: [(origin(1, 0x0102_0304_0506_0708), Seq(70_000)), (origin(2, 0xabcd), Seq(300))]
             .into_iter()
             .collect(),
+        marks: vec![UnitMark([0x44; 8]), UnitMark([0x11; 8])],
         applied: [(origin(2, 0xabcd), Seq(299))].into_iter().collect(),
         wall_ms: 1_700_000_000_123,
         software: "landfall-node 0.1.0".to_owned(),
@@ -140,6 +141,7 @@ fn the_fullest_messages_fit_a_frame() {
         .collect();
     let hello = Hello {
         holds_of_you,
+        marks: vec![UnitMark([7; 8]); full.len()],
         received: full.clone(),
         applied: full,
         software: "x".repeat(SOFTWARE_BYTES_MAX),
@@ -174,6 +176,10 @@ fn any_vector() -> impl Strategy<Value = VersionVector> {
     })
 }
 
+fn marks(received: &VersionVector) -> Vec<UnitMark> {
+    received.iter().map(|(_, seq)| UnitMark(seq.0.to_le_bytes())).collect()
+}
+
 fn any_message() -> impl Strategy<Value = Message> {
     let any_origin = || (1u16.., 1u64..).prop_map(|(site, life)| origin(site, life));
     let held = btree_map(1u64.., (1u64.., any::<[u8; 32]>()), 0..4).prop_map(|all| {
@@ -196,6 +202,7 @@ fn any_message() -> impl Strategy<Value = Message> {
                     origin,
                     fleet_version: numbers.0,
                     sets_digest: numbers.1,
+                    marks: marks(&received),
                     received,
                     applied,
                     wall_ms: numbers.2,

@@ -11,7 +11,7 @@ use crate::unit::UnitHash;
 use crate::version::VersionVector;
 use crate::wire::{
     FRAME_BYTES_MAX, HEAD_BYTES_MAX, HELD_MAX, Have, Held, Hello, Message, PROTOCOL_MAX,
-    PROTOCOL_MIN, SOFTWARE_BYTES_MAX, UnitStreamHead, WireError,
+    PROTOCOL_MIN, SOFTWARE_BYTES_MAX, UnitMark, UnitStreamHead, WireError,
 };
 
 const HELLO: u8 = 1;
@@ -127,6 +127,7 @@ fn encode_hello(hello: &Hello, out: &mut Writer) {
     out.varint(hello.fleet_version);
     out.raw(&hello.sets_digest);
     hello.received.encode(out);
+    hello.marks.iter().for_each(|mark| out.raw(&mark.0));
     hello.applied.encode(out);
     out.varint(hello.wall_ms);
     out.text(&hello.software);
@@ -141,14 +142,20 @@ fn decode_hello(mut from: Reader<'_>) -> Result<Hello, WireError> {
         return Err(WireError::ProtocolVersion { min, max });
     }
     name("hello", || {
+        let holds_of_you = decode_held(&mut from)?;
+        let (origin, fleet_version, sets_digest) = (from.origin()?, from.varint()?, from.array()?);
+        let received = VersionVector::decode(&mut from)?;
+        let marks = received.iter().map(|_| Ok(UnitMark(from.array()?)));
+        let marks = marks.collect::<Result<_, DecodeError>>()?;
         let hello = Hello {
             protocol_min: min,
             protocol_max: max,
-            holds_of_you: decode_held(&mut from)?,
-            origin: from.origin()?,
-            fleet_version: from.varint()?,
-            sets_digest: from.array()?,
-            received: VersionVector::decode(&mut from)?,
+            holds_of_you,
+            origin,
+            fleet_version,
+            sets_digest,
+            received,
+            marks,
             applied: VersionVector::decode(&mut from)?,
             wall_ms: from.varint()?,
             software: from.text(SOFTWARE_BYTES_MAX)?.to_owned(),

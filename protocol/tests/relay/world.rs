@@ -66,13 +66,12 @@ impl Disk {
         Some(unit.hash)
     }
 
-    fn holds_of(&self, site: SiteId) -> Vec<Held> {
-        let logs = self.log.iter().filter(|(origin, _)| origin.site == site);
-        logs.filter_map(|(origin, units)| {
+    fn held(&self) -> Vec<Held> {
+        let held = self.log.iter().filter_map(|(origin, units)| {
             let last = units.last()?;
             Some(Held { origin: *origin, seq: last.last, hash: last.hash })
-        })
-        .collect()
+        });
+        held.collect()
     }
 
     fn append(&mut self, origin: Origin, unit: SimUnit) {
@@ -348,7 +347,7 @@ impl World {
             peer,
             received: disk.received.clone(),
             applied: disk.received.clone(),
-            holds_of_peer: disk.holds_of(peer),
+            held: disk.held(),
             wall_ms: self.now_ms,
         };
         let config = SessionConfig { ack_delay_ms: self.ack_delay_ms };
@@ -397,8 +396,9 @@ impl World {
         let session = &mut link.ends[side].session;
         match Message::decode(bytes).expect("members speak the protocol") {
             Message::Hello(hello) => {
-                let held = hello.holds_of_you.iter();
-                let hashes: Vec<_> = held.map(|held| disk.hash_at(held.origin, held.seq)).collect();
+                let ends = hello.received.iter();
+                let hash = |(origin, seq)| Some((origin, disk.hash_at(origin, seq)?));
+                let hashes = ends.filter_map(hash).collect();
                 session.handle_hello(*hello, &hashes, self.now_ms);
             }
             message => session.handle_message(message, self.now_ms),
@@ -536,7 +536,8 @@ impl World {
             Event::NewKnowledge => {
                 self.unchosen.insert(site);
             }
-            Event::PeerApplied { .. } | Event::ClosedLogForked { .. } => {}
+            Event::PeerApplied { .. } | Event::ClosedLogForked { .. } | Event::LogForked { .. } => {
+            }
             Event::Refused(refusal) => {
                 self.refusals.push((site, refusal));
                 self.cut(id);

@@ -188,8 +188,9 @@ impl World {
 
     /// Lets `node` hold one more unit of a member that does not run.
     pub(super) fn seal_into(&self, node: &Node, number: u16, transactions: u64) {
-        let held = node.block_on(node.store.held(site(number))).unwrap();
-        let (seq, previous) = held.first().map_or((0, UnitHash::GENESIS), |h| (h.seq.0, h.hash));
+        let held = node.block_on(node.store.held()).unwrap();
+        let held = held.iter().find(|held| held.origin == origin(number));
+        let (seq, previous) = held.map_or((0, UnitHash::GENESIS), |h| (h.seq.0, h.hash));
         let unit = self.seal(number, seq + 1, seq + transactions, previous);
         let appended = node.block_on(node.store.append_units(vec![unit], 1)).unwrap();
         assert_eq!(appended, [Appended::Stored]);

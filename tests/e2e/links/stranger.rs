@@ -9,7 +9,7 @@ use landfall_protocol::id::Seq;
 use landfall_protocol::unit::{UNIT_BYTES_MAX, UnitHash};
 use landfall_protocol::version::VersionVector;
 use landfall_protocol::wire::{
-    FRAME_BYTES_MAX, Hello, Message, PROTOCOL_MAX, PROTOCOL_MIN, UnitStreamHead,
+    FRAME_BYTES_MAX, Hello, Message, PROTOCOL_MAX, PROTOCOL_MIN, UnitMark, UnitStreamHead,
 };
 
 use super::fleet::{Bound, LIMIT, World, origin};
@@ -34,6 +34,7 @@ impl Stranger {
             origin: origin(bound.number),
             fleet_version: fleet.version(),
             sets_digest: fleet.sets_digest(),
+            marks: vec![UnitMark([0; 8]); received.len()],
             received,
             applied: VersionVector::new(),
             wall_ms: 1,

@@ -39,10 +39,11 @@ async fn only_units_that_go_on_with_the_chain_are_stored() {
     assert_eq!((log.received.get(origin(2)), log.received_changes), (Seq(3), 3));
     assert_eq!(all_units(&store, origin(2)).await, units[..3], "relays pass on the same bytes");
     let held = Held { origin: origin(2), seq: Seq(3), hash: units[2].hash() };
-    assert_eq!(store.held(origin(2).site).await.unwrap(), [held]);
-    assert_eq!(store.held(origin(3).site).await.unwrap(), []);
-    assert_eq!(store.unit_hash(origin(2), Seq(2)).await.unwrap(), Some(units[1].hash()));
-    assert_eq!(store.unit_hash(origin(2), Seq(4)).await.unwrap(), None);
+    assert_eq!(store.held().await.unwrap(), [held]);
+    for (end, hash) in [(2, Some(units[1].hash())), (3, Some(units[2].hash())), (4, None)] {
+        let found = store.unit_hashes(vec![(origin(2), Seq(end)), (origin(3), Seq(1))]).await;
+        assert_eq!(found.unwrap(), hash.map(|hash| (origin(2), hash)).into_iter().collect());
+    }
     store.quarantine(origin(2), "forked at 2".into()).await.unwrap();
     store.close().await;
     let (store, opened) = open(dir.path(), 1);

@@ -228,12 +228,12 @@ impl Writer<'_> {
             let known = units::containing(&self.db, log.no, header.first)?.ok_or_else(|| {
                 StoreError::corrupt("unit", format!("{}/{}", log.no, header.first))
             })?;
-            let same = (known.first, known.hash) == (header.first, unit.hash());
-            return Ok(if same {
-                Appended::Duplicate
-            } else {
-                Appended::Forked { seq: header.first }
-            });
+            if (known.first, known.hash) == (header.first, unit.hash()) {
+                return Ok(Appended::Duplicate);
+            }
+            // What is damaged here speaks against nobody.
+            units::load(&self.db, header.origin, log.no, &known)?;
+            return Ok(Appended::Forked { seq: header.first });
         }
         if header.origin == self.state.identity.origin {
             // Only this store seals under this origin: somebody else went on with its log.

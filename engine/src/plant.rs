@@ -13,6 +13,7 @@
 //! | `early-horizon` | transactions count as folded before their clocks are stored |
 //! | `stale-clocks` | apply uses the clocks it looked up early although the fold has moved clocks |
 //! | `lost-conflict` | of the lines about what gave way in an apply transaction the last is not written |
+//! | `no-checksum` | rows of the store are believed whatever their checksums say |
 //! | `no-chain-check` | a unit need not follow on the one before |
 //! | `stalled-store` | nothing; what capture sends to the store never gets done |
 //! | `unwritten-token` | nothing; it hangs when the store knows the next token and the database does not |

@@ -82,7 +82,9 @@ impl Options {
         let extras = full.extras.shortened(&mut dice);
         // With three there are half as many again of all things.
         let sites = if dice.below(3) == 0 { full.sites.min(3) } else { 2 };
-        let mishap = full.mishap.filter(|_| full.has_dead_clocks || dice.below(3) == 0);
+        // Most of them take long.
+        let is_short = |mishap: &Mishap| full.has_dead_clocks || *mishap == Mishap::Flipped;
+        let mishap = full.mishap.filter(|mishap| is_short(mishap) || dice.below(3) == 0);
         Self {
             sites,
             relays: if extras.shape == Shape::Relays { 1 } else { 0 },
@@ -170,6 +172,7 @@ impl Options {
                 self.transactions = 6 + dice.below(6);
                 self.phase_ms = self.phase_ms.min(5_000);
             }
+            7 => self.mishap = Some(Mishap::Flipped),
             6 => {
                 // Capture keeps up while rows are being locked.
                 self.transactions = 6 + dice.below(10);

@@ -16,6 +16,7 @@ use landfall_engine::store::{Identity, Log, MemoryDisk};
 use landfall_protocol::id::{Incarnation, Origin};
 
 use super::checks::{self, Contents, Held, SiteLog};
+use super::damages;
 use super::oracle::Table;
 use super::parking;
 use super::postgres::{Backup, Cluster, CommitRecord, Restore};
@@ -41,6 +42,8 @@ pub enum Mishap {
     Copied,
     /// Nothing: the operator rebuilds a site that is well.
     Rebuilt,
+    /// Nothing, but a bit of what is stored flips.
+    Flipped,
 }
 
 impl Mishap {
@@ -132,6 +135,7 @@ pub(crate) async fn direct(world: Rc<World>) {
             }
         }
         Mishap::Rebuilt => rebuild(&world, &site, &mut dice),
+        Mishap::Flipped => return damages::strike(&world, &site, &mut dice).await,
         Mishap::Copied => {
             let copy = copy(&world, &site, image);
             return attend_copy(&world, &site, &copy, &mut dice).await;
@@ -174,6 +178,7 @@ fn copy(world: &Rc<World>, site: &Rc<Site>, image: MemoryDisk) -> Rc<Site> {
         genesis: None,
         was_set_back: Cell::new(true),
         is_gone: Cell::new(false),
+        is_damaged: Cell::new(false),
         lost: RefCell::default(),
         past: RefCell::default(),
     });
@@ -240,7 +245,7 @@ fn is_delivered(world: &World, site: &Site, log: &Log) -> bool {
 }
 
 /// A new life: empty tables, a new slot, a new store.
-fn rebuild(world: &Rc<World>, site: &Rc<Site>, dice: &mut Dice) {
+pub(crate) fn rebuild(world: &Rc<World>, site: &Rc<Site>, dice: &mut Dice) {
     let (Some(cluster), Some(genesis)) = (&site.cluster, &site.genesis) else { return };
     site.crash(world);
     site.kept.take();
@@ -259,6 +264,7 @@ fn rebuild(world: &Rc<World>, site: &Rc<Site>, dice: &mut Dice) {
     };
     world.trace(|| format!("{} is rebuilt as {origin}", site.id));
     site.origin.set(origin);
+    site.is_damaged.set(false);
     site.disk.replace(Rc::new(disk));
     site.told.replace(Log::default());
 }

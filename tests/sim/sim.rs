@@ -11,6 +11,7 @@
 
 mod ambush;
 mod checks;
+mod damages;
 mod executor;
 mod extras;
 mod faults;

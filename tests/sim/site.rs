@@ -205,6 +205,8 @@ pub(crate) struct Site {
     pub(crate) genesis: Option<Backup>,
     /// Whether something of it came back from an old image.
     pub(crate) was_set_back: Cell<bool>,
+    /// A bit of its store has flipped.
+    pub(crate) is_damaged: Cell<bool>,
     /// Switched off for good.
     pub(crate) is_gone: Cell<bool>,
     /// What its database had when it was set back.

@@ -279,6 +279,9 @@ impl World {
             match site.start(&world) {
                 Ok(()) => {}
                 Err(StoreError::Full) => world.start_later(&site, 1_000),
+                Err(error @ StoreError::Corrupt { .. }) if site.is_damaged.get() => {
+                    world.trace(|| format!("{} does not start: {error}", site.id));
+                }
                 Err(error) => world.fail(format!("{} does not start: {error}", site.id)),
             }
         });
@@ -373,6 +376,9 @@ impl World {
                 continue;
             };
             let log = process.store.watch().borrow().clone();
+            if site.is_damaged.get() {
+                waits.push(format!("{} has a bad disk", site.id));
+            }
             waits.extend(process.unwell().map(|why| format!("{} {why}", site.id)));
             if log.dirty > 0 {
                 waits.push(format!("{} has {} rows to repair", site.id, log.dirty));
@@ -488,6 +494,7 @@ fn sites(options: &Options, tables: &[TableDef], dice: &mut Dice) -> Vec<Rc<Site
             genesis,
             was_set_back: Cell::new(false),
             is_gone: Cell::new(false),
+            is_damaged: Cell::new(false),
             lost: RefCell::default(),
             past: RefCell::default(),
         })

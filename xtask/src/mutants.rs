@@ -7,7 +7,7 @@ use anyhow::bail;
 use crate::cargo::{cargo, run};
 
 /// Rules that the simulator must miss, each within [`SEEDS_MAX`] runs.
-const RULES: [&str; 19] = [
+const RULES: [&str; 20] = [
     "no-barrier",
     "no-causal-order",
     "no-chain-check",
@@ -27,6 +27,7 @@ const RULES: [&str; 19] = [
     "naked-deltas",
     "loose-groups",
     "lost-conflict",
+    "no-checksum",
 ];
 
 /// More seeds must not be needed: their short runs, and if those show nothing, their full ones.

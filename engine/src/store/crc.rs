@@ -1,6 +1,8 @@
 //! CRC-32C (Castagnoli), eight bytes at a time. SQLite's own integrity check misses most flipped
 //! bits, so rows that matter carry a checksum of their own.
 
+use crate::plant;
+
 /// Reflected Castagnoli polynomial.
 const POLYNOMIAL: u32 = 0x82f6_3b78;
 
@@ -81,7 +83,12 @@ pub(super) fn guard(key: &[u8], mut content: Vec<u8>) -> Vec<u8> {
 pub(super) fn unguard<'a>(key: &[u8], guarded: &'a [u8]) -> Option<&'a [u8]> {
     let (content, crc) = guarded.split_last_chunk::<4>()?;
     let found = Crc::new().bytes(key).bytes(content).finish();
-    (found == u32::from_le_bytes(*crc)).then_some(content)
+    is_sum(found, u32::from_le_bytes(*crc).into()).then_some(content)
+}
+
+/// Whether the checksum that is found now is the one that was written.
+pub(super) fn is_sum(found: u32, written: u64) -> bool {
+    u64::from(found) == written || plant::active("no-checksum")
 }
 
 #[cfg(test)]

@@ -30,6 +30,21 @@ const PAGE_BYTES: i64 = 1024;
 /// More pages than any simulation fills.
 const PAGES_MAX: u32 = 1 << 24;
 
+/// What stands behind checksums, by table and column.
+const GUARDED: [(&str, &str); 11] = [
+    ("meta", "value"),
+    ("tail", "data"),
+    ("unit", "bytes"),
+    ("unit", "hash"),
+    ("origin", "state"),
+    ("own_table", "def"),
+    ("foreign_table", "def"),
+    ("clock", "state"),
+    ("clock_log", "data"),
+    ("parked", "state"),
+    ("peer", "state"),
+];
+
 /// Where a store waits for the simulator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Moment {
@@ -99,6 +114,7 @@ impl MemoryDisk {
             return Err(StoreError::corrupt("copy", format!("{step:?}")));
         }
         connection.pragma_update(None, "foreign_keys", false)?;
+        layout::keep_plans(&connection)?;
         Ok(Self { connection, is_limited: Cell::new(false) })
     }
 
@@ -110,11 +126,42 @@ impl MemoryDisk {
         Ok(State::load(&Database::new(&self.connection))?.log())
     }
 
+    /// Flips one bit of what is stored, as a disk does that goes bad; says in which table, if there is
+    /// anything. `pick` draws a number below its argument.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn flip(
+        &self,
+        mut pick: impl FnMut(u64) -> u64,
+    ) -> Result<Option<&'static str>, StoreError> {
+        let count = |(table, _): &(&str, &str)| {
+            let sql = format!("SELECT count(*) FROM {table}");
+            self.connection.query_row(&sql, [], |row| row.get::<_, i64>(0).map(i64::cast_unsigned))
+        };
+        let counts = GUARDED.iter().map(count).collect::<Result<Vec<u64>, _>>()?;
+        let full: Vec<usize> = (0..counts.len()).filter(|place| counts[*place] > 0).collect();
+        if full.is_empty() {
+            return Ok(None);
+        }
+        let place = full[pick(full.len() as u64) as usize];
+        let (table, column) = GUARDED[place];
+        let sql = format!("SELECT {column} FROM {table} LIMIT 1 OFFSET {}", pick(counts[place]));
+        let before: Vec<u8> = self.connection.query_row(&sql, [], |row| row.get(0))?;
+        let mut after = before.clone();
+        let bit = pick(after.len() as u64 * 8) as usize;
+        if let Some(byte) = after.get_mut(bit / 8) {
+            *byte ^= 1 << (bit % 8);
+        }
+        let sql = format!("UPDATE {table} SET {column} = ?1 WHERE {column} = ?2");
+        self.connection.execute(&sql, [after, before])?;
+        Ok(Some(table))
+    }
+
     /// Undoes what the last process left half done.
     fn recover(&self) -> Result<(), StoreError> {
         if !self.connection.is_autocommit() {
             self.connection.execute_batch("ROLLBACK")?;
-        layout::keep_plans(&connection)?;
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ use landfall_protocol::schema::{SetId, TableId};
 use landfall_protocol::version::VersionVector;
 use rusqlite::{Row, params};
 
-use super::crc::Crc;
+use super::crc::{Crc, is_sum};
 use super::error::StoreError;
 use super::sql::{Database, blob, number, stored};
 
@@ -175,7 +175,7 @@ fn read(row: &Row<'_>) -> Result<(Seq, Flush), StoreError> {
     let numbers = [number(row, 0)?, number(row, 1)?, number(row, 2)?, number(row, 3)?];
     let [first, last, fleet_version, _] = numbers;
     let data = blob(row, 5)?;
-    if u64::from(checksum(&numbers, data)) != number(row, 4)? {
+    if !is_sum(checksum(&numbers, data), number(row, 4)?) {
         return Err(StoreError::corrupt("tail", first));
     }
     let flush = Flush::decode(fleet_version, data)

@@ -7,7 +7,7 @@ use landfall_protocol::id::{Origin, Seq};
 use landfall_protocol::unit::{Unit, UnitHash};
 use rusqlite::params;
 
-use super::crc::Crc;
+use super::crc::{Crc, is_sum};
 use super::error::StoreError;
 use super::record::OpenUnit;
 use super::sql::{Database, blob, number, stored};
@@ -163,7 +163,7 @@ pub(super) fn load(
                     *value = number(row, index)?;
                 }
                 let bytes = blob(row, 12)?;
-                if u64::from(checksum(&numbers, blob(row, 10)?, bytes)) != number(row, 11)? {
+                if !is_sum(checksum(&numbers, blob(row, 10)?, bytes), number(row, 11)?) {
                     return Err(corrupt());
                 }
                 Ok(bytes.to_vec())

@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use landfall_engine::postgres::apply::ParkedLine;
 use landfall_protocol::schema::ColumnId;
 use landfall_protocol::value::Value;
 use tokio::time::Instant;
 
 use super::oracle;
-use super::postgres::{Cluster, Line, TableSpec};
+use super::postgres::{self, Cluster, TableSpec};
 use super::workload::ITEM;
 use super::world::World;
 
@@ -41,6 +42,7 @@ pub(crate) async fn free(world: &World) -> Result<(), String> {
         }
     }
     let (Some(refusing), Some(other)) = (refusing, other) else { return Ok(()) };
+    check_counts(world)?;
     refusing.refuse_nothing();
     let (here, there) = (items(refusing), items(other));
     let parked = parked(refusing);
@@ -58,7 +60,7 @@ pub(crate) async fn free(world: &World) -> Result<(), String> {
         let (here, there) = (items(refusing), items(other));
         let parked = still_parked(world);
         if here == there && parked == 0 {
-            return Ok(());
+            return check_counts(world);
         }
         if Instant::now() >= limit {
             let kept = |id: &&i64| here.get(*id) != there.get(*id);
@@ -67,6 +69,24 @@ pub(crate) async fn free(world: &World) -> Result<(), String> {
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
+}
+
+/// Whether in `landfall.parked` of each site stands no more than its store counts. What is shown
+/// leaves the lines a moment before it leaves the count.
+fn check_counts(world: &World) -> Result<(), String> {
+    for site in &world.sites {
+        let (Some(cluster), Some(process)) = (&site.cluster, &*site.process.borrow()) else {
+            continue;
+        };
+        let log = process.store.watch().borrow().clone();
+        let lines = cluster.view(|view| postgres::parked(view.lines()).len() as u64);
+        // New lines count when the fold has read them.
+        if log.seen_lsn >= cluster.last_commit().0 && lines > log.fates.parked {
+            let (site, counted) = (site.id, log.fates.parked);
+            return Err(format!("{site} has {lines} parked lines and counts {counted}"));
+        }
+    }
+    Ok(())
 }
 
 /// Changes that sites count as parked.
@@ -90,11 +110,9 @@ fn items(cluster: &Cluster) -> Items {
     })
 }
 
-/// Keys of parked items.
+/// Keys of items that are parked now.
 pub(crate) fn parked(cluster: &Cluster) -> BTreeSet<Vec<String>> {
-    let key = |line: &Line| match line {
-        Line::Parked(line) => Some(oracle::texts(&[Value::Int(line.row_key.parse().ok()?)])),
-        Line::Conflict(_) => None,
-    };
-    cluster.view(|view| view.lines().iter().filter_map(key).collect())
+    let key = |line: &ParkedLine| Some(oracle::texts(&[Value::Int(line.row_key.parse().ok()?)]));
+    let parked = cluster.view(|view| postgres::parked(view.lines()));
+    parked.iter().filter_map(key).collect()
 }

@@ -31,7 +31,7 @@ pub(crate) use self::heap::Strength;
 pub(crate) use self::heap::TableNo;
 #[cfg(test)]
 pub(crate) use self::log::RowChange;
-pub(crate) use self::log::{Change, CommitRecord, Line};
+pub(crate) use self::log::{Change, CommitRecord, Line, parked};
 pub(crate) use self::options::{Check, Options, Pauses, TableSpec};
 #[cfg(test)]
 pub(crate) use self::session::Ended;

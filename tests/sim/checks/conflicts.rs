@@ -131,7 +131,7 @@ pub(super) fn check(logs: &[SiteLog<'_>], history: &History) -> Result<(), Strin
 fn lines<'l>(log: &'l SiteLog<'_>) -> impl Iterator<Item = &'l ConflictLine> {
     log.records.iter().flat_map(|record| &record.lines).filter_map(|line| match line {
         Line::Conflict(line) => Some(line),
-        Line::Parked(_) => None,
+        Line::Parked(_) | Line::Freed(_) | Line::Explained(_) => None,
     })
 }
 

@@ -6,12 +6,12 @@ use super::SiteLog;
 use crate::sim::postgres::Line;
 use crate::sim::workload;
 
-/// Rows that stand in a site's `landfall.parked`: table, and key as people read it.
+/// Rows that stood at some time in a site's `landfall.parked`: table, and key as people read it.
 pub(super) fn rows(log: &SiteLog<'_>) -> BTreeSet<(usize, String)> {
     let lines = log.records.iter().flat_map(|record| &record.lines);
     let parked = lines.filter_map(|line| match line {
         Line::Parked(line) => Some(line),
-        Line::Conflict(_) => None,
+        Line::Conflict(_) | Line::Freed(_) | Line::Explained(_) => None,
     });
     let names: Vec<String> =
         workload::tables().into_iter().map(|table| table.name.to_string()).collect();

@@ -3,9 +3,10 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
 
-use landfall_engine::postgres::apply::ParkedLine;
+use landfall_engine::postgres::apply::{ParkedLine, ParkedNote};
 use landfall_engine::postgres::history::ConflictLine;
 use landfall_engine::postgres::lsn::Lsn;
+use landfall_protocol::fold::ChangeId;
 use landfall_protocol::value::Value;
 
 use super::heap::TableNo;
@@ -48,6 +49,10 @@ pub(crate) enum Line {
     Conflict(ConflictLine),
     /// Of `landfall.parked`.
     Parked(ParkedLine),
+    /// That change has no line in it any more.
+    Freed(ChangeId),
+    /// Its line says something else now.
+    Explained(ParkedNote),
 }
 
 /// A committed transaction.
@@ -69,6 +74,27 @@ pub(crate) struct CommitRecord {
     pub(crate) tag: Option<u64>,
     /// Where the log ended when others first saw it, if it was not a crash that let them.
     pub(crate) visible: OnceLock<Lsn>,
+}
+
+/// What `landfall.parked` has after these lines.
+pub(crate) fn parked<'l>(lines: impl IntoIterator<Item = &'l Line>) -> Vec<ParkedLine> {
+    let mut parked: Vec<ParkedLine> = Vec::new();
+    let is_about = |line: &ParkedLine, id: ChangeId| {
+        (line.origin, line.seq, line.index) == (id.txn.origin, id.txn.seq, id.index)
+    };
+    for line in lines {
+        match line {
+            Line::Conflict(_) => {}
+            Line::Parked(line) => parked.push(line.clone()),
+            Line::Freed(id) => parked.retain(|line| !is_about(line, *id)),
+            Line::Explained(note) => {
+                for line in parked.iter_mut().filter(|line| is_about(line, note.id)) {
+                    (line.reason, line.advice) = (note.reason.clone(), note.advice.clone());
+                }
+            }
+        }
+    }
+    parked
 }
 
 /// The log.

@@ -166,6 +166,17 @@ impl model::Session for Session {
     }
 }
 
+/// In one statement, if there are any.
+fn write_lines(session: &mut Session, lines: Vec<Line>) -> Step<'_, ()> {
+    async {
+        if !lines.is_empty() {
+            session.write_lines(lines).await?;
+        }
+        Ok(())
+    }
+    .boxed()
+}
+
 impl model::ApplySession for Apply {
     fn closed(&self) -> BoxFuture<'static, ()> {
         self.session.closed().boxed()
@@ -222,15 +233,7 @@ impl model::ApplySession for Apply {
     }
 
     fn write_conflicts<'a>(&'a mut self, lines: &'a [ConflictLine]) -> Step<'a, ()> {
-        async move {
-            if !lines.is_empty() {
-                self.session
-                    .write_lines(lines.iter().cloned().map(Line::Conflict).collect())
-                    .await?;
-            }
-            Ok(())
-        }
-        .boxed()
+        write_lines(&mut self.session, lines.iter().cloned().map(Line::Conflict).collect())
     }
 
     fn write_parked<'a>(&'a mut self, lines: &'a [ParkedLine]) -> Step<'a, ()> {
@@ -244,13 +247,14 @@ impl model::ApplySession for Apply {
         .boxed()
     }
 
-    fn free_parked<'a>(&'a mut self, _ids: &'a [ChangeId]) -> Step<'a, ()> {
-        // Lines stand in the order of their commits here, for checks; they are for nobody else.
-        async { Ok(()) }.boxed()
+    fn free_parked<'a>(&'a mut self, ids: &'a [ChangeId]) -> Step<'a, ()> {
+        let freed = ids.iter().copied().map(Line::Freed);
+        write_lines(&mut self.session, freed.collect())
     }
 
-    fn explain_parked<'a>(&'a mut self, _notes: &'a [ParkedNote]) -> Step<'a, ()> {
-        async { Ok(()) }.boxed()
+    fn explain_parked<'a>(&'a mut self, notes: &'a [ParkedNote]) -> Step<'a, ()> {
+        let explained = notes.iter().cloned().map(Line::Explained);
+        write_lines(&mut self.session, explained.collect())
     }
 
     fn stage<'a>(&'a mut self, long: &'a LongValue, index: u32, piece: &'a str) -> Step<'a, ()> {

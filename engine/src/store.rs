@@ -61,8 +61,8 @@ pub use bond::{Bond, Token};
 pub use error::{Severity, StoreError};
 pub use parked::{ParkedPage, ParkedPlace, Rejoined};
 pub use record::{
-    Advance, Appended, Backlog, DatabaseIdentity, DirtyRow, Folded, Held, Identity, Log, OpenUnit,
-    Opened, PeerRecord, Resume, Sealing, Settings, Sizes, Statistics,
+    Advance, Appended, Backlog, DatabaseIdentity, Dirt, DirtyRow, Folded, Held, Identity, Log,
+    OpenUnit, Opened, PeerRecord, Resume, Sealing, Settings, Sizes, Statistics,
 };
 #[cfg(feature = "simulation")]
 pub use simulated::{MemoryDisk, Moment, Pace};

@@ -113,6 +113,9 @@ pub struct FoldOutput {
     pub parked: Vec<Parked>,
     /// Rows that PostgreSQL does not show as the clocks say.
     pub dirty: BTreeSet<RowId>,
+    /// Others of which that is so because an own write does not stay as it was made: a maximum that is
+    /// none, a set in another order, a counter beyond its range.
+    pub overruled: BTreeSet<RowId>,
     /// Foreign table descriptions that are in force from here on.
     pub described: Vec<(Origin, Describe)>,
 }
@@ -408,7 +411,7 @@ impl Fold {
         for transaction in batch.0 {
             match transaction {
                 LocalizedTransaction::Own(own) => {
-                    output.own.extend(self.fold_own(own, &mut rows, &mut output.dirty));
+                    output.own.extend(self.fold_own(own, &mut rows, &mut output.overruled));
                 }
                 LocalizedTransaction::Apply { origin, commit_ms, transactions, images } => {
                     let from = (origin, commit_ms);
@@ -418,6 +421,7 @@ impl Fold {
             }
         }
         output.clocks = rows.changed;
+        output.overruled.retain(|row| !output.dirty.contains(row));
         output
     }
 
@@ -425,7 +429,7 @@ impl Fold {
         &mut self,
         own: LocalizedOwn,
         rows: &mut Rows,
-        dirty: &mut BTreeSet<RowId>,
+        overruled: &mut BTreeSet<RowId>,
     ) -> Option<OwnTransaction> {
         let LocalizedOwn { commit_ms, actor, fragment, mut changes, piece } = own;
         let ends = self.unfinished && fragment == Fragment::Last;
@@ -454,7 +458,7 @@ impl Fold {
             clock.join(own.change.op, stamp, &own.change.cells);
             let rules = self.dictionary.table(row.table).map(|def| &def.rules);
             if !rules.is_none_or(|rules| own.shows(rules, clock)) {
-                dirty.insert(row);
+                overruled.insert(row);
             }
         }
         let changes = changes.into_iter().map(|own| own.change).collect();

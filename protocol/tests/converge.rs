@@ -244,8 +244,9 @@ impl Site {
             log.fragments.insert(txn, own.fragment);
             log.shown.insert(txn, self.fold.applied.clone());
         }
-        self.repair(&output.dirty, log);
-        output.dirty
+        let wanting = output.dirty.union(&output.overruled).cloned().collect();
+        self.repair(&wanting, log);
+        wanting
     }
 
     /// Rewrites rows to what their clocks say.

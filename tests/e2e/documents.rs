@@ -167,6 +167,9 @@ fn sets_and_extremes_take_from_both() {
     assert_eq!(pair.merged("best", "3", "4"), "4");
     // An array in another order is the same set.
     assert_eq!(pair.merged("codes", "'{9,1}'", "codes || 5"), "{1,9,5}");
+    // Putting back what a rule overrules is no repair, and no reason for an alarm.
+    assert_eq!(pair.0.repaired_rows(), 0);
+    pair.0.assert_quiet(&[]);
 }
 
 /// Sites write one chart while links and daemons come and go: every word, key and element that was

@@ -14,6 +14,7 @@ use landfall_protocol::schema::ColumnId;
 use crate::postgres::access::LockStrength;
 use crate::postgres::apply::{ApplyError, LockPhase, LockRequest, RowWrite};
 use crate::replica::{Replica, ReplicaError};
+use crate::store::Dirt;
 
 /// Rows repaired in one transaction.
 const ROWS_MAX: usize = 200;
@@ -46,6 +47,11 @@ impl Replica {
             }
         };
         dirty.retain(|dirty| !busy.contains(&dirty.row));
+        let overruled = dirty.iter().filter(|dirty| dirty.why == Dirt::Overruled).count() as u64;
+        if overruled > 0 {
+            tracing::debug!(rows = overruled, "put back what the rules of columns overrule");
+        }
+        let repaired = repaired.saturating_sub(overruled);
         if repaired > 0 {
             tracing::warn!(rows = repaired, "rewrote rows that did not show what their clocks say");
         }

@@ -15,7 +15,7 @@ use landfall_protocol::version::VersionVector;
 use rusqlite::params;
 
 use super::error::StoreError;
-use super::record::{Advance, Folded, Resume};
+use super::record::{Advance, Dirt, Folded, Resume};
 use super::state::{put_foreign_table, put_meta, put_own_table};
 use super::tail::Flush;
 use super::units;
@@ -24,9 +24,6 @@ use crate::plant;
 
 /// A position without content is recorded by itself only when it moved this far.
 const ADVANCE_BYTES: u64 = 1 << 20;
-
-/// What the fold writes for a row PostgreSQL does not show right.
-const DIRTY_REASON: &str = "row image differs from its clock";
 
 /// Own tables as they were before a fold, by name.
 type TablesBefore = BTreeMap<TableName, Option<Entry>>;
@@ -242,13 +239,15 @@ impl Writer<'_> {
     }
 
     fn write_rows(&mut self, output: &FoldOutput) -> Result<(), StoreError> {
-        for row in &output.dirty {
+        let dirty = output.dirty.iter().map(|row| (row, Dirt::Different));
+        let overruled = output.overruled.iter().map(|row| (row, Dirt::Overruled));
+        for (row, why) in dirty.chain(overruled) {
             let key = params![row.table.0, row.key.as_bytes()];
             let known =
                 self.db.execute("DELETE FROM dirty WHERE table_no = ?1 AND key = ?2", key)?;
             self.db.execute(
                 "INSERT INTO dirty(table_no, key, reason) VALUES (?1, ?2, ?3)",
-                params![row.table.0, row.key.as_bytes(), DIRTY_REASON],
+                params![row.table.0, row.key.as_bytes(), why.reason()],
             )?;
             self.state.dirty += 1 - known as u64;
         }

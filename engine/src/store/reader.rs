@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::clocks::{self, RecentClocks};
 use super::error::{Severity, StoreError};
 use super::layout::Paths;
-use super::record::{Backlog, DirtyRow, Held, OpenUnit, PeerRecord, Sizes};
+use super::record::{Backlog, Dirt, DirtyRow, Held, OpenUnit, PeerRecord, Sizes};
 use super::sql::{Database, blob, number, stored};
 use super::state::{self, OriginLog, OriginRow, find_origin, load_origins};
 use super::tail;
@@ -266,7 +266,8 @@ impl Reader<'_> {
                     .map_err(|_| StoreError::corrupt("dirty", mark))?;
                 let key = RowKey::from_bytes(blob(row, 2)?);
                 let row_id = RowId { table: TableId(table), key };
-                Ok(DirtyRow { row: row_id, mark, reason: row.get(3)? })
+                let why = Dirt::of_reason(&row.get::<_, String>(3)?);
+                Ok(DirtyRow { row: row_id, mark, why })
             },
         )
     }

@@ -209,7 +209,33 @@ pub struct DirtyRow {
     /// stays marked.
     pub mark: u64,
     /// Why.
-    pub reason: String,
+    pub why: Dirt,
+}
+
+/// Why a row does not show what its clock says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dirt {
+    /// An apply did not come out as it must, which should be rare.
+    Different,
+    /// What was written here does not stay as it was made, by the rule of its column.
+    Overruled,
+}
+
+impl Dirt {
+    const ALL: [Self; 2] = [Self::Different, Self::Overruled];
+
+    /// As it is stored.
+    pub(super) fn reason(self) -> &'static str {
+        match self {
+            Self::Different => "row image differs from its clock",
+            Self::Overruled => "the rule of a column overrules a write",
+        }
+    }
+
+    pub(super) fn of_reason(reason: &str) -> Self {
+        let known = Self::ALL.into_iter().find(|why| why.reason() == reason);
+        known.unwrap_or(Self::Different)
+    }
 }
 
 /// What a peer has not got yet.

@@ -45,6 +45,11 @@ use crate::codec::{DecodeError, Reader, Writer};
 use crate::decimal::Decimal;
 use crate::id::Origin;
 
+/// Most things of one kind in one encoded value. A site writes a fraction of it; many sites that write at
+/// once may come to more than each of them would write, and what is kept must always be read again.
+/// Nothing is allocated for a count before what it counts is there.
+pub(crate) const COUNT_MAX: usize = 1 << 22;
+
 /// Longest state, in bytes, of which nobody asks how long its value is.
 const STATE_BYTES_FREE: usize = 32 << 10;
 /// How many times as long as its value a state may be beyond that.
@@ -139,6 +144,13 @@ pub enum Part {
 }
 
 impl Share {
+    /// Its length as it travels, which is about what it takes in memory.
+    pub fn bytes(&self) -> usize {
+        let mut out = Writer::new();
+        self.encode(&mut out);
+        out.len()
+    }
+
     /// Writes the canonical form, without the tag of the kind.
     pub fn encode(&self, out: &mut Writer) {
         put_birth(self.birth, out);

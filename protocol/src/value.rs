@@ -152,6 +152,7 @@ impl Value {
         match self {
             Self::Text(text) => text.len(),
             Self::Bytes(bytes) => bytes.len(),
+            Self::Share(share) => share.bytes(),
             _ => 0,
         }
     }

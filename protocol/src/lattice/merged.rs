@@ -2,7 +2,7 @@
 
 use crate::clock::Stamp;
 use crate::codec::{DecodeError, Reader, Writer};
-use crate::merged::{Share, State, birth, put_birth};
+use crate::merged::{COUNT_MAX, Share, State, birth, put_birth};
 use crate::schema::ColumnId;
 use crate::value::VALUE_BYTES_MAX;
 
@@ -16,9 +16,6 @@ pub struct Merged {
     /// By birth: the present life, and later ones of which the birth is not joined yet.
     lives: Vec<(Option<Stamp>, State)>,
 }
-
-/// Lives that may be told of before they have begun.
-const LIVES_MAX: usize = 4096;
 
 impl Merged {
     /// Nobody has done anything to it.
@@ -95,7 +92,7 @@ impl Merged {
             1 => Some(from.text(VALUE_BYTES_MAX)?.into()),
             tag => return Err(DecodeError::UnknownTag { what: "base of a merged column", tag }),
         };
-        for _ in 0..from.count(LIVES_MAX)? {
+        for _ in 0..from.count(COUNT_MAX)? {
             let life = (birth(from)?, State::decode(from)?);
             if merged.lives.last().is_some_and(|(last, _)| *last >= life.0) {
                 return Err(DecodeError::NotCanonical("lives of a merged column"));

@@ -7,7 +7,7 @@
 use std::ops::Range;
 
 /// Differences beyond which nobody looks for the shortest way. Memory for the search grows with the
-/// square of it, to 4 MiB.
+/// square of it, to 8 MiB.
 const DIFFERENCES_MAX: usize = 1000;
 
 /// A stretch that two sequences have in common.

@@ -19,13 +19,12 @@ use std::collections::BTreeMap;
 pub use edit::DocumentEdit;
 use tree::Tree;
 
+use super::COUNT_MAX;
 use super::id::{Id, Stamps, Stretches};
 use super::json::{Json, Key};
 use crate::clock::Stamp;
 use crate::codec::{DecodeError, Reader, Writer};
 
-/// Most keys and items of one kind that are kept of a document, or that one transaction writes.
-const PLACES_MAX: usize = 1 << 16;
 /// Longest value that is put into a document, as text.
 const VALUE_BYTES_MAX: usize = 1 << 20;
 
@@ -207,11 +206,18 @@ impl Document {
         // Before the items: those that are deleted have no value.
         self.gone.encode(&stamps, out);
         out.varint(self.items.len() as u64);
+        let mut last = None;
         for (id, item) in &self.items {
             stamps.put(*id, out);
-            stamps.put(item.list, out);
-            stamps.put_option(item.after, out);
+            // Most were put in a row.
+            let follows = last == Some((item.list, item.after));
+            out.u8(u8::from(!follows));
+            if !follows {
+                stamps.put(item.list, out);
+                stamps.put_option(item.after, out);
+            }
             item.value.iter().for_each(|value| put_value(value, out));
+            last = Some((item.list, Some(*id)));
         }
     }
 
@@ -222,7 +228,7 @@ impl Document {
     pub fn decode(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let stamps = Stamps::decode(from)?;
         let mut document = Self::default();
-        for _ in 0..from.count(PLACES_MAX)? {
+        for _ in 0..from.count(COUNT_MAX)? {
             let place = (stamps.get(from)?, key(from)?);
             let removed = stamps.get_option(from)?;
             let put = match stamps.get_option(from)? {
@@ -236,14 +242,24 @@ impl Document {
             document.keys.insert(place, Entry { put, removed });
         }
         document.gone = Stretches::decode(&stamps, from)?;
-        for _ in 0..from.count(PLACES_MAX)? {
-            let (id, list) = (stamps.get(from)?, stamps.get(from)?);
-            let after = stamps.get_option(from)?;
+        let mut last = None;
+        for _ in 0..from.count(COUNT_MAX)? {
+            let id = stamps.get(from)?;
+            let told = from.u8()?;
+            let place = match (told, last) {
+                (0, Some(follows)) => follows,
+                (1, _) => (stamps.get(from)?, stamps.get_option(from)?),
+                (tag, _) => return Err(DecodeError::UnknownTag { what: "item", tag }),
+            };
+            let is_shortest = told == 0 || last != Some(place);
+            let (list, after) = place;
             let value = (!document.gone.contains(id)).then(|| value(from)).transpose()?;
-            if document.items.last_key_value().is_some_and(|(last, _)| *last >= id) {
+            let follows = document.items.last_key_value().is_none_or(|(last, _)| *last < id);
+            if !is_shortest || !follows {
                 return Err(DecodeError::NotCanonical("items of a document"));
             }
             document.items.insert(id, Item { list, after, value });
+            last = Some((list, Some(id)));
         }
         stamps.all_named(document.ids())?;
         Ok(document)

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::COUNT_MAX;
 use crate::clock::Stamp;
 use crate::codec::{DecodeError, Reader, Writer};
 
@@ -25,9 +26,6 @@ impl Id {
     }
 }
 
-/// Most transactions that one encoded value may name.
-const STAMPS_MAX: usize = 1 << 20;
-
 /// The stamps that ids name, so that each is written once.
 #[derive(Debug)]
 pub(super) struct Stamps(Vec<Stamp>);
@@ -46,7 +44,7 @@ impl Stamps {
 
     pub(super) fn decode(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let mut stamps: Vec<Stamp> = Vec::new();
-        for _ in 0..from.count(STAMPS_MAX)? {
+        for _ in 0..from.count(COUNT_MAX)? {
             let stamp = from.stamp()?;
             if stamps.last().is_some_and(|last| *last >= stamp) {
                 return Err(DecodeError::NotCanonical("stamps of a merged column"));
@@ -168,7 +166,7 @@ impl Stretches {
 
     pub(super) fn decode(stamps: &Stamps, from: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let mut stretches = Self::default();
-        for _ in 0..from.count(STAMPS_MAX)? {
+        for _ in 0..from.count(COUNT_MAX)? {
             let first = stamps.get(from)?;
             let count = u32::try_from(from.varint()?).map_err(|_| DecodeError::BadNumber)?;
             let end = first.number.checked_add(count).filter(|_| count > 0);

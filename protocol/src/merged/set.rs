@@ -6,14 +6,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::COUNT_MAX;
 use super::array::{self, Element};
 use super::id::{Id, Stamps};
 use crate::clock::Stamp;
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::id::Origin;
 
-/// Most elements of a set, and longest one.
-const ELEMENTS_MAX: usize = 1 << 16;
+/// Longest element of a set.
 const ELEMENT_BYTES_MAX: usize = 1 << 20;
 
 /// What one transaction did to a set.
@@ -68,11 +68,13 @@ impl SetEdit {
         let (was, is): (BTreeSet<_>, BTreeSet<_>) =
             (before.iter().collect(), after.iter().collect());
         let mut edit = Self::default();
-        for element in is.iter().copied().filter(|element| !was.contains(element)) {
-            edit.added.push(element.clone());
-        }
+        let mut named = BTreeSet::new();
         // As they stand in the array, so that the site that wrote it shows what it wrote.
-        edit.added.sort_by_key(|element| after.iter().position(|other| other == element));
+        for element in &after {
+            if !was.contains(element) && named.insert(element) {
+                edit.added.push(element.clone());
+            }
+        }
         for element in was.difference(&is).copied() {
             let marks = set.0.get(element);
             let live = |marks: &Marks| {
@@ -118,13 +120,13 @@ impl SetEdit {
     pub fn decode(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let stamps = Stamps::decode(from)?;
         let mut edit = Self::default();
-        for _ in 0..from.count(ELEMENTS_MAX)? {
+        for _ in 0..from.count(COUNT_MAX)? {
             edit.added.push(element(from)?);
         }
-        for _ in 0..from.count(ELEMENTS_MAX)? {
+        for _ in 0..from.count(COUNT_MAX)? {
             let element = element(from)?;
             let mut seen = BTreeSet::new();
-            for _ in 0..from.count(ELEMENTS_MAX)? {
+            for _ in 0..from.count(COUNT_MAX)? {
                 let id = stamps.get(from)?;
                 if seen.last().is_some_and(|last| *last >= id) {
                     return Err(DecodeError::NotCanonical("additions to a set"));
@@ -207,7 +209,7 @@ impl Set {
     pub fn decode(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let stamps = Stamps::decode(from)?;
         let mut set = Self::default();
-        for _ in 0..from.count(ELEMENTS_MAX)? {
+        for _ in 0..from.count(COUNT_MAX)? {
             let element = element(from)?;
             let count = from.varint()?;
             let mut marks = Marks { base_gone: count % 2 == 1, ..Marks::default() };

@@ -89,3 +89,31 @@ fn what_is_kept_of_a_value_does_not_grow_without_end() {
     assert!(grown.is_some_and(|edits| edits > 1000), "{grown:?}");
     assert!(state.bytes() < STATE_BYTES_FREE);
 }
+
+#[test]
+fn the_longest_values_are_merged_and_read_again() {
+    let numbers =
+        |separator: &str| (0..40_000).map(|n| n.to_string()).collect::<Vec<_>>().join(separator);
+    let ones = vec!["1"; 80_000].join(", ");
+    let values = [
+        (Kind::Set, "{}".to_owned(), format!("{{{}}}", numbers(","))),
+        (Kind::Text, String::new(), numbers(" ")),
+        (Kind::Text, numbers(" "), numbers(", ")),
+        (Kind::Document, "[]".to_owned(), format!("[{ones}]")),
+        (Kind::Document, format!("[{ones}]"), "[]".to_owned()),
+    ];
+    for (kind, before, after) in values {
+        let by = stamp(1, 1);
+        let part = Part::of_change(kind, (None, Some(&before)), by, (&before, &after));
+        let part = part.unwrap_or_else(|| panic!("{kind:?} merges"));
+        let mut state = State::new(kind);
+        state.join(by, &part).expect("it is the newest");
+        let share = Share { birth: None, part };
+        let (mut travels, mut kept) = (Writer::new(), Writer::new());
+        share.encode(&mut travels);
+        state.encode(&mut kept);
+        let (travels, kept) = (travels.into_bytes(), kept.into_bytes());
+        assert!(Share::decode(kind, &mut Reader::new(&travels)) == Ok(share), "{kind:?}");
+        assert!(State::decode(&mut Reader::new(&kept)) == Ok(state), "{kind:?}");
+    }
+}

@@ -13,15 +13,15 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use super::COUNT_MAX;
 use super::diff::splices;
 use super::id::{Id, Stamps, Stretches};
 use super::sequence::Sequence;
 use crate::clock::Stamp;
 use crate::codec::{DecodeError, Reader, Writer};
 
-/// Longest text that one transaction puts into one cell, and most stretches of it.
+/// Longest text that is put in one place.
 const PUT_BYTES_MAX: usize = 1 << 20;
-const PUTS_MAX: usize = 1 << 16;
 
 /// What one transaction did to a text.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -117,7 +117,7 @@ impl TextEdit {
     pub fn decode(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let stamps = Stamps::decode(from)?;
         let mut edit = Self::default();
-        for _ in 0..from.count(PUTS_MAX)? {
+        for _ in 0..from.count(COUNT_MAX)? {
             let after = stamps.get_option(from)?;
             let text = from.text(PUT_BYTES_MAX)?;
             if text.is_empty() {
@@ -263,7 +263,7 @@ impl Text {
     pub fn decode(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let stamps = Stamps::decode(from)?;
         let mut text = Self::default();
-        for _ in 0..from.count(PUTS_MAX)? {
+        for _ in 0..from.count(COUNT_MAX)? {
             let first = stamps.get(from)?;
             let after = stamps.get_option(from)?;
             let content = match from.u8()? {

@@ -1,8 +1,9 @@
 //! What one transaction did to a document, as it travels.
 
+use super::super::COUNT_MAX;
 use super::super::id::{Id, Stamps, Stretches};
 use super::super::json::{Json, Key};
-use super::{PLACES_MAX, key, put_value, value};
+use super::{key, put_value, value};
 use crate::codec::{DecodeError, Reader, Writer};
 
 /// What one transaction did to a document. The values that it put are numbered through, with all
@@ -75,15 +76,15 @@ impl DocumentEdit {
     pub fn decode(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let stamps = Stamps::decode(from)?;
         let mut edit = Self::default();
-        for _ in 0..from.count(PLACES_MAX)? {
+        for _ in 0..from.count(COUNT_MAX)? {
             edit.puts.push((stamps.get(from)?, key(from)?, value(from)?));
         }
-        for _ in 0..from.count(PLACES_MAX)? {
+        for _ in 0..from.count(COUNT_MAX)? {
             edit.removed.push((stamps.get(from)?, key(from)?, stamps.get(from)?));
         }
-        for _ in 0..from.count(PLACES_MAX)? {
+        for _ in 0..from.count(COUNT_MAX)? {
             let (list, after) = (stamps.get(from)?, stamps.get_option(from)?);
-            let count = from.count(PLACES_MAX)?;
+            let count = from.count(COUNT_MAX)?;
             let values = (0..count).map(|_| value(from)).collect::<Result<Vec<_>, _>>()?;
             edit.items.push((list, after, values));
         }

@@ -36,6 +36,7 @@ pub mod plan;
 #[cfg(feature = "simulation")]
 pub mod planted;
 pub mod queue;
+pub mod references;
 pub mod schema;
 pub mod sync;
 

@@ -5,6 +5,7 @@ pub mod apply;
 pub mod catalog;
 pub mod check;
 pub mod connect;
+pub mod foreign_keys;
 pub mod history;
 pub mod lsn;
 #[cfg(feature = "simulation")]

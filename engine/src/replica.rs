@@ -14,6 +14,7 @@ mod log_values;
 mod orphans;
 mod parked;
 mod pending;
+mod references;
 mod repair;
 mod stage;
 
@@ -55,6 +56,7 @@ use crate::replica::large::Lane;
 use crate::replica::orphans::HiddenRows;
 use crate::replica::parked::Parking;
 use crate::replica::pending::{Next, Pending};
+use crate::replica::references::Earlier;
 use crate::store::{Log, Severity, Store, StoreError};
 use crate::tasks::{Child, TaskError, Tasks};
 use crate::time;
@@ -347,6 +349,10 @@ pub(crate) struct Replica {
     refreshed: Option<std::time::Instant>,
     /// Rows of the group at hand whose parents are parked, with the reason.
     orphaned: BTreeMap<RowId, String>,
+    /// Whether further fragments of the transaction at hand are to come.
+    more_follows: bool,
+    /// What the fragments before did to rows that reference each other.
+    earlier: BTreeMap<Seq, Earlier>,
     /// Rows whose children must wait.
     hidden: HiddenRows,
     /// When what is parked is tried again.
@@ -410,6 +416,8 @@ impl Replica {
             attempts: BTreeMap::new(),
             refreshed: None,
             orphaned: BTreeMap::new(),
+            more_follows: false,
+            earlier: BTreeMap::new(),
             hidden: HiddenRows::default(),
             parking: Parking::default(),
             lane: None,

@@ -6,8 +6,7 @@ use crate::id::{Origin, Seq};
 use crate::schema::{COLUMNS_MAX, ColumnId, TableDef, TableId};
 use crate::value::{RowKey, VALUE_BYTES_MAX, Value};
 
-/// Longest piece of a long value, in bytes.
-pub const PIECE_BYTES_MAX: usize = 1 << 20;
+pub use crate::limits::PIECE_BYTES_MAX;
 /// Tables one transaction may describe.
 const DESCRIBES_MAX: u64 = 1 << 16;
 /// Longest name of an [`Actor`], in bytes.
@@ -20,8 +19,28 @@ pub enum RowOp {
     Insert,
     /// Some columns got new values; the cells are only those.
     Update,
-    /// The row is gone; no cells.
+    /// The row is gone. The cells are those of its columns that were older than the log, and in no
+    /// other transaction, if the row may have to come back.
     Delete,
+    /// The row is there, as it was: somebody took note of a delete that must not stand. The cells
+    /// are as with a delete.
+    Revive,
+}
+
+impl RowOp {
+    /// The stamp of a change's cells, given that of its transaction. What a row had before there
+    /// was a log is older than all that is in it.
+    pub fn cells_at(self, stamp: Stamp) -> Stamp {
+        match self {
+            Self::Insert | Self::Update => stamp,
+            Self::Delete | Self::Revive => stamp.before_the_log(),
+        }
+    }
+
+    /// Whether it says that the row is there, or is not.
+    pub fn decides_existence(self) -> bool {
+        self != Self::Update
+    }
 }
 
 /// One column's new value. Key columns are never cells: the key does not change.
@@ -60,6 +79,7 @@ impl RowChange {
             RowOp::Insert => 0,
             RowOp::Update => 1,
             RowOp::Delete => 2,
+            RowOp::Revive => 3,
         });
         out.bytes(self.key.as_bytes());
         out.varint(self.cells.len() as u64);
@@ -81,6 +101,7 @@ impl RowChange {
             0 => RowOp::Insert,
             1 => RowOp::Update,
             2 => RowOp::Delete,
+            3 => RowOp::Revive,
             tag => return Err(DecodeError::UnknownTag { what: "row change", tag }),
         };
         let key = RowKey::from_bytes(from.bytes(VALUE_BYTES_MAX)?);
@@ -97,12 +118,22 @@ impl RowChange {
             };
             last = Some(column);
             let value = Value::decode(from)?;
-            if matches!(value, Value::Share(_)) && op != RowOp::Update {
-                return Err(DecodeError::NotCanonical("share of a row that is not there"));
+            if !may_have(op, &value) {
+                return Err(DecodeError::NotCanonical("merged column of another change"));
             }
             cells.push(Cell { column: ColumnId(column), value });
         }
         Ok(Self { table, key, op, cells })
+    }
+}
+
+/// What was done to a merged column is an update. With what it was born tells who says that a row is
+/// there, or is not.
+fn may_have(op: RowOp, value: &Value) -> bool {
+    match value {
+        Value::Share(_) => op == RowOp::Update,
+        Value::Base(_) => matches!(op, RowOp::Delete | RowOp::Revive),
+        _ => true,
     }
 }
 
@@ -283,5 +314,58 @@ impl Transaction {
             + self.actor.as_ref().map_or(0, |actor| actor.as_str().len())
             + self.piece.as_ref().map_or(0, |piece| piece.text.len())
             + self.changes.iter().map(RowChange::size_bytes).sum::<usize>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decimal::Decimal;
+    use crate::golden;
+    use crate::merged::{Part, Share};
+
+    fn change(op: RowOp, cells: Vec<(u16, Value)>) -> RowChange {
+        let cell = |(column, value)| Cell { column: ColumnId(column), value };
+        let cells = cells.into_iter().map(cell).collect();
+        RowChange { table: TableId(3), key: RowKey::new(&[Value::Int(-4)]), op, cells }
+    }
+
+    fn share() -> Value {
+        let part = Part::Sum(Decimal::parse("10").expect("a number"));
+        Value::Share(Box::new(Share { birth: None, part }))
+    }
+
+    fn bytes(change: &RowChange) -> Vec<u8> {
+        let mut out = Writer::new();
+        change.encode(&mut out);
+        out.into_bytes()
+    }
+
+    #[test]
+    fn a_row_that_comes_back_is_as_recorded() {
+        let old = || vec![(1, Value::Text("north".into())), (4, Value::Base("10".into()))];
+        let changes = [
+            change(RowOp::Revive, Vec::new()),
+            change(RowOp::Revive, old()),
+            change(RowOp::Delete, old()),
+        ];
+        let all: Vec<u8> = changes.iter().flat_map(bytes).collect();
+        golden::check("row-revive-v1", &all);
+        let mut from = Reader::new(&all);
+        for change in changes {
+            assert_eq!(RowChange::decode(&mut from), Ok(change));
+        }
+    }
+
+    #[test]
+    fn merged_columns_travel_as_what_they_are() {
+        let reads = |op, value: &Value| {
+            let bytes = bytes(&change(op, vec![(1, value.clone())]));
+            RowChange::decode(&mut Reader::new(&bytes)).is_ok()
+        };
+        let all = [RowOp::Insert, RowOp::Update, RowOp::Delete, RowOp::Revive];
+        assert_eq!(all.map(|op| reads(op, &share())), [false, true, false, false]);
+        let base = Value::Base("10".into());
+        assert_eq!(all.map(|op| reads(op, &base)), [false, false, true, true]);
     }
 }

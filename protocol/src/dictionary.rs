@@ -107,7 +107,7 @@ impl Dictionary {
     }
 
     /// Every table under its number.
-    pub fn tables(&self) -> impl Iterator<Item = (TableId, &TableDef)> {
+    pub fn tables(&self) -> impl Iterator<Item = (TableId, &TableDef)> + Clone {
         self.tables.iter().map(|(id, def)| (*id, def))
     }
 
@@ -217,6 +217,8 @@ impl Dictionary {
                         value: local_form(here, column, &cell.value),
                     });
                 }
+                // The row goes with all that it had.
+                _ if change.op == RowOp::Delete => {}
                 _ => unknown_columns.push(column.name.clone()),
             }
         }
@@ -290,7 +292,9 @@ fn localize_key(local: &TableDef, foreign: &TableDef, key: &RowKey) -> Result<Ro
 /// A foreign value in the form that the column's type gives it here: what capture will see of it
 /// once it is written must compare equal.
 fn local_form(local: &ColumnDef, foreign: &ColumnDef, value: &Value) -> Value {
-    if local.kind() == foreign.kind() || matches!(value, Value::Long(_) | Value::Share(_)) {
+    if local.kind() == foreign.kind()
+        || matches!(value, Value::Long(_) | Value::Share(_) | Value::Base(_))
+    {
         return value.clone();
     }
     value.text().map_or(Value::Null, |text| Value::from_text(local.kind(), &text))

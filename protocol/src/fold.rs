@@ -1,21 +1,26 @@
 //! The fold: WAL in, durable state out.
 //!
 //! Own transactions are stamped and enter the outbox; own apply transactions, known by their
-//! marker, join the foreign transactions they showed into the row clocks. The shell calls
+//! marker, join the foreign transactions they showed into the row clocks. What an apply transaction
+//! did besides is an own transaction that follows on those it showed. The shell calls
 //! [`Fold::localize`], loads the clocks of [`Localized::touched`] rows, calls [`Fold::fold`], and
 //! writes everything that comes back, with the WAL position, in one transaction.
 //!
 //! The clock moves only here, so folding the same WAL again gives the same stamps.
 
+mod emission;
 mod image;
 mod marker;
 mod merged;
 mod parked;
+mod shown;
 
+pub use emission::{Emission, Remedy};
 use image::OwnChange;
 pub use image::{Columns, Image, Relation, Row, RowEvent};
 pub use marker::{ACTOR_PREFIX, MARKER_PREFIX, Marker, MarkerKey, ParkedChange};
 pub use parked::{ChangeId, Obstacle, Parked};
+use shown::Shown;
 
 use std::collections::BTreeSet;
 use std::collections::btree_map::{BTreeMap, Entry};
@@ -26,7 +31,7 @@ use crate::clock::{Clock, Stamp};
 use crate::dictionary::{Dictionary, LocalChange, RowId, Unshowable};
 use crate::id::{Origin, Seq, TxnId};
 use crate::lattice::{Fate, RowClock};
-use crate::schema::{ColumnId, TableDef, TableId, TableName};
+use crate::schema::{TableDef, TableId, TableName};
 use crate::value::Value;
 use crate::version::VersionVector;
 
@@ -181,13 +186,19 @@ pub struct Localized(Vec<LocalizedTransaction>);
 #[derive(Clone, Debug)]
 enum LocalizedTransaction {
     Own(LocalizedOwn),
-    Apply {
-        origin: Origin,
-        commit_ms: u64,
-        transactions: Vec<ForeignChanges>,
-        images: BTreeMap<RowId, Image>,
-    },
+    Apply(LocalizedApply),
     Repair,
+}
+
+/// An apply transaction.
+#[derive(Clone, Debug)]
+struct LocalizedApply {
+    origin: Origin,
+    transactions: Vec<ForeignChanges>,
+    /// The rows that those name.
+    images: BTreeMap<RowId, Image>,
+    /// What this site did by the way.
+    own: LocalizedOwn,
 }
 
 #[derive(Clone, Debug)]
@@ -239,18 +250,11 @@ impl Localized {
         let mut rows = BTreeSet::new();
         for transaction in &self.0 {
             match transaction {
-                // An own insert or delete is newer than all that was folded: nothing to read.
-                LocalizedTransaction::Own(own) => {
-                    let changes = own.changes.iter().map(|own| &own.change);
-                    rows.extend(changes.filter(|change| change.op == RowOp::Update).map(row_of));
+                LocalizedTransaction::Own(own) => rows.extend(own.touched()),
+                LocalizedTransaction::Apply(LocalizedApply { transactions, own, .. }) => {
+                    rows.extend(named_rows(transactions).cloned());
+                    rows.extend(own.touched());
                 }
-                LocalizedTransaction::Apply { transactions, .. } => rows.extend(
-                    transactions
-                        .iter()
-                        .flat_map(|transaction| &transaction.changes)
-                        .filter_map(|change| change.local.as_ref().ok())
-                        .map(|local| local.row.clone()),
-                ),
                 LocalizedTransaction::Repair => {}
             }
         }
@@ -258,30 +262,38 @@ impl Localized {
     }
 }
 
+impl LocalizedOwn {
+    /// The rows whose clocks must be known. What an insert says is newer than all that was folded.
+    fn touched(&self) -> impl Iterator<Item = RowId> + '_ {
+        let changes = self.changes.iter().map(|own| &own.change);
+        changes.filter(|change| change.op != RowOp::Insert).map(row_of)
+    }
+}
+
 fn own_changes(
     dictionary: &Dictionary,
-    commit_ms: u64,
-    actor: Option<Actor>,
-    fragment: Fragment,
     images: BTreeMap<RowId, Image>,
-) -> LocalizedTransaction {
-    let changes = images.into_iter().filter_map(|(row, image)| {
+) -> impl Iterator<Item = OwnChange> {
+    images.into_iter().filter_map(|(row, image)| {
         let rules = dictionary.table(row.table).map(|def| &def.rules);
         image.into_change(row, rules)
-    });
-    let changes = changes.collect();
-    LocalizedTransaction::Own(LocalizedOwn { commit_ms, actor, fragment, changes, piece: None })
+    })
+}
+
+/// The rows that foreign transactions name.
+fn named_rows(transactions: &[ForeignChanges]) -> impl Iterator<Item = &RowId> {
+    let changes = transactions.iter().flat_map(|transaction| &transaction.changes);
+    changes.filter_map(|change| change.local.as_ref().ok()).map(|local| &local.row)
 }
 
 /// Divides what an apply transaction did: rows its foreign transactions name, and rows written by
-/// the way, by a trigger that also fires for replication. The latter are this site's own changes.
+/// the way, as remedies or by a trigger that also fires for replication. The latter are this site's
+/// own changes.
 fn split_images(
     images: BTreeMap<RowId, Image>,
     transactions: &[ForeignChanges],
 ) -> (BTreeMap<RowId, Image>, BTreeMap<RowId, Image>) {
-    let changes = transactions.iter().flat_map(|transaction| &transaction.changes);
-    let named: BTreeSet<&RowId> =
-        changes.filter_map(|change| change.local.as_ref().ok()).map(|local| &local.row).collect();
+    let named: BTreeSet<&RowId> = named_rows(transactions).collect();
     if images.keys().all(|row| named.contains(row)) {
         return (images, BTreeMap::new());
     }
@@ -334,11 +346,16 @@ impl Fold {
             match captured.marker {
                 None => {
                     let CapturedTransaction { commit_ms, actor, fragment, .. } = captured;
-                    let dictionary = &self.dictionary;
-                    localized.push(own_changes(dictionary, commit_ms, actor, fragment, images));
+                    let changes = own_changes(&self.dictionary, images).collect();
+                    let own = LocalizedOwn { commit_ms, actor, fragment, changes, piece: None };
+                    localized.push(LocalizedTransaction::Own(own));
                 }
                 Some(Marker::Repair) => localized.push(LocalizedTransaction::Repair),
-                Some(Marker::Apply { origin, first, last, parked }) => {
+                Some(Marker::Remedy { emitted }) => {
+                    let own = self.emit(captured.commit_ms, emitted, &images, BTreeMap::new());
+                    localized.push(LocalizedTransaction::Own(own));
+                }
+                Some(Marker::Apply { origin, first, last, parked, emitted }) => {
                     let expected = reached.get(origin).next();
                     if first != expected || last < first {
                         return Err(FoldError::MarkerGap { origin, first, expected });
@@ -349,19 +366,33 @@ impl Fold {
                         .map(|seq| self.localize_foreign(origin, Seq(seq), &parked, foreign))
                         .collect::<Result<Vec<_>, _>>()?;
                     let (images, by_the_way) = split_images(images, &transactions);
-                    let (commit_ms, whole) = (captured.commit_ms, Fragment::Whole);
-                    localized.push(LocalizedTransaction::Apply {
-                        origin,
-                        commit_ms,
-                        transactions,
-                        images,
-                    });
-                    let dictionary = &self.dictionary;
-                    localized.push(own_changes(dictionary, commit_ms, None, whole, by_the_way));
+                    let own = self.emit(captured.commit_ms, emitted, &images, by_the_way);
+                    let apply = LocalizedApply { origin, transactions, images, own };
+                    localized.push(LocalizedTransaction::Apply(apply));
                 }
             }
         }
         Ok(Localized(localized))
+    }
+
+    /// What an apply transaction says in this site's own name.
+    fn emit(
+        &self,
+        commit_ms: u64,
+        emitted: Vec<Emission>,
+        named: &BTreeMap<RowId, Image>,
+        mut by_the_way: BTreeMap<RowId, Image>,
+    ) -> LocalizedOwn {
+        let remedies = emitted.into_iter().map(|emission| {
+            let image = by_the_way.remove(&emission.row).or(named.get(&emission.row).cloned());
+            let rules = self.dictionary.table(emission.row.table).map(|def| &def.rules);
+            image.unwrap_or_default().into_remedy(emission, rules)
+        });
+        let mut changes: Vec<OwnChange> = remedies.collect();
+        changes.extend(own_changes(&self.dictionary, by_the_way));
+        changes.sort_by_key(|own| row_of(&own.change));
+        let fragment = Fragment::Whole;
+        LocalizedOwn { commit_ms, actor: None, fragment, changes, piece: None }
     }
 
     fn localize_foreign(
@@ -413,9 +444,8 @@ impl Fold {
                 LocalizedTransaction::Own(own) => {
                     output.own.extend(self.fold_own(own, &mut rows, &mut output.overruled));
                 }
-                LocalizedTransaction::Apply { origin, commit_ms, transactions, images } => {
-                    let from = (origin, commit_ms);
-                    self.fold_apply(from, &transactions, &images, &mut rows, &mut output);
+                LocalizedTransaction::Apply(apply) => {
+                    self.fold_apply(apply, &mut rows, &mut output);
                 }
                 LocalizedTransaction::Repair => {}
             }
@@ -451,12 +481,13 @@ impl Fold {
             let row = row_of(&own.change);
             let is_doubtful = rows.doubtful.contains(&row);
             let clock = rows.entry(row.clone());
-            if own.change.op != RowOp::Update {
-                *clock = RowClock::default();
-            }
-            own.take_shares(stamp, clock, is_doubtful);
-            clock.join(own.change.op, stamp, &own.change.cells);
             let rules = self.dictionary.table(row.table).map(|def| &def.rules);
+            match own.change.op {
+                RowOp::Insert => *clock = RowClock::default(),
+                RowOp::Update => own.take_shares(stamp, clock, is_doubtful),
+                RowOp::Delete | RowOp::Revive => own.keep_unlogged(rules, clock, is_doubtful),
+            }
+            clock.join(own.change.op, stamp, &own.change.cells);
             if !rules.is_none_or(|rules| own.shows(rules, clock)) {
                 overruled.insert(row);
             }
@@ -470,16 +501,11 @@ impl Fold {
         })
     }
 
-    fn fold_apply(
-        &mut self,
-        (origin, commit_ms): (Origin, u64),
-        transactions: &[ForeignChanges],
-        images: &BTreeMap<RowId, Image>,
-        rows: &mut Rows,
-        output: &mut FoldOutput,
-    ) {
+    fn fold_apply(&mut self, apply: LocalizedApply, rows: &mut Rows, output: &mut FoldOutput) {
+        let LocalizedApply { origin, transactions, images, own } = apply;
+        let commit_ms = own.commit_ms;
         let mut shown: BTreeMap<RowId, Shown> = BTreeMap::new();
-        for transaction in transactions {
+        for transaction in &transactions {
             self.clock.observe(transaction.stamp.hlc);
             self.origin_vectors.entry(origin).or_default().join(&transaction.vector);
             output.described.extend(transaction.describes.iter().map(|d| (origin, d.clone())));
@@ -499,21 +525,42 @@ impl Fold {
             self.applied.advance(origin, transaction.stamp.txn.seq);
             self.unsent.advance(origin, transaction.stamp.txn.seq);
         }
-        for (row, shown) in shown {
-            let image = images.get(&row);
+        for (row, shown) in &shown {
             if shown.parked {
                 rows.doubtful.insert(row.clone());
             }
-            let is_doubtful = rows.doubtful.contains(&row);
-            let clock = rows.entry(row.clone());
-            if !is_doubtful {
-                shown.find_bases(clock, image);
+            if !rows.doubtful.contains(row) {
+                shown.find_bases(rows.entry(row.clone()), images.get(row));
             }
+        }
+        // What the rows show is what others said and this site besides.
+        if let Some(own) = self.fold_own(own, rows, &mut output.overruled) {
+            let stamp = own.transaction.stamp(self.origin);
+            for change in &own.transaction.changes {
+                if let Some(shown) = shown.get_mut(&row_of(change)) {
+                    shown.stamps.insert(stamp);
+                }
+            }
+            output.own.push(own);
+        }
+        self.compare(shown, &images, rows, &mut output.dirty);
+    }
+
+    /// Finds the rows that do not show what their clocks say.
+    fn compare(
+        &self,
+        shown: BTreeMap<RowId, Shown>,
+        images: &BTreeMap<RowId, Image>,
+        rows: &mut Rows,
+        dirty: &mut BTreeSet<RowId>,
+    ) {
+        for (row, shown) in shown {
+            let (image, clock) = (images.get(&row), rows.entry(row.clone()));
             let def = self.dictionary.table(row.table);
             let merges = def.is_none_or(|def| shown.merges(def, clock, image));
             if !(shown.parked || shown.agrees(clock, image) && merges) {
                 rows.doubtful.insert(row.clone());
-                output.dirty.insert(row);
+                dirty.insert(row);
             }
         }
     }
@@ -550,17 +597,6 @@ impl Rows {
     }
 }
 
-/// What an apply transaction must have made visible in one row.
-#[derive(Default)]
-struct Shown {
-    before: RowClock,
-    values: BTreeMap<ColumnId, (Stamp, Value)>,
-    /// Merged columns to which something was done.
-    merged: BTreeSet<ColumnId>,
-    stamps: BTreeSet<Stamp>,
-    parked: bool,
-}
-
 fn join_foreign(
     stamp: Stamp,
     local: &LocalChange,
@@ -573,62 +609,19 @@ fn join_foreign(
         .entry(local.row.clone())
         .or_insert_with(|| Shown { before: clock.clone(), ..Shown::default() });
     let outcome = clock.join(local.op, stamp, &local.cells);
+    let cells_at = local.op.cells_at(stamp);
     for cell in &local.cells {
-        if let Value::Share(_) = cell.value {
-            shown.merged.insert(cell.column);
-        } else {
-            shown.values.insert(cell.column, (stamp, cell.value.clone()));
+        match &cell.value {
+            Value::Share(_) => drop(shown.merged.insert(cell.column)),
+            // With what a column was born is nothing new.
+            Value::Base(_) => {}
+            value => drop(shown.values.insert(cell.column, (cells_at, value.clone()))),
         }
     }
-    shown.stamps.insert(stamp);
+    shown.stamps.extend([stamp, cells_at]);
+    if local.op == RowOp::Revive {
+        shown.revivals.insert(stamp);
+    }
     shown.parked |= parked;
     outcome.fate()
-}
-
-impl Shown {
-    /// Whether the row's image in the apply transaction is what the joined clock says.
-    fn agrees(&self, clock: &RowClock, image: Option<&Image>) -> bool {
-        let live = clock.existence().map(|existence| existence.live);
-        let Some(image) = image else {
-            return !self.owed_a_write(clock, live);
-        };
-        let Some(after) = &image.after else {
-            return live != Some(true);
-        };
-        if live == Some(false) {
-            return false;
-        }
-        let won_right = self.values.iter().all(|(column, (stamp, value))| {
-            clock.cell(*column) != Some(*stamp)
-                || self.merged.contains(column)
-                || after.get(*column) == Some(value)
-        });
-        let kept_right = image.before.as_ref().is_none_or(|before| {
-            after.iter().all(|(column, value)| {
-                before.get(column) == Some(value)
-                    || self.merged.contains(&column)
-                    || clock.cell(column).is_some_and(|stamp| self.stamps.contains(&stamp))
-            })
-        });
-        won_right && kept_right
-    }
-
-    /// Whether the row should have been written though it was not.
-    fn owed_a_write(&self, clock: &RowClock, live: Option<bool>) -> bool {
-        let won_existence =
-            clock.existence().is_some_and(|existence| self.stamps.contains(&existence.stamp));
-        let was_live = self.before.existence().is_some_and(|existence| existence.live);
-        match live {
-            Some(true) => {
-                won_existence && !was_live
-                    || self
-                        .values
-                        .iter()
-                        .filter(|(column, _)| !self.merged.contains(*column))
-                        .any(|(column, (stamp, _))| clock.cell(*column) == Some(*stamp))
-            }
-            Some(false) => won_existence && was_live,
-            None => false,
-        }
-    }
 }

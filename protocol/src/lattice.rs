@@ -3,17 +3,24 @@
 //! A row's clock keeps stamps only. The values of a visible row stand in PostgreSQL; any other
 //! value is found in the log by the transaction its stamp names.
 //!
-//! A delete counts as writing every cell at its stamp, and so does an insert: a column that it does
-//! not name, because its origin does not have it, takes its default. That makes `base`
-//! enough for most rows, drops cells older than a tombstone, and keeps those newer than it: when
-//! an insert newer than the tombstone arrives, they win over the insert's own values wherever
-//! they are newer. The join is commutative, associative and idempotent, and it does not ask which
-//! columns this site has: a change whose column comes later is joined later, to the same clock.
+//! An insert counts as writing every cell at its stamp: a column that it does not name, because its
+//! origin does not have it, takes its default. That makes `base` enough for most rows. A delete
+//! writes no cell: a tombstone keeps the stamps of what the row had, so that a revival can show it
+//! again. An insert newer than the tombstone wins over all that is older, and cells that are newer
+//! win over the insert's own. The join is commutative, associative and idempotent, and it does not
+//! ask which columns this site has: a change whose column comes later is joined later, to the same
+//! clock.
+//!
+//! A revival says that the row is there, and writes no cell either. Whoever joins it has joined all
+//! that its origin knew of the row. Only what was there before the log is in no log; deletes and
+//! revivals bring it along, and it is joined at a stamp older than all others.
 //!
 //! A [merged column](crate::merged) is a cell whose stamp is its birth, and beside it what was done
 //! to it since.
 
 mod merged;
+#[cfg(test)]
+mod tests;
 
 pub use merged::Merged;
 
@@ -27,9 +34,9 @@ use crate::value::Value;
 /// Whether a row exists, and since when that is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Existence {
-    /// The insert or delete that decided.
+    /// The insert, delete or revival that decided.
     pub stamp: Stamp,
-    /// `true` after an insert.
+    /// `true` after an insert or a revival.
     pub live: bool,
 }
 
@@ -103,6 +110,15 @@ impl RowClock {
         self.existence.map_or(present_at_genesis, |existence| existence.live)
     }
 
+    /// The clock as it is once somebody has taken the delete of the row back.
+    #[must_use]
+    pub fn revived(mut self) -> Self {
+        if let Some(existence) = &mut self.existence {
+            existence.live = true;
+        }
+        self
+    }
+
     /// What is kept of a merged column; `None` when nobody has done anything to it in its life.
     pub fn merged(&self, column: ColumnId) -> Option<&Merged> {
         self.merged_place(column).ok().map(|place| &self.merged[place])
@@ -171,6 +187,19 @@ impl RowClock {
         self.cells.iter().map(|(_, stamp)| *stamp).chain(self.base).chain(existence).chain(shares)
     }
 
+    /// The stamps of what was written into the row since there is a log, in no particular order.
+    pub fn writes(&self) -> impl Iterator<Item = Stamp> + '_ {
+        let shares = self.merged.iter().flat_map(Merged::stamps);
+        let writes = self.cells.iter().map(|(_, stamp)| *stamp).chain(self.base).chain(shares);
+        writes.filter(|stamp| *stamp != stamp.before_the_log())
+    }
+
+    /// Whether this write of a column counts, as its value or as a share of it.
+    pub fn has(&self, column: ColumnId, write: Stamp) -> bool {
+        let mut shares = self.merged(column).into_iter().flat_map(Merged::stamps);
+        self.cell(column) == Some(write) || shares.any(|stamp| stamp == write)
+    }
+
     /// Joins one change. `cells` are those it names.
     pub fn join(&mut self, op: RowOp, stamp: Stamp, cells: &[Cell]) -> JoinOutcome {
         let mut outcome = JoinOutcome::default();
@@ -178,6 +207,7 @@ impl RowClock {
             RowOp::Insert => {
                 self.join_existence(Existence { stamp, live: true }, &mut outcome);
                 self.join_cells(stamp, cells, &mut outcome);
+                self.note_lost_to_tombstone(stamp, &mut outcome);
                 self.raise_base(stamp);
             }
             RowOp::Update => {
@@ -186,14 +216,36 @@ impl RowClock {
             }
             RowOp::Delete => {
                 self.join_existence(Existence { stamp, live: false }, &mut outcome);
-                self.raise_base(stamp);
+                self.join_old_cells(op.cells_at(stamp), cells, &mut outcome);
                 #[cfg(feature = "simulation")]
                 if crate::planted::active("tombstone-forgets") {
                     self.cells.clear();
                 }
             }
+            RowOp::Revive => {
+                self.join_existence(Existence { stamp, live: true }, &mut outcome);
+                self.join_old_cells(op.cells_at(stamp), cells, &mut outcome);
+            }
         }
         outcome
+    }
+
+    /// Joins what the row had before there was a log. With what a merged column was born is no write:
+    /// its life goes on.
+    fn join_old_cells(&mut self, stamp: Stamp, cells: &[Cell], outcome: &mut JoinOutcome) {
+        for Cell { column, value } in cells {
+            let known = self.cell(*column);
+            match value {
+                Value::Base(base) if known.is_none() => self.begin(*column, base),
+                Value::Base(_) => {}
+                _ if known < Some(stamp) => {
+                    self.set(*column, stamp);
+                    self.rebirth(*column, Some(value));
+                    outcome.won.push(*column);
+                }
+                _ => {}
+            }
+        }
     }
 
     /// What a change came to that is joined already: how much of what it said is the newest word.
@@ -201,9 +253,13 @@ impl RowClock {
         let mut again = self.clone();
         let mut outcome = again.join(op, stamp, cells);
         let columns = cells.iter().map(|cell| cell.column);
-        outcome.won.extend(columns.filter(|column| self.cell(*column) == Some(stamp)));
-        outcome.existence_won |=
-            op != RowOp::Update && self.existence.is_some_and(|existence| existence.stamp == stamp);
+        let cells_at = Some(op.cells_at(stamp));
+        outcome.won.extend(columns.filter(|column| self.cell(*column) == cells_at));
+        let decides = |existence: Existence| existence.stamp == stamp;
+        outcome.existence_won |= op.decides_existence() && self.existence.is_some_and(decides);
+        if matches!(op, RowOp::Insert | RowOp::Update) {
+            self.note_lost_to_tombstone(stamp, &mut outcome);
+        }
         outcome.fate()
     }
 
@@ -264,9 +320,12 @@ impl RowClock {
         joined
     }
 
-    /// Keeps nothing of a merged column to which nothing was done. Others may be about to begin.
+    /// Keeps nothing of a merged column to which nothing was done, but with what it was born, where
+    /// that is in no log. Others may be about to begin.
     fn drop_empty(&mut self, column: ColumnId) {
-        self.merged.retain(|merged| merged.column != column || !merged.is_empty());
+        let is_logged = self.cell(column).is_some();
+        let is_idle = |merged: &Merged| merged.is_empty() && (is_logged || merged.base.is_none());
+        self.merged.retain(|merged| merged.column != column || !is_idle(merged));
     }
 
     /// Lets a merged column that was written as a whole begin anew, with that value.
@@ -285,12 +344,16 @@ impl RowClock {
         }
     }
 
-    /// An update of a deleted row shows nowhere, however new it is: the delete wins the row.
+    /// An update of a deleted row shows nowhere, however new it is: the delete wins the row. What is
+    /// older than the delete comes to nothing even if the row is inserted again.
     fn note_lost_to_tombstone(&self, stamp: Stamp, outcome: &mut JoinOutcome) {
         if let Some(Existence { stamp: deleted, live: false }) = self.existence
             && deleted != stamp
         {
             outcome.existence_lost = Some(deleted);
+            if stamp < deleted {
+                outcome.lost.extend(outcome.won.drain(..).map(|column| (column, deleted)));
+            }
         }
     }
 

@@ -20,6 +20,7 @@ use crate::fold::{ForeignTransaction, ParkedChange};
 use crate::id::{Origin, Seq, TxnId};
 use crate::lattice::RowClock;
 use crate::merged::{End, Kind, Part, State};
+use crate::schema::rules::DeleteRule;
 use crate::schema::{ColumnId, TableDef, TableId};
 use crate::value::Value;
 use crate::version::VersionVector;
@@ -97,6 +98,22 @@ pub enum Verdict<'w> {
     Retry,
 }
 
+/// What a group makes of a row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision<'w> {
+    /// What must become of it.
+    pub verdict: Verdict<'w>,
+    /// Which concurrent writes give way.
+    pub conflicts: Vec<Conflict>,
+    /// Whether the row stands only because this site takes a delete back, which it must say in a
+    /// change of its own.
+    pub revives: bool,
+    /// What must become of it should its delete not stand.
+    pub kept: Verdict<'w>,
+    /// The row's clock once the group is joined.
+    pub clock: RowClock,
+}
+
 /// One of two concurrent writes that had to give way.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Conflict {
@@ -141,6 +158,18 @@ pub enum Rule {
     /// Of two writes of one place in a document the later stays, and what is removed takes with it what
     /// is in it.
     DocumentKey,
+    /// A delete gives way to an update that did not know of it.
+    UpdateWins,
+    /// A delete was taken back by another site, whose history says why.
+    Revived,
+    /// A delete gives way to a row that references the deleted one.
+    FkRestrict,
+    /// A row goes with the row that it references.
+    FkCascade,
+    /// A column that references a deleted row is emptied.
+    FkSetNull,
+    /// A column that references a deleted row gets its default.
+    FkSetDefault,
 }
 
 impl Rule {
@@ -158,6 +187,12 @@ impl Rule {
             Self::Reset(Kind::Text) => "text_reset",
             Self::Reset(Kind::Document) => "document_reset",
             Self::DocumentKey => "document_key",
+            Self::UpdateWins => "update_wins",
+            Self::Revived => "revived",
+            Self::FkRestrict => "fk_restrict",
+            Self::FkCascade => "fk_cascade",
+            Self::FkSetNull => "fk_set_null",
+            Self::FkSetDefault => "fk_set_default",
         }
     }
 }
@@ -251,6 +286,11 @@ impl RowWork {
         cells.find(|cell| cell.column == column).map(|cell| &cell.value)
     }
 
+    /// The stamp of the last change.
+    pub fn stamp(&self) -> Option<Stamp> {
+        self.steps.last().map(|step| step.stamp)
+    }
+
     /// The changes one by one, told for humans.
     pub fn steps(&self) -> impl Iterator<Item = ToldChange> + '_ {
         self.steps.iter().map(|step| {
@@ -270,15 +310,14 @@ impl RowWork {
 
     /// Whether it does something to a merged column, so that deciding needs to know what the row shows.
     pub fn merges(&self) -> bool {
-        let mut cells = self.steps.iter().flat_map(|step| &step.change.cells);
-        cells.any(|cell| matches!(cell.value, Value::Share(_)))
+        self.shares().next().is_some()
     }
 
-    /// The merged columns it does something to.
-    fn merged(&self) -> BTreeSet<ColumnId> {
-        let cells = self.steps.iter().flat_map(|step| &step.change.cells);
-        let shares = cells.filter(|cell| matches!(cell.value, Value::Share(_)));
-        shares.map(|cell| cell.column).collect()
+    /// The merged columns it does something to, each as often as it does.
+    fn shares(&self) -> impl Iterator<Item = ColumnId> + '_ {
+        let updates = self.steps.iter().filter(|step| step.change.op == RowOp::Update);
+        let cells = updates.flat_map(|step| &step.change.cells);
+        cells.filter(|cell| matches!(cell.value, Value::Share(_))).map(|cell| cell.column)
     }
 
     /// Decides what must become of the row, given its folded clock and whether PostgreSQL shows
@@ -291,33 +330,39 @@ impl RowWork {
         clock: RowClock,
         (present, shown): (bool, Option<&ShownCells>),
         hidden: bool,
-    ) -> (Verdict<'_>, Vec<Conflict>) {
+    ) -> Decision<'_> {
         if clock.existence().is_some_and(|existence| existence.live != present) && !hidden {
-            return (Verdict::Retry, Vec::new());
+            let (verdict, conflicts) = (Verdict::Retry, Vec::new());
+            let kept = Verdict::Keep;
+            return Decision { verdict, conflicts, revives: false, kept, clock };
         }
-        let mut merged = self.merged();
+        let mut merged: BTreeSet<ColumnId> = self.shares().collect();
         let merges = !merged.is_empty() || clock.merged_columns().next().is_some();
         let first = merges.then(|| clock.clone());
         let mut joined = clock;
         let mut values = Values::default();
         let mut conflicts = Vec::new();
+        let mut revival = None;
         for step in &self.steps {
             let before = step.may_conflict(&joined).then(|| joined.clone());
             let outcome = joined.join(step.change.op, step.stamp, &step.change.cells);
             if let Some(before) = before {
                 step.conflicts(def, &before, &outcome, present, &mut conflicts);
+                revival = step.revival(&before, &joined, present).or(revival);
             }
+            let cells_at = step.change.op.cells_at(step.stamp);
             for cell in &step.change.cells {
                 let is_share = matches!(cell.value, Value::Share(_));
                 if outcome.won.contains(&cell.column) && !is_share {
-                    values.put(cell.column, step.stamp, Cow::Borrowed(&cell.value));
+                    values.put(cell.column, cells_at, Cow::Borrowed(&cell.value));
                 }
             }
         }
         // A value counts only while nothing later in the group, a delete included, overwrote it.
         values.0.retain(|(column, stamp, _)| joined.cell(*column) == Some(*stamp));
         let clears = present && self.steps.iter().any(|step| step.clears(def, &joined));
-        let is_live = joined.is_live(present);
+        let revival = revival.filter(|revival| takes_back(revival, def, &joined));
+        let is_live = joined.is_live(present) || revival.is_some();
         let appears = is_live && (clears || !present);
         let rests = first.map(|first| {
             let others = joined.merged_columns().map(|merged| merged.column);
@@ -328,19 +373,32 @@ impl RowWork {
         let rests = rests.unwrap_or_default();
         // What gave way to a delete stands again when the group also brings the row back.
         let stands = |conflict: &Conflict| {
-            let cell = conflict.column.and_then(|column| joined.cell(column));
-            is_live && cell == Some(conflict.loser)
+            let has = |column| joined.has(column, conflict.loser);
+            let is_shown = conflict.rule != Rule::CounterClamped;
+            is_live && is_shown && conflict.column.is_some_and(has)
         };
         conflicts.retain(|conflict| !stands(conflict));
+        conflicts.extend(revival.clone());
+        let mut kept = Verdict::Keep;
         let verdict = match (present, is_live) {
             (false, false) => Verdict::Keep,
-            (true, false) => Verdict::Delete,
+            (true, false) => {
+                kept = changed_cells(&joined, values, rests);
+                Verdict::Delete
+            }
             (true, true) if clears => Verdict::Replace(all_cells(def, &joined, values, rests)),
             (true, true) => changed_cells(&joined, values, rests),
             (false, true) => Verdict::Insert(all_cells(def, &joined, values, rests)),
         };
-        (verdict, conflicts)
+        Decision { verdict, conflicts, revives: revival.is_some(), kept, clock: joined }
     }
+}
+
+/// Whether a revival is what the table's rule asks for, and of the delete that stands in the end.
+fn takes_back(revival: &Conflict, def: &TableDef, joined: &RowClock) -> bool {
+    let deleted = joined.existence().filter(|existence| !existence.live);
+    let stands = deleted.is_some_and(|deleted| deleted.stamp == revival.loser);
+    stands && def.rules.deletes == DeleteRule::UpdateWins
 }
 
 /// What a row shows, as text.
@@ -428,6 +486,21 @@ impl Step {
         deleted || clock.stamps().any(|stamp| stamp > self.stamp || !self.knew(stamp))
     }
 
+    /// The delete that this step takes back, or that must not take the row, where updates win: one
+    /// that did not know of an update. What the delete of a row knew goes with it.
+    fn revival(&self, before: &RowClock, joined: &RowClock, present: bool) -> Option<Conflict> {
+        let deleted = joined.existence().filter(|existence| !existence.live)?.stamp;
+        let winner = match self.change.op {
+            RowOp::Delete if deleted == self.stamp && before.is_live(present) => {
+                before.writes().filter(|write| !self.knew(*write)).max()?
+            }
+            RowOp::Insert | RowOp::Update if !self.knew(deleted) => self.stamp,
+            _ => return None,
+        };
+        let (column, rule, loser) = (None, Rule::UpdateWins, deleted);
+        Some(Conflict { column, rule, winner, loser, lost: LostValue::Nothing })
+    }
+
     fn conflicts(
         &self,
         def: &TableDef,
@@ -438,7 +511,8 @@ impl Step {
     ) {
         let was_live = before.is_live(present);
         let lost_value = if present { LostValue::Shown } else { LostValue::Logged };
-        for cell in &self.change.cells {
+        let writes_cells = matches!(self.change.op, RowOp::Insert | RowOp::Update);
+        for cell in self.change.cells.iter().filter(|_| writes_cells) {
             let lost_to = outcome.lost.iter().find(|(column, _)| *column == cell.column);
             let known = before.cell(cell.column);
             // In this order: whatever the stamps of the cells say, it is the delete that hides them.
@@ -482,6 +556,13 @@ impl Step {
                     Conflict { column: None, rule, winner, loser, lost: LostValue::Nothing }
                 }))
             }
+            RowOp::Revive if outcome.existence_won && !was_live && !present => {
+                conflicts.extend(before.existence().map(|deleted| {
+                    let (rule, winner, loser) = (Rule::Revived, self.stamp, deleted.stamp);
+                    Conflict { column: None, rule, winner, loser, lost: LostValue::Nothing }
+                }));
+            }
+            RowOp::Revive => {}
             RowOp::Insert | RowOp::Update => {}
         }
     }
@@ -547,7 +628,8 @@ pub fn visible(def: &TableDef, clock: &RowClock, present: bool) -> Option<Vec<(C
     let due = |column| {
         let birth = clock.cell(column).map(|stamp| stamp.txn);
         let due = match (clock.life(column), clock.value(column), birth) {
-            (Some(_), Some(value), _) => Due::Value(value),
+            // What it was born with may be in no log.
+            (Some(_), Some(value), _) | (None, Some(value), None) => Due::Value(value),
             (Some(life), None, Some(txn)) => Due::Merged(txn, life.clone()),
             (None, _, Some(txn)) => Due::Logged(txn),
             (_, _, None) => return None,

@@ -2,7 +2,7 @@
 //!
 //! | name | what is wrong then |
 //! |---|---|
-//! | `tombstone-forgets` | a delete drops cells that are newer |
+//! | `tombstone-forgets` | a delete drops the cells' stamps |
 //! | `tie-break` | two lives of one site may write with one stamp, and the first that comes stays |
 //! | `naked-deltas` | what travels of a counter is the last difference, not the sum |
 //! | `loose-groups` | a column of a group is written without the others |

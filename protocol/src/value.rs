@@ -15,9 +15,7 @@ use crate::merged::{Kind, Share};
 /// Longest single value: what PostgreSQL allows.
 pub const VALUE_BYTES_MAX: usize = 1 << 30;
 
-/// Longest text, in bytes, that stands in its row; a longer one is a [`LongValue`]. Every site draws
-/// the line here, or equal values would not look equal.
-pub const INLINE_BYTES_MAX: usize = 256 << 10;
+pub use crate::limits::INLINE_BYTES_MAX;
 
 /// What was done to a merged column has this tag, or one of those that follow, by its kind.
 const SHARE_TAG: u8 = 10;
@@ -82,6 +80,8 @@ pub enum Value {
     Long(Box<LongValue>),
     /// What a site did to a merged column. It is never what a column shows.
     Share(Box<Share>),
+    /// With what a merged column was born before there was a log, as text. It is no write.
+    Base(Box<str>),
 }
 
 /// Names a text that is too long to be carried about. Its content travels in pieces of its own,
@@ -135,6 +135,7 @@ impl Value {
             Self::TimestampTz(micros) => Cow::Owned(print_timestamp(*micros) + "+00"),
             Self::Long(long) => Cow::Owned(format!("({} bytes, not shown)", long.bytes)),
             Self::Share(share) => Cow::Owned(share.part.told()),
+            Self::Base(text) => Cow::Borrowed(text),
         })
     }
 
@@ -142,7 +143,7 @@ impl Value {
     /// was done to a merged column.
     pub fn whole_text(&self) -> Option<Cow<'_, str>> {
         match self {
-            Self::Long(_) | Self::Share(_) => None,
+            Self::Long(_) | Self::Share(_) | Self::Base(_) => None,
             value => value.text(),
         }
     }
@@ -150,7 +151,7 @@ impl Value {
     /// Bytes this value takes in memory beyond itself, for budgets.
     pub fn heap_bytes(&self) -> usize {
         match self {
-            Self::Text(text) => text.len(),
+            Self::Text(text) | Self::Base(text) => text.len(),
             Self::Bytes(bytes) => bytes.len(),
             Self::Share(share) => share.bytes(),
             _ => 0,
@@ -167,6 +168,10 @@ impl Value {
             }
             Self::Bool(false) => out.u8(2),
             Self::Bool(true) => out.u8(3),
+            Self::Base(text) => {
+                out.u8(4);
+                out.text(text);
+            }
             // The number's first byte is its own tag. So integers in a key compare as numbers do,
             // and rows that follow on each other stand together wherever keys are sorted.
             Self::Int(number) => out.signed(*number),
@@ -209,6 +214,7 @@ impl Value {
             1 => Self::Text(from.text(VALUE_BYTES_MAX)?.into()),
             2 => Self::Bool(false),
             3 => Self::Bool(true),
+            4 => Self::Base(from.text(VALUE_BYTES_MAX)?.into()),
             5 => Self::Uuid(from.array()?),
             6 => Self::Bytes(from.bytes(VALUE_BYTES_MAX)?.into()),
             7 => Self::Timestamp(from.signed()?),
@@ -293,7 +299,9 @@ impl RowKey {
                 return Err(DecodeError::TooLong { found: limit + 1, limit });
             }
             match Value::decode(&mut from)? {
-                Value::Share(_) => return Err(DecodeError::NotCanonical("share in a key")),
+                Value::Share(_) | Value::Base(_) => {
+                    return Err(DecodeError::NotCanonical("merged column in a key"));
+                }
                 value => values.push(value),
             }
         }

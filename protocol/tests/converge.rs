@@ -399,7 +399,7 @@ impl Site {
                     merged_value(def, column, self.logged(txn, row, column, log), &rest.state)
                 }
             };
-            let new = match work.decide(def, clock, shown, self.refused.contains(&key)).0 {
+            let new = match work.decide(def, clock, shown, self.refused.contains(&key)).verdict {
                 Verdict::Keep => {
                     // Nothing to lock: a local insert may come.
                     free.extend((!present).then_some(key));
@@ -427,7 +427,8 @@ impl Site {
             trouble.race.iter().filter(|edit| free.contains(&edit.key)).cloned().collect();
         self.local(&race, Size::Small, log);
         let events = writes.into_iter().filter_map(|(key, new)| self.write(key, new)).collect();
-        let marker = Marker::Apply { origin: from, first: group.first, last: group.last, parked };
+        let (first, last, emitted) = (group.first, group.last, Vec::new());
+        let marker = Marker::Apply { origin: from, first, last, parked, emitted };
         let repaired = self.commit(events, Some(marker), log);
         let troubled = |row: &RowId| {
             let Value::Int(key) = row.key.values().unwrap()[0] else { panic!("keys are integers") };

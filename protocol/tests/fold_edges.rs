@@ -70,8 +70,13 @@ fn fold_apply(rows: Vec<RowEvent>) -> (Fold, FoldOutput) {
     let mut fold = Fold::new(origin(1));
     fold.dictionary.learn(&table());
     let (txn, transaction) = foreign(1, 500, vec![change(RowOp::Insert, 1, Some(10))]);
-    let marker =
-        Marker::Apply { origin: txn.origin, first: Seq(1), last: Seq(1), parked: Vec::new() };
+    let marker = Marker::Apply {
+        origin: txn.origin,
+        first: Seq(1),
+        last: Seq(1),
+        parked: Vec::new(),
+        emitted: Vec::new(),
+    };
     let batch = vec![CapturedTransaction {
         commit_ms: 100,
         actor: None,
@@ -113,7 +118,7 @@ fn an_update_older_than_the_delete_lost_to_the_delete() {
     let mut clock = RowClock::default();
     clock.join(RowOp::Delete, deleted, &[]);
     let work = group.rows.values().next().unwrap();
-    let (_, conflicts) = work.decide(&table(), clock, (false, None), false);
+    let conflicts = work.decide(&table(), clock, (false, None), false).conflicts;
     let told: Vec<_> = conflicts.iter().map(|c| (c.rule, c.winner, c.column)).collect();
     assert_eq!(told, vec![(Rule::DeleteWins, deleted, Some(ColumnId(1)))]);
 }

@@ -64,7 +64,12 @@ struct Step {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let op = prop_oneof![Just(RowOp::Insert), Just(RowOp::Update), Just(RowOp::Delete)];
+    let op = prop_oneof![
+        Just(RowOp::Insert),
+        Just(RowOp::Update),
+        Just(RowOp::Delete),
+        Just(RowOp::Revive)
+    ];
     let parts = (op, any::<[bool; 3]>(), 1..12u64, any::<[bool; 3]>());
     parts.prop_map(|(op, flags, time, columns)| {
         let [own, knows, adds] = flags;
@@ -84,7 +89,7 @@ fn written(steps: &[Step]) -> Vec<Written> {
         let named = def.cell_columns().filter(|column| match step.op {
             RowOp::Insert => true,
             RowOp::Update => step.columns[usize::from(column.0) - 1],
-            RowOp::Delete => false,
+            RowOp::Delete | RowOp::Revive => false,
         });
         let value = |column: ColumnId| Value::Int(at as i64 * 10 + i64::from(column.0));
         let cells = named.map(|column| Cell { column, value: value(column) }).collect();
@@ -113,7 +118,7 @@ fn adding(steps: &[Step], changes: &mut [Written]) {
                 sum = sum.plus(&Decimal::parse("3").unwrap());
                 cell.value = Value::Share(Box::new(Share { birth, part: Part::Sum(sum.clone()) }));
             }
-            (None, RowOp::Update) => {}
+            (None, RowOp::Update | RowOp::Delete | RowOp::Revive) => {}
             _ => (birth, sum) = (Some(*stamp), Decimal::zero()),
         }
     }
@@ -167,7 +172,7 @@ fn shown(dictionary: &Dictionary, changes: &[Written]) -> Option<BTreeMap<Column
                 cells.iter().find(|cell| cell.column == column).map(|cell| cell.value.clone())
             }
         };
-        match work.decide(def, clock.clone(), (row.is_some(), None), false).0 {
+        match work.decide(def, clock.clone(), (row.is_some(), None), false).verdict {
             Verdict::Keep => {}
             Verdict::Retry => panic!("clock and table agree"),
             Verdict::Delete => row = None,
@@ -213,8 +218,8 @@ proptest! {
                 late.learn(&counting(table(&NEW)));
             }
             let local = late.localize(&written.def, &written.change).unwrap();
-            if written.own && written.change.op != RowOp::Update {
-                // As the fold does with own inserts and deletes.
+            if written.own && written.change.op == RowOp::Insert {
+                // As the fold does with own inserts.
                 clock = RowClock::default();
             }
             join(&mut clock, written.stamp, &local);

@@ -537,6 +537,8 @@ impl Assembler {
             // Compared with clocks is what the row shows, not only what became of it.
             _ if open.marker.is_some() => None,
             (Some(old), Some(new)) => changed(source, old, new)?,
+            // What of it is in no log travels with its delete.
+            (Some(_), None) if source.relation.rules.keeps_deleted() => None,
             (Some(old), None) => Some((Some(key(source, old)?), None)),
             (None, _) => None,
         };

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use landfall_protocol::fleet::{Address, Fleet, Member, Role, Set, parse_table_name};
 use landfall_protocol::id::{PublicKey, SiteId};
-use landfall_protocol::schema::rules::{ColumnRule, Rules};
+use landfall_protocol::schema::rules::{ColumnRule, DeleteRule, Rules};
 use landfall_protocol::schema::{SetId, TableName};
 
 use super::{ConfigError, raw};
@@ -63,6 +63,11 @@ fn check_rules(index: usize, raw: raw::Table) -> Result<(TableName, Rules<String
     }
     let groups = raw.groups.into_iter().map(|group| group.into_iter().collect());
     rules.groups = groups.collect();
+    if let Some(rule) = raw.deletes {
+        let unknown = || format!("must be one of {}, found {rule:?}", DeleteRule::names());
+        let known = DeleteRule::named(&rule);
+        rules.deletes = known.ok_or_else(|| Wrong::new(at("deletes"), unknown()))?;
+    }
     Ok((name, rules))
 }
 

@@ -105,6 +105,7 @@ pub(super) struct Table {
     pub(super) columns: BTreeMap<String, String>,
     #[serde(default)]
     pub(super) groups: Vec<Vec<String>>,
+    pub(super) deletes: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]

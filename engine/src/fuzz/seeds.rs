@@ -7,7 +7,8 @@ use landfall_protocol::change::{
 use landfall_protocol::clock::{Hlc, Stamp};
 use landfall_protocol::codec::Writer;
 use landfall_protocol::compress::compress;
-use landfall_protocol::fold::{Marker, Obstacle, ParkedChange};
+use landfall_protocol::dictionary::RowId;
+use landfall_protocol::fold::{Emission, Marker, Obstacle, ParkedChange, Remedy};
 use landfall_protocol::id::{PublicKey, Seq};
 use landfall_protocol::lattice::RowClock;
 use landfall_protocol::merged::{Kind, Part, Share, State};
@@ -105,7 +106,13 @@ fn markers() -> Vec<Marker> {
         (ParkedChange { seq: Seq(8), index: 3 }, Obstacle::Refused),
         (ParkedChange { seq: Seq(9), index: 0 }, Obstacle::NoTable),
     ];
-    vec![Marker::Repair, Marker::Apply { origin: origin(1), first: Seq(7), last: Seq(9), parked }]
+    let remedies = [Remedy::Revive, Remedy::Delete, Remedy::Update(vec![ColumnId(1), ColumnId(4)])];
+    let row = |key| RowId { table: TableId(3), key: RowKey::new(&[Value::Int(key)]) };
+    let emitted = remedies.into_iter().zip(1..);
+    let emitted = emitted.map(|(remedy, key)| Emission { row: row(key), remedy }).collect();
+    let (origin, first, last) = (origin(1), Seq(7), Seq(9));
+    let silent = Marker::Apply { origin, first, last, parked: parked.clone(), emitted: Vec::new() };
+    vec![Marker::Repair, silent, Marker::Apply { origin, first, last, parked, emitted }]
 }
 
 fn some_values() -> Vec<Value> {

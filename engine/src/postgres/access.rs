@@ -7,16 +7,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use landfall_protocol::schema::{ColumnId, TableDef};
-use landfall_protocol::value::INLINE_BYTES_MAX;
+use landfall_protocol::value::{INLINE_BYTES_MAX, ValueKind};
 
 use crate::postgres::catalog::{ForeignKey, LocalTable};
 use crate::postgres::sql::{quote_identifier, quote_table};
 
-/// One column: its quoted name and the cast that gives it its type.
+/// One column: its quoted name, the cast that gives it its type, and the form of its values.
 #[derive(Debug, Clone)]
 struct Column {
     name: String,
     cast: String,
+    kind: ValueKind,
 }
 
 /// A column of the key, and how its values are compared: an extension's type has its own operator,
@@ -79,9 +80,9 @@ impl TableAccess {
     /// have is left out; without a key column there is nothing to be done.
     pub fn build(def: &TableDef, local: &LocalTable) -> Option<Self> {
         let column = |id: ColumnId| {
-            let name = &def.column_def(id)?.name;
-            let cast = format!("::{}", cast(local, name)?);
-            Some(Column { name: quote_identifier(name), cast })
+            let column = def.column_def(id)?;
+            let cast = format!("::{}", cast(local, &column.name)?);
+            Some(Column { name: quote_identifier(&column.name), cast, kind: column.kind() })
         };
         let key = |id: ColumnId| {
             let name = &def.column_def(id)?.name;
@@ -203,6 +204,44 @@ impl TableAccess {
         )
     }
 
+    /// Writes rows as they are, by key arrays. A column that is an identity could not be written.
+    pub fn touch_sql(&self) -> String {
+        let column = self.cells.values().next().unwrap_or(&self.key[0].column);
+        let name = &column.name;
+        format!(
+            "UPDATE {} t SET {name} = t.{name} FROM {} WHERE {}",
+            self.table,
+            unnest(0, self.key.len(), "k", "k"),
+            self.key_join("k")
+        )
+    }
+
+    /// The form of a cell's values.
+    pub fn kind(&self, column: ColumnId) -> ValueKind {
+        self.cells.get(&column).map_or(ValueKind::Text, |column| column.kind)
+    }
+
+    /// The forms of the key's values.
+    pub fn key_kinds(&self) -> Vec<ValueKind> {
+        self.key.iter().map(|key| key.column.kind).collect()
+    }
+
+    /// Key arrays as `k`, with their places as `k.n`, for the FROM of a statement.
+    pub(super) fn keys_sql(&self) -> String {
+        unnest(0, self.key.len(), "k", "k")
+    }
+
+    /// The rows of key arrays, as `t` with their places as `k.n`, for the FROM of a statement.
+    pub(super) fn rows_sql(&self) -> String {
+        format!("{} JOIN {} t ON {}", self.keys_sql(), self.table, self.key_join("k"))
+    }
+
+    /// The key of the row `alias` as texts.
+    pub(super) fn key_texts(&self, alias: &str) -> String {
+        let text = |key: &KeyColumn| format!("{alias}.{}::text", key.column.name);
+        self.key.iter().map(text).collect::<Vec<_>>().join(", ")
+    }
+
     fn named<'a>(
         &'a self,
         columns: &'a [Written],
@@ -214,7 +253,7 @@ impl TableAccess {
 
     fn key_join(&self, alias: &str) -> String {
         let equal = |(place, key): (usize, &KeyColumn)| {
-            let Column { name, cast } = &key.column;
+            let Column { name, cast, .. } = &key.column;
             format!("t.{name} {} {alias}.k{place}{cast}", key.equals)
         };
         self.key.iter().enumerate().map(equal).collect::<Vec<_>>().join(" AND ")

@@ -2,11 +2,13 @@
 //! [`crate::replica`]; here is the SQL, its order and its errors.
 
 mod error;
+mod references;
 mod request;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::time::Instant;
 
 use futures_util::FutureExt as _;
@@ -21,12 +23,14 @@ use tokio_postgres::{Client, Statement};
 
 use crate::postgres::access::{TableAccess, ValueSource, Written};
 use crate::postgres::catalog::Catalog;
+use crate::postgres::foreign_keys::{self, ForeignKeyAccess};
 use crate::postgres::history::{self, ConflictLine};
 use crate::postgres::sql::TEXT_SETTINGS;
 use crate::postgres::text_array::TextArray;
 use crate::time;
 
 pub use error::ApplyError;
+pub use references::{DefaultParent, Missing};
 pub use request::{
     LockPhase, LockRequest, Opening, ParentRequest, ParkedLine, ParkedNote, RowWrite,
 };
@@ -94,6 +98,7 @@ impl Arrays {
 pub struct ApplyConnection {
     client: Client,
     tables: BTreeMap<TableId, TableAccess>,
+    foreign_keys: Arc<[ForeignKeyAccess]>,
     statements: BTreeMap<String, Statement>,
     /// When the transaction must have all its locks.
     locked_by: Option<Instant>,
@@ -102,17 +107,20 @@ pub struct ApplyConnection {
 impl ApplyConnection {
     /// Takes a session opened with [`session_settings`].
     pub fn new(client: Client) -> Self {
-        Self { client, tables: BTreeMap::new(), statements: BTreeMap::new(), locked_by: None }
+        let (tables, statements) = (BTreeMap::new(), BTreeMap::new());
+        Self { client, tables, foreign_keys: Arc::default(), statements, locked_by: None }
     }
 
     /// Takes over what a catalog says of these tables; those it does not have are forgotten.
     pub fn learn<'t>(
         &mut self,
-        tables: impl Iterator<Item = (TableId, &'t TableDef)>,
+        tables: impl Iterator<Item = (TableId, &'t TableDef)> + Clone,
         catalog: &Catalog,
     ) {
         let access = |def: &TableDef| TableAccess::build(def, catalog.table(&def.name)?);
-        self.tables = tables.filter_map(|(id, def)| Some((id, access(def)?))).collect();
+        let built = tables.clone().filter_map(|(id, def)| Some((id, access(def)?)));
+        self.tables = built.collect();
+        self.foreign_keys = foreign_keys::between(tables, &self.tables, catalog).into();
         self.statements.clear();
     }
 

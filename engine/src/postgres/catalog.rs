@@ -50,8 +50,11 @@ impl Catalog {
     /// The same with the merge rules that fleet file and constraints make for each table.
     #[must_use]
     pub(crate) fn with_rules(mut self, fleet: &Fleet) -> Self {
+        let is_replicated = |child: &TableName| fleet.set_of(child).is_some();
         for table in &mut self.tables {
-            table.def.rules = rules::of(table, fleet.rules(&table.def.name));
+            let mut rules = rules::of(table, fleet.rules(&table.def.name));
+            rules.is_parent = table.referenced_by.iter().any(is_replicated);
+            table.def.rules = rules;
         }
         self
     }
@@ -173,6 +176,8 @@ pub struct LocalColumn {
     pub unfit_type: Option<String>,
     /// Whether NULL is refused.
     pub is_not_null: bool,
+    /// Its default as an expression, if it has one.
+    pub default: Option<String>,
     /// Whether it is an identity column.
     pub identity: Option<Identity>,
     /// The sequence that fills it, by `serial` or as identity.
@@ -235,6 +240,10 @@ pub struct ForeignKey {
     pub equals: Vec<String>,
     /// What happens to the child when the parent goes.
     pub on_delete: OnDelete,
+    /// The child's columns that [`OnDelete::SetNull`] and [`OnDelete::SetDefault`] write.
+    pub set_columns: Vec<String>,
+    /// Whether the parent's columns are its primary key, in whatever order.
+    pub names_primary_key: bool,
 }
 
 /// The `ON DELETE` action of a foreign key.
@@ -361,8 +370,10 @@ ORDER BY root.oid, 2, 3";
 const COLUMNS: &str = "
 SELECT a.attrelid, a.attnum, a.attname::text, format_type(a.atttypid, a.atttypmod), a.atttypid,
        a.attnotnull, a.attidentity::text, a.attgenerated::text, s.schema, s.name, s.increment,
-       quote_ident(tn.nspname) || '.' || quote_ident(t.typname)
+       quote_ident(tn.nspname) || '.' || quote_ident(t.typname),
+       pg_get_expr(d.adbin, d.adrelid)
 FROM pg_attribute a
+LEFT JOIN pg_attrdef d ON (d.adrelid, d.adnum) = (a.attrelid, a.attnum) AND a.attgenerated = ''
 JOIN pg_type t ON t.oid = a.atttypid
 JOIN pg_namespace tn ON tn.oid = t.typnamespace
 LEFT JOIN LATERAL (
@@ -468,13 +479,18 @@ SELECT f.conrelid, f.confrelid, f.conname::text, f.confdeltype::text,
        ARRAY(SELECT format('OPERATOR(%I.%s)', n.nspname, o.oprname)
              FROM unnest(f.conpfeqop) WITH ORDINALITY AS k(operator, place)
              JOIN pg_operator o ON o.oid = k.operator
-             JOIN pg_namespace n ON n.oid = o.oprnamespace ORDER BY k.place)
+             JOIN pg_namespace n ON n.oid = o.oprnamespace ORDER BY k.place),
+       ARRAY(SELECT a.attname::text
+             FROM unnest(coalesce(f.confdelsetcols, f.conkey)) WITH ORDINALITY AS k(number, n)
+             JOIN pg_attribute a ON a.attrelid = f.conrelid AND a.attnum = k.number ORDER BY k.n),
+       EXISTS (SELECT FROM pg_index i WHERE i.indrelid = f.confrelid AND i.indisprimary
+               AND i.indnkeyatts = cardinality(f.confkey) AND f.confkey <@ i.indkey::int2[])
 FROM pg_constraint f
 JOIN pg_class child ON child.oid = f.conrelid
 JOIN pg_namespace child_ns ON child_ns.oid = child.relnamespace
 JOIN pg_class parent ON parent.oid = f.confrelid
 JOIN pg_namespace parent_ns ON parent_ns.oid = parent.relnamespace
-WHERE f.contype = 'f' AND (f.conrelid = ANY($1) OR f.confrelid = ANY($1))
+WHERE f.contype = 'f' AND (f.conrelid = ANY($1) OR f.confrelid = ANY($1)) AND f.conparentid = 0
 ORDER BY f.conrelid, f.conname";
 
 const CONSTRAINTS: &str = "
@@ -562,6 +578,7 @@ impl Reader {
                 cast: row.get(11),
                 unfit_type: None,
                 is_not_null: row.get(5),
+                default: row.get(12),
                 identity: match row.get::<_, &str>(6) {
                     "a" => Some(Identity::Always),
                     "d" => Some(Identity::ByDefault),
@@ -640,11 +657,16 @@ impl Reader {
                 table.referenced_by.push(child);
             }
             if let Some(table) = self.tables.get_mut(&row.get(0)) {
-                let on_delete = on_delete(&table.def.name, row.get(3))?;
-                let (columns, parent_columns, equals) = (row.get(8), row.get(9), row.get(10));
-                let name = row.get(2);
-                let key = ForeignKey { name, columns, parent, parent_columns, equals, on_delete };
-                table.foreign_keys.push(key);
+                table.foreign_keys.push(ForeignKey {
+                    name: row.get(2),
+                    columns: row.get(8),
+                    parent,
+                    parent_columns: row.get(9),
+                    equals: row.get(10),
+                    on_delete: on_delete(&table.def.name, row.get(3))?,
+                    set_columns: row.get(11),
+                    names_primary_key: row.get(12),
+                });
             }
         }
         Ok(())

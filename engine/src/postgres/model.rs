@@ -3,19 +3,22 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use landfall_protocol::dictionary::RowId;
 use landfall_protocol::fold::ChangeId;
 use landfall_protocol::id::Origin;
 use landfall_protocol::schema::{ColumnId, TableDef, TableId};
-use landfall_protocol::value::LongValue;
+use landfall_protocol::value::{LongValue, Value};
 
 use super::access::TableAccess;
 use super::apply::{
-    ApplyError, LockPhase, LockRequest, Opening, ParentRequest, ParkedLine, ParkedNote, RowWrite,
+    ApplyError, DefaultParent, LockPhase, LockRequest, Missing, Opening, ParentRequest, ParkedLine,
+    ParkedNote, RowWrite,
 };
 use super::catalog::Catalog;
+use super::foreign_keys::ForeignKeyAccess;
 use super::history::ConflictLine;
 use super::lsn::Lsn;
 
@@ -157,7 +160,7 @@ impl ApplyConnection {
 
     pub(crate) fn learn<'t>(
         &mut self,
-        tables: impl Iterator<Item = (TableId, &'t TableDef)>,
+        tables: impl Iterator<Item = (TableId, &'t TableDef)> + Clone,
         catalog: &Catalog,
     ) {
         match self {
@@ -261,6 +264,63 @@ impl ApplyConnection {
         match self {
             Self::Server(server) => server.write(writes).await,
             Self::Model(model) => model.session.write(writes).await,
+        }
+    }
+
+    /// A model's foreign keys are no matter of replication.
+    pub(crate) fn foreign_keys(&self) -> Arc<[ForeignKeyAccess]> {
+        match self {
+            Self::Server(server) => server.foreign_keys(),
+            Self::Model(_) => Arc::default(),
+        }
+    }
+
+    pub(crate) async fn children(
+        &mut self,
+        key: &ForeignKeyAccess,
+        parents: &[&RowId],
+    ) -> Result<Vec<(RowId, RowId)>, ApplyError> {
+        match self {
+            Self::Server(server) => server.children(key, parents).await,
+            Self::Model(_) => Ok(Vec::new()),
+        }
+    }
+
+    pub(crate) async fn without_parents(
+        &mut self,
+        key: &ForeignKeyAccess,
+        children: &[&RowId],
+    ) -> Result<Vec<Missing>, ApplyError> {
+        match self {
+            Self::Server(server) => server.without_parents(key, children).await,
+            Self::Model(_) => Ok(Vec::new()),
+        }
+    }
+
+    pub(crate) async fn replacement(
+        &mut self,
+        key: &ForeignKeyAccess,
+    ) -> Result<Vec<(ColumnId, Value)>, ApplyError> {
+        match self {
+            Self::Server(server) => server.replacement(key).await,
+            Self::Model(_) => Ok(Vec::new()),
+        }
+    }
+
+    pub(crate) async fn default_parent(
+        &mut self,
+        key: &ForeignKeyAccess,
+    ) -> Result<DefaultParent, ApplyError> {
+        match self {
+            Self::Server(server) => server.default_parent(key).await,
+            Self::Model(_) => Ok(DefaultParent::Nobody),
+        }
+    }
+
+    pub(crate) async fn touch(&mut self, rows: &[&RowId]) -> Result<bool, ApplyError> {
+        match self {
+            Self::Server(server) => server.touch(rows).await,
+            Self::Model(_) => Ok(rows.is_empty()),
         }
     }
 

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use landfall_protocol::dictionary::RowId;
-use landfall_protocol::fold::{Marker, Obstacle, ParkedChange};
+use landfall_protocol::fold::{Emission, Marker, Obstacle, ParkedChange};
 use landfall_protocol::lattice::RowClock;
 use landfall_protocol::plan::{Conflict, Group, RowWork, Source, Verdict};
 use landfall_protocol::schema::{ColumnId, TableId};
@@ -19,6 +19,7 @@ use crate::postgres::apply::{
     ApplyError, LockPhase, LockRequest, Opening, ParentRequest, RowWrite,
 };
 use crate::replica::barrier::BarrierError;
+use crate::replica::references::{Changed, Tells};
 use crate::replica::{Replica, ReplicaError};
 use crate::store::StoreError;
 
@@ -72,7 +73,7 @@ impl Working<'_> {
 }
 
 /// What is to be written into a row.
-type Write<'w> = (&'w RowId, RowWrite<'w>);
+pub(super) type Write<'w> = (&'w RowId, RowWrite<'w>);
 
 /// A row that is locked, or whose absence is known.
 struct LockedRow<'w> {
@@ -96,6 +97,24 @@ struct Decided<'w> {
     writes: Vec<Write<'w>>,
     conflicts: Vec<(&'w RowId, Conflict)>,
     contradicted: Vec<RowId>,
+    /// What is written into rows that are to go, in case that they stay.
+    kept: Vec<Write<'w>>,
+    /// Rows that stand because this site takes a delete back.
+    revives: Vec<&'w RowId>,
+    /// The clocks once the group is joined, of rows that others may reference.
+    clocks: BTreeMap<RowId, RowClock>,
+}
+
+impl<'w> Decided<'w> {
+    /// The rows that stand because this site takes a delete back, and whether they were there.
+    fn revived(&self) -> Vec<(&'w RowId, bool)> {
+        let appears = |row: &&RowId| {
+            let inserts =
+                |(id, write): &Write<'_>| id == row && matches!(write, RowWrite::Insert(_));
+            self.writes.iter().any(inserts)
+        };
+        self.revives.iter().map(|row| (*row, !appears(row))).collect()
+    }
 }
 
 impl Replica {
@@ -200,54 +219,99 @@ impl Replica {
             hidden.extend(decided.contradicted);
             return Ok(Some(Attempt::Again("the table and the clocks disagree for a moment")));
         }
-        let lines = self.conflict_lines(group, &decided.conflicts, &decided.writes).await?;
-        let all = match mode == Mode::RowByRow || self.find_hidden().await? {
-            true => decided.writes.clone(),
-            false => Vec::new(),
-        };
-        let Some(rest) = after_speculation(decided.writes, &speculative) else {
+        self.finish(group, mode, decided, &speculative, refused).await
+    }
+
+    /// Writes what is decided, and what references ask for besides.
+    async fn finish(
+        &mut self,
+        group: &Group,
+        mode: Mode,
+        decided: Decided<'_>,
+        speculative: &[Write<'_>],
+        mut refused: BTreeMap<RowId, String>,
+    ) -> Result<Option<Attempt>, ReplicaError> {
+        let told = self.conflict_lines(&group.rows, &decided.conflicts, &decided.writes).await?;
+        let (mut written, revives) = (self.referencing(&decided.writes), decided.revived());
+        let Some(rest) = after_speculation(decided.writes, speculative) else {
             return Ok(Some(Attempt::Again("a key became free while it was decided")));
         };
+        let (mut held, mut rest) = self.hold_back(rest, speculative);
+        // Who stays shows what was written before the delete, and may reference others by that.
+        let kept = decided.kept.into_iter().filter(|(row, _)| held.contains(row));
+        let kept: Vec<Write<'_>> = kept.collect();
+        written.extend(self.referencing(&kept));
+        rest.extend(kept);
         if !self.write(&rest, mode, &mut refused).await? {
             return Ok(Some(Attempt::Again("a locked row went away")));
         }
-        if let Some(attempt) = self.without_orphans(&all, mode, &refused).await? {
-            return Ok(Some(attempt));
+        let stands = |row: &RowId| !refused.contains_key(row);
+        held.retain(|row| stands(row));
+        let earlier = std::mem::take(&mut self.earlier);
+        let changed = Changed {
+            rows: &group.rows,
+            tells: Tells::Named,
+            written: written.into_iter().filter(|row| stands(row)).collect(),
+            deletes: held,
+            revives: revives.into_iter().filter(|(row, _)| stands(row)).collect(),
+            clocks: &decided.clocks,
+            refused: &refused,
+            earlier: &earlier,
+        };
+        let kept = match self.more_follows {
+            false => self.keep_references(&changed).await,
+            true => self.look_later(group.first, &changed, &rest).await,
+        };
+        // The fragment may be tried again.
+        self.earlier.extend(earlier);
+        let kept = match kept? {
+            Ok(kept) => kept,
+            Err(again) => return Ok(Some(Attempt::Again(again))),
+        };
+        if let Some(reason) = kept.orphans.values().next().cloned() {
+            self.orphaned.extend(kept.orphans);
+            return Ok(Some(match mode {
+                Mode::SetBased => Attempt::Refused(reason),
+                Mode::RowByRow => Attempt::Again("a parent is not here"),
+            }));
         }
+        let lines = self.without_taken_back(told, &kept.emitted);
+        self.counters.conflicts += (lines.len() + kept.lines.len()) as u64;
         self.apply.write_conflicts(&lines).await?;
-        self.park(group, &refused).await?;
-        self.counters.conflicts += lines.len() as u64;
+        self.apply.write_conflicts(&kept.lines).await?;
+        self.park(group, &refused, kept.emitted).await?;
         Ok(None)
     }
 
-    /// What the attempt comes to when it shows rows whose parents are parked.
-    async fn without_orphans(
-        &mut self,
-        writes: &[Write<'_>],
-        mode: Mode,
-        refused: &BTreeMap<RowId, String>,
-    ) -> Result<Option<Attempt>, ReplicaError> {
-        let orphans = self.orphans(writes, refused).await?;
-        let Some(reason) = orphans.values().next().cloned() else { return Ok(None) };
-        self.orphaned.extend(orphans);
-        Ok(Some(match mode {
-            Mode::SetBased => Attempt::Refused(reason),
-            Mode::RowByRow => Attempt::Again("a parent is parked"),
-        }))
+    /// Divides what is to be written: deletes of rows that others may reference wait until it is
+    /// known who does.
+    pub(super) fn hold_back<'w>(
+        &self,
+        writes: Vec<Write<'w>>,
+        speculative: &[Write<'_>],
+    ) -> (Vec<&'w RowId>, Vec<Write<'w>>) {
+        let was_there = |row: &RowId| speculative.iter().all(|(other, _)| *other != row);
+        let is_held = |(row, write): &Write<'_>| {
+            let may_be_held = *write == RowWrite::Delete && !self.more_follows;
+            may_be_held && self.is_referenced(row.table) && was_there(row)
+        };
+        let (held, rest): (Vec<_>, Vec<_>) = writes.into_iter().partition(is_held);
+        (held.into_iter().map(|(row, _)| row).collect(), rest)
     }
 
     pub(super) fn marker(
         &self,
         group: &Group,
         parked: BTreeMap<ParkedChange, Obstacle>,
+        emitted: Vec<Emission>,
     ) -> Vec<u8> {
         let (origin, first, last) = (group.origin, group.first, group.last);
         let parked = parked.into_iter().collect();
-        self.marker_key.seal(&Marker::Apply { origin, first, last, parked })
+        self.marker_key.seal(&Marker::Apply { origin, first, last, parked, emitted })
     }
 
     fn opening(&self, group: &Group, phase: LockPhase) -> Opening {
-        let marker = self.marker(group, unshowable(group));
+        let marker = self.marker(group, unshowable(group), Vec::new());
         Opening { origin: group.origin, first: group.first, last: group.last, marker, phase }
     }
 
@@ -362,7 +426,7 @@ impl Replica {
         reason: &str,
     ) -> Result<(), ReplicaError> {
         let refused = group.rows.keys().map(|row| (row.clone(), reason.to_owned())).collect();
-        self.park(group, &refused).await
+        self.park(group, &refused, Vec::new()).await
     }
 
     async fn clocks(&self, working: &Working<'_>) -> Result<Vec<Option<RowClock>>, StoreError> {
@@ -383,20 +447,29 @@ impl Replica {
             if merged.is_empty() { BTreeMap::new() } else { self.apply.shown(&merged).await? };
         let mut verdicts = Vec::with_capacity(working.rows.len());
         let (mut conflicts, mut contradicted) = (Vec::new(), Vec::new());
+        let (mut revives, mut kept, mut joined) = (Vec::new(), Vec::new(), BTreeMap::new());
         let found = working.present.iter().zip(clocks);
         for ((row, work), (present, clock)) in working.rows.iter().copied().zip(found) {
             let def = self.dictionary.table(row.table).ok_or(ApplyError::TableGone(row.table))?;
             let hidden = working.hidden.contains(row);
             let here = (*present, shown.get(row));
-            let (verdict, lost) = work.decide(def, clock.unwrap_or_default(), here, hidden);
-            conflicts.extend(lost.into_iter().map(|conflict| (row, conflict)));
-            match verdict {
+            let decision = work.decide(def, clock.unwrap_or_default(), here, hidden);
+            conflicts.extend(decision.conflicts.into_iter().map(|conflict| (row, conflict)));
+            if decision.revives {
+                revives.push(row);
+            }
+            if self.is_referenced(row.table) {
+                joined.insert(row.clone(), decision.clock);
+                kept.push((row, decision.kept));
+            }
+            match decision.verdict {
                 Verdict::Keep => {}
                 Verdict::Retry => contradicted.push(row.clone()),
                 verdict => verdicts.push((row, verdict)),
             }
         }
-        Ok(Decided { writes: self.writes(verdicts).await?, conflicts, contradicted })
+        let (writes, kept) = (self.writes(verdicts).await?, self.writes(kept).await?);
+        Ok(Decided { writes, kept, conflicts, contradicted, revives, clocks: joined })
     }
 
     /// What the verdicts write, with the values that only the log has.
@@ -452,14 +525,15 @@ impl Replica {
         Ok(true)
     }
 
-    /// Sets aside what could not be shown, and says so in the marker.
+    /// Sets aside what could not be shown, and says so in the marker, with what was done besides.
     async fn park(
         &mut self,
         group: &Group,
         refused: &BTreeMap<RowId, String>,
+        emitted: Vec<Emission>,
     ) -> Result<(), ReplicaError> {
         let lines = self.parked_lines(group, refused);
-        if !refused.is_empty() {
+        if !refused.is_empty() || !emitted.is_empty() {
             let mut parked = unshowable(group);
             for row in refused.keys() {
                 let places = group.rows.get(row).into_iter().flat_map(RowWork::places);
@@ -469,7 +543,7 @@ impl Replica {
                 };
                 parked.extend(places.map(|place| (place, obstacle)));
             }
-            let message = self.marker(group, parked);
+            let message = self.marker(group, parked, emitted);
             self.apply.mark(&message).await?;
         }
         self.apply.write_parked(&lines).await?;

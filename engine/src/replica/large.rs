@@ -222,8 +222,10 @@ impl Replica {
             Mode::SetBased => LockPhase::Patient,
             Mode::RowByRow => LockPhase::RowByRow,
         };
+        self.earlier.clear();
         for seq in (large.first.0..=large.last.0).map(Seq) {
             let group = self.begin_fragment(large, seq, phase, walk).await?;
+            self.more_follows = seq < large.last;
             if let Some(attempt) = self.show_fragment(&group, mode, hidden).await? {
                 return Ok(attempt);
             }
@@ -243,7 +245,7 @@ impl Replica {
         let origin = large.origin;
         let group = self.fragment(origin, seq, walk).await?;
         walk.changes += group.changes;
-        let marker = self.marker(&group, unshowable(&group));
+        let marker = self.marker(&group, unshowable(&group), Vec::new());
         if seq == large.first {
             let Large { origin, first, last } = large;
             self.apply.begin(&Opening { origin, first, last, marker, phase }).await?;

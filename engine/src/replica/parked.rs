@@ -160,10 +160,6 @@ impl Parking {
         self.due.add(Scope::Tables(names));
     }
 
-    pub(super) fn catalog(&self) -> Option<&Catalog> {
-        self.catalog.as_ref()
-    }
-
     /// The next page, if it is time for one.
     fn begin(&mut self, now: Instant) -> Option<(Scope, ParkedPlace)> {
         if let Some(pass) = self.pass.take() {
@@ -399,6 +395,7 @@ impl Replica {
         let due: BTreeMap<&RowId, RowClock> =
             due.filter_map(|(row, clock)| Some((row, clock?))).collect();
         let writes = self.due_writes(&due, &present).await?;
+        let (held, mut writes) = self.hold_back(writes, &[]);
         for write in &writes {
             match self.write_alone(write).await? {
                 Ok(true) => {}
@@ -406,7 +403,11 @@ impl Replica {
                 Err(reason) => drop(tried.refused.insert(write.0.clone(), reason)),
             }
         }
-        tried.orphans.extend(self.orphans(&writes, &tried.refused).await?);
+        writes.retain(|(row, _)| !tried.refused.contains_key(*row));
+        match self.keep_repaired(held, &writes, &due).await? {
+            Ok(kept) => tried.orphans.extend(kept.orphans),
+            Err(_) => return Ok(None),
+        }
         if tried.orphans.len() > orphans.len() {
             return Ok(Some(tried));
         }

@@ -13,6 +13,8 @@ use landfall_protocol::schema::ColumnId;
 
 use crate::postgres::access::LockStrength;
 use crate::postgres::apply::{ApplyError, LockPhase, LockRequest, RowWrite};
+use crate::replica::group::Write;
+use crate::replica::references::{Again, Changed, Kept, Tells};
 use crate::replica::{Replica, ReplicaError};
 use crate::store::Dirt;
 
@@ -115,11 +117,47 @@ impl Replica {
             rows.iter().zip(clocks).filter_map(|(row, clock)| Some((row, clock?))).collect();
         let writes = self.due_writes(&due, &present).await?;
         let repaired = writes.len() as u64;
-        if !self.write_rows(&writes).await? {
+        let (held, rest) = self.hold_back(writes, &[]);
+        if !self.write_rows(&rest).await? {
             return Ok(None);
+        }
+        match self.keep_repaired(held, &rest, &due).await? {
+            Ok(kept) if kept.orphans.is_empty() => {}
+            _ => return Ok(None),
         }
         self.apply.commit().await?;
         Ok(Some(repaired))
+    }
+
+    /// As [`Replica::keep_references`], for rows that were written as their clocks say.
+    pub(super) async fn keep_repaired(
+        &mut self,
+        deletes: Vec<&RowId>,
+        writes: &[Write<'_>],
+        due: &BTreeMap<&RowId, RowClock>,
+    ) -> Result<Result<Kept, Again>, ReplicaError> {
+        let is_parent = |row: &RowId| self.is_referenced(row.table);
+        let clocks = due.iter().filter(|(row, _)| is_parent(row));
+        let clocks = clocks.map(|(row, clock)| ((*row).clone(), clock.clone())).collect();
+        let changed = Changed {
+            rows: &BTreeMap::new(),
+            tells: Tells::All,
+            written: self.referencing(writes),
+            deletes,
+            revives: Vec::new(),
+            clocks: &clocks,
+            refused: &BTreeMap::new(),
+            earlier: &BTreeMap::new(),
+        };
+        let kept = self.keep_references(&changed).await?;
+        if let Ok(Kept { emitted, lines, .. }) = &kept
+            && !emitted.is_empty()
+        {
+            let marker = Marker::Remedy { emitted: emitted.clone() };
+            self.apply.mark(&self.marker_key.seal(&marker)).await?;
+            self.apply.write_conflicts(lines).await?;
+        }
+        Ok(kept)
     }
 
     pub(super) async fn due_writes<'a>(

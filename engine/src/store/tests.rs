@@ -103,7 +103,8 @@ fn own(commit_ms: u64, rows: Vec<RowEvent>) -> CapturedTransaction {
 }
 
 fn apply(origin: Origin, first: u64, last: u64, rows: Vec<RowEvent>) -> CapturedTransaction {
-    let marker = Marker::Apply { origin, first: Seq(first), last: Seq(last), parked: Vec::new() };
+    let (parked, emitted) = (Vec::new(), Vec::new());
+    let marker = Marker::Apply { origin, first: Seq(first), last: Seq(last), parked, emitted };
     CapturedTransaction {
         commit_ms: 1,
         actor: None,

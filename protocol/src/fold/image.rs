@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::change::{Cell, RowChange, RowOp};
 use crate::dictionary::{Dictionary, RowId};
+use crate::fold::emission::{Emission, Remedy};
 use crate::merged::Kind;
 use crate::schema::rules::TableRules;
 use crate::schema::{ColumnId, TableDef, TableId};
@@ -157,13 +158,24 @@ impl Image {
         }
     }
 
+    /// Takes the row away.
+    fn delete(&mut self, old: Columns) {
+        if let Some(before) = self.before.as_mut().filter(|_| !self.replaced) {
+            before.recall(old);
+        }
+        self.after = None;
+    }
+
     /// The net change; `None` when nothing changed. Of columns that are written together all count
     /// as changed when one is.
     pub(super) fn into_change(self, row: RowId, rules: Option<&TableRules>) -> Option<OwnChange> {
         let mut merged = Vec::new();
         let (op, cells) = match (self.before, self.after) {
             (None, None) => return None,
-            (Some(_), None) => (RowOp::Delete, Vec::new()),
+            (Some(before), None) => {
+                let keeps = rules.is_some_and(TableRules::keeps_deleted);
+                (RowOp::Delete, before.into_cells(|_, _| keeps))
+            }
             (Some(before), Some(after)) if !self.replaced => {
                 let is_new = |column, value: &Value| before.get(column) != Some(value);
                 let written = rules.map(|rules| rewritten(rules, &after, is_new));
@@ -181,12 +193,37 @@ impl Image {
         let change = RowChange { table: row.table, key: row.key, op, cells };
         Some(OwnChange { change, merged })
     }
+
+    /// What this site says of a row of which the transaction shows what others said.
+    pub(super) fn into_remedy(self, emission: Emission, rules: Option<&TableRules>) -> OwnChange {
+        let Emission { row, remedy } = emission;
+        let op = remedy.op();
+        let cells = match remedy {
+            Remedy::Revive => {
+                let shown = self.after.or(self.before).unwrap_or_default();
+                shown.into_cells(|_, _| true)
+            }
+            Remedy::Delete => {
+                let keeps = rules.is_some_and(TableRules::keeps_deleted);
+                self.before.unwrap_or_default().into_cells(|_, _| keeps)
+            }
+            Remedy::Update(columns) => {
+                let after = self.after.unwrap_or_default();
+                let is_new = |column, _: &Value| columns.contains(&column);
+                let written = rules.map(|rules| rewritten(rules, &after, is_new));
+                let written = written.unwrap_or_default();
+                after.into_cells(|column, value| is_new(column, value) || written.contains(&column))
+            }
+        };
+        let change = RowChange { table: row.table, key: row.key, op, cells };
+        OwnChange { change, merged: Vec::new() }
+    }
 }
 
 /// An own change that is not stamped yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct OwnChange {
-    /// Merged columns have their new values here.
+    /// Merged columns have their new values here, and a row that goes or stays all that it had.
     pub(super) change: RowChange,
     /// The merged columns among its cells.
     pub(super) merged: Vec<MergedChange>,
@@ -280,9 +317,14 @@ pub(super) fn net(
             }
             (old, new) => {
                 if let Some(row) = old {
-                    let image = images.entry(row_of(&row));
-                    let before = || Image { before: columns_of(row), ..Image::default() };
-                    image.or_insert_with(before).after = None;
+                    match images.entry(row_of(&row)) {
+                        Entry::Vacant(place) => {
+                            place.insert(Image { before: columns_of(row), ..Image::default() });
+                        }
+                        Entry::Occupied(place) => {
+                            place.into_mut().delete(Columns::of(row, numbers))
+                        }
+                    }
                 }
                 if let Some(row) = new {
                     let image = images.entry(row_of(&row)).or_default();

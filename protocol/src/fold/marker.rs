@@ -2,6 +2,7 @@
 
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::fold::Obstacle;
+use crate::fold::emission::{self, Emission};
 use crate::id::{Origin, Seq};
 
 /// Prefix of every logical message Landfall writes.
@@ -85,9 +86,16 @@ pub enum Marker {
         last: Seq,
         /// Changes of theirs that could not be shown, and what kept each.
         parked: Vec<(ParkedChange, Obstacle)>,
+        /// What this site does to rows in the same transaction, in the order of the rows.
+        emitted: Vec<Emission>,
     },
     /// It rewrites rows to what their clocks say; it is no news.
     Repair,
+    /// As a repair, and this site does so much besides.
+    Remedy {
+        /// In the order of the rows.
+        emitted: Vec<Emission>,
+    },
 }
 
 impl Marker {
@@ -95,7 +103,7 @@ impl Marker {
     pub fn is_about_the_same(&self, other: &Self) -> bool {
         let named = |marker: &Self| match marker {
             Self::Apply { origin, first, last, .. } => Some((*origin, *first, *last)),
-            Self::Repair => None,
+            Self::Repair | Self::Remedy { .. } => None,
         };
         named(self) == named(other)
     }
@@ -104,8 +112,9 @@ impl Marker {
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Writer::new();
         match self {
-            Self::Apply { origin, first, last, parked } => {
-                out.u8(1);
+            Self::Apply { origin, first, last, parked, emitted } => {
+                // As versions wrote it that emitted nothing, which the WAL may still hold.
+                out.u8(if emitted.is_empty() { 1 } else { 3 });
                 out.origin(*origin);
                 out.varint(first.0);
                 out.varint(last.0);
@@ -115,8 +124,15 @@ impl Marker {
                     out.varint(u64::from(change.index));
                     obstacle.encode(&mut out);
                 }
+                if !emitted.is_empty() {
+                    emission::encode(emitted, &mut out);
+                }
             }
             Self::Repair => out.u8(2),
+            Self::Remedy { emitted } => {
+                out.u8(4);
+                emission::encode(emitted, &mut out);
+            }
         }
         out.into_bytes()
     }
@@ -128,7 +144,7 @@ impl Marker {
     pub fn decode(content: &[u8]) -> Result<Self, DecodeError> {
         let mut from = Reader::new(content);
         let marker = match from.u8()? {
-            1 => {
+            tag @ (1 | 3) => {
                 let (origin, first, last) =
                     (from.origin()?, Seq(from.varint()?), Seq(from.varint()?));
                 let parked = (0..from.count(PARKED_MAX)?)
@@ -137,9 +153,11 @@ impl Marker {
                         Ok((change, Obstacle::decode(&mut from)?))
                     })
                     .collect::<Result<_, DecodeError>>()?;
-                Self::Apply { origin, first, last, parked }
+                let emitted = if tag == 3 { emission::decode(&mut from)? } else { Vec::new() };
+                Self::Apply { origin, first, last, parked, emitted }
             }
             2 => Self::Repair,
+            4 => Self::Remedy { emitted: emission::decode(&mut from)? },
             tag => return Err(DecodeError::UnknownTag { what: "marker", tag }),
         };
         from.finish()?;
@@ -150,6 +168,36 @@ impl Marker {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dictionary::RowId;
+    use crate::fold::Remedy;
+    use crate::id::{Incarnation, SiteId};
+    use crate::schema::{ColumnId, TableId};
+    use crate::value::{RowKey, Value};
+
+    #[test]
+    fn what_is_emitted_reads_back_and_nothing_costs_nothing() {
+        let row = |key| RowId { table: TableId(3), key: RowKey::new(&[Value::Int(key)]) };
+        let remedies =
+            [Remedy::Revive, Remedy::Delete, Remedy::Update(vec![ColumnId(1), ColumnId(4)])];
+        let emitted = remedies.into_iter().zip(1..);
+        let emitted = emitted.map(|(remedy, key)| Emission { row: row(key), remedy }).collect();
+        let site = SiteId::new(1).expect("not zero");
+        let origin = Origin { site, incarnation: Incarnation::new(7).expect("not zero") };
+        let apply = |emitted| {
+            let parked = vec![(ParkedChange { seq: Seq(8), index: 3 }, Obstacle::Refused)];
+            Marker::Apply { origin, first: Seq(7), last: Seq(9), parked, emitted }
+        };
+        let (silent, telling) = (apply(Vec::new()), apply(emitted));
+        let Marker::Apply { emitted, .. } = telling.clone() else { unreachable!("it applies") };
+        let remedy = Marker::Remedy { emitted };
+        // As it was before anything was emitted.
+        assert_eq!(silent.encode()[0], 1);
+        for marker in [silent, telling, remedy, Marker::Repair] {
+            let bytes = marker.encode();
+            assert_eq!(Marker::decode(&bytes), Ok(marker));
+            assert!((0..bytes.len()).all(|cut| Marker::decode(&bytes[..cut]).is_err()));
+        }
+    }
 
     #[test]
     fn only_the_own_key_makes_markers() {

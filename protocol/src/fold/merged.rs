@@ -1,8 +1,9 @@
 //! Merged columns on their way through the fold: what own changes did to them, and what apply
 //! transactions must have made of them.
 
-use super::Shown;
 use super::image::{Image, MergedChange, OwnChange};
+use super::shown::Shown;
+use crate::change::Cell;
 use crate::clock::Stamp;
 use crate::lattice::RowClock;
 use crate::merged::{Part, Share};
@@ -43,6 +44,31 @@ impl OwnChange {
         })
     }
 
+    /// Of all that the row had only what is in no log goes into this one, and of a merged column only
+    /// with what it was born.
+    pub(super) fn keep_unlogged(
+        &mut self,
+        rules: Option<&TableRules>,
+        clock: &RowClock,
+        is_doubtful: bool,
+    ) {
+        let merges = |column| rules.is_some_and(|rules| rules.column(&column).kind().is_some());
+        self.change.cells.retain_mut(|Cell { column, value }| {
+            // The pieces of a long value do not travel once more.
+            let travels = !is_doubtful && !matches!(value, Value::Long(_));
+            if !travels || clock.cell(*column).is_some() {
+                return false;
+            }
+            if let Some(shown) = value.whole_text().filter(|_| merges(*column)) {
+                let known = clock.merged(*column).and_then(|merged| merged.base.clone());
+                let told = || clock.base(*column, &shown).map(Into::into);
+                let Some(base) = known.or_else(told) else { return false };
+                *value = Value::Base(base);
+            }
+            true
+        });
+    }
+
     fn shares(&self, column: ColumnId) -> bool {
         let cell = self.change.cells.iter().find(|cell| cell.column == column);
         cell.is_some_and(|cell| matches!(cell.value, Value::Share(_)))
@@ -81,7 +107,9 @@ impl Shown {
         let due = |clock: &RowClock, column: &ColumnId| {
             clock.value(*column).map(|value| def.rules.shown(column, value))
         };
-        self.merged.iter().all(|column| match (due(clock, column), image) {
+        // A row that is gone shows nothing, whatever would be due.
+        let is_gone = clock.existence().is_some_and(|existence| !existence.live);
+        let shows = |column: &ColumnId| match (due(clock, column), image) {
             (None, _) => true,
             (Some(_), None) => due(clock, column) == due(&self.before, column),
             (Some(due), Some(Image { after: Some(after), .. })) => {
@@ -89,6 +117,7 @@ impl Shown {
                 shown.is_some_and(|shown| def.rules.is_same(column, &shown, &due))
             }
             (Some(_), Some(Image { after: None, .. })) => true,
-        })
+        };
+        is_gone || self.merged.iter().all(shows)
     }
 }

@@ -59,7 +59,7 @@ impl Merged {
         self.life(birth).map_or_else(|| Some(base.to_owned()), |state| state.shown(base))
     }
 
-    /// Whether there is nothing to keep.
+    /// Whether nobody has done anything to it.
     pub fn is_empty(&self) -> bool {
         self.lives.is_empty()
     }
@@ -99,7 +99,7 @@ impl Merged {
             }
             merged.lives.push(life);
         }
-        match merged.is_empty() {
+        match merged.is_empty() && merged.base.is_none() {
             true => Err(DecodeError::NotCanonical("merged column without a life")),
             false => Ok(merged),
         }

@@ -43,7 +43,10 @@ impl Merges<'_> {
         let mut rests = Rests::new();
         for column in columns {
             // Written as a whole, or nothing of it is left.
-            let Some(life) = self.joined.life(column) else { continue };
+            let Some(life) = self.joined.life(column) else {
+                self.put_unlogged(column, values);
+                continue;
+            };
             let shown = self.shown.and_then(|shown| shown.get(&column)?.as_deref());
             let Some(value) = self.value(life, column, values, shown) else {
                 let is_old = !self.appears && self.before.cell(column) == self.joined.cell(column);
@@ -69,6 +72,16 @@ impl Merges<'_> {
             }
         }
         rests
+    }
+
+    /// A column to which nobody did anything and that appears again, born before there was a log.
+    fn put_unlogged(&self, column: ColumnId, values: &mut Values<'_>) {
+        let is_unlogged = self.appears && self.joined.cell(column).is_none();
+        let value = self.joined.value(column).filter(|_| is_unlogged);
+        if let (Some(value), Some(newest)) = (value, self.joined.newest()) {
+            let due = self.def.rules.shown(&column, value);
+            values.put(column, newest, Cow::Owned(typed(self.def, column, &due)));
+        }
     }
 
     /// The true value of a column; `None` when the log must be asked what it was born with.

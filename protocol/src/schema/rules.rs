@@ -61,6 +61,38 @@ impl ColumnRule {
     }
 }
 
+/// What becomes of a row that one site deletes while another, which does not know, updates it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DeleteRule {
+    /// It goes, and the update is in the history.
+    #[default]
+    DeleteWins,
+    /// It stays, with all its columns.
+    UpdateWins,
+}
+
+impl DeleteRule {
+    const ALL: [Self; 2] = [Self::DeleteWins, Self::UpdateWins];
+
+    /// As in the fleet file.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::DeleteWins => "delete_wins",
+            Self::UpdateWins => "update_wins",
+        }
+    }
+
+    /// The rule of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|rule| rule.name() == name)
+    }
+
+    /// The names of all rules, for those who wrote another.
+    pub fn names() -> String {
+        Self::ALL.map(|rule| format!("{:?}", rule.name())).join(", ")
+    }
+}
+
 /// The rules of a table, by what its columns are called in `C`: names in the fleet file, numbers in
 /// a description.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,6 +103,11 @@ pub struct Rules<C: Ord> {
     pub groups: BTreeSet<BTreeSet<C>>,
     /// The least and the greatest value that a counter may show.
     pub bounds: BTreeMap<C, Bounds>,
+    /// Deletes against updates.
+    pub deletes: DeleteRule,
+    /// Whether a foreign key of a replicated table leads to this one, so that a deleted row may have
+    /// to come back.
+    pub is_parent: bool,
 }
 
 /// What a counter's column can hold, both ends included.
@@ -128,14 +165,24 @@ pub type TableRules = Rules<ColumnId>;
 impl<C: Ord> Default for Rules<C> {
     fn default() -> Self {
         let (columns, groups, bounds) = Default::default();
-        Self { columns, groups, bounds }
+        Self { columns, groups, bounds, deletes: DeleteRule::default(), is_parent: false }
     }
 }
 
 impl<C: Ord> Rules<C> {
     /// Whether nothing is said but what holds without saying.
     pub fn is_default(&self) -> bool {
-        self.columns.is_empty() && self.groups.is_empty() && self.bounds.is_empty()
+        let no_columns = self.columns.is_empty() && self.groups.is_empty();
+        no_columns && self.bounds.is_empty() && self.table_flags() == 0
+    }
+
+    /// Whether a deleted row may have to come back with all that it had.
+    pub fn keeps_deleted(&self) -> bool {
+        self.is_parent || self.deletes == DeleteRule::UpdateWins
+    }
+
+    fn table_flags(&self) -> u8 {
+        u8::from(self.deletes == DeleteRule::UpdateWins) | u8::from(self.is_parent) << 1
     }
 
     /// The rule of a column.
@@ -156,7 +203,8 @@ impl<C: Ord> Rules<C> {
         let bounds = self.bounds.iter();
         let bounds = bounds.filter_map(|(column, ends)| Some((name(column)?, ends.clone())));
         let (columns, groups) = (columns.collect(), groups.collect());
-        Rules { columns, groups, bounds: bounds.collect() }
+        let Self { deletes, is_parent, .. } = *self;
+        Rules { columns, groups, bounds: bounds.collect(), deletes, is_parent }
     }
 
     /// What a merged column shows of its true value.
@@ -176,9 +224,14 @@ impl<C: Ord> Rules<C> {
 }
 
 impl TableRules {
-    /// Writes the canonical form: one byte where nothing is said.
+    /// Writes the canonical form: one byte where nothing is said. What is said of the table as a
+    /// whole stands at the end, if there is any.
     pub fn encode(&self, out: &mut Writer) {
-        out.u8(u8::from(!self.is_default()));
+        let flags = self.table_flags();
+        out.u8(match flags {
+            0 => u8::from(!self.is_default()),
+            _ => 2,
+        });
         if self.is_default() {
             return;
         }
@@ -199,6 +252,9 @@ impl TableRules {
             out.varint(u64::from(column.0));
             bounds.encode(out);
         }
+        if flags != 0 {
+            out.u8(flags);
+        }
     }
 
     /// Reads the canonical form of rules over the first `columns` columns.
@@ -208,9 +264,10 @@ impl TableRules {
     /// two groups.
     pub fn decode(from: &mut Reader<'_>, columns: usize) -> Result<Self, DecodeError> {
         let mut rules = Self::default();
-        match from.u8()? {
+        let tag = from.u8()?;
+        match tag {
             0 => return Ok(rules),
-            1 => {}
+            1 | 2 => {}
             tag => return Err(DecodeError::UnknownTag { what: "rules", tag }),
         }
         for _ in 0..from.count(COLUMNS_MAX)? {
@@ -246,6 +303,14 @@ impl TableRules {
             }
             rules.bounds.insert(column, Bounds::decode(from)?);
         }
+        if tag == 2 {
+            let flags = from.u8()?;
+            if !(1..=3).contains(&flags) {
+                return Err(DecodeError::UnknownTag { what: "rules of a whole table", tag: flags });
+            }
+            rules.deletes = DeleteRule::ALL[usize::from(flags & 1)];
+            rules.is_parent = flags & 2 != 0;
+        }
         if rules.is_default() {
             return Err(DecodeError::NotCanonical("rules"));
         }
@@ -266,7 +331,12 @@ impl fmt::Display for Rules<String> {
         let group = |group: &BTreeSet<String>| {
             format!("group {}", group.iter().map(String::as_str).collect::<Vec<_>>().join("+"))
         };
-        let all: Vec<String> = columns.chain(self.groups.iter().map(group)).collect();
+        let deletes = match self.deletes {
+            DeleteRule::DeleteWins => None,
+            DeleteRule::UpdateWins => Some(format!("deletes = {:?}", self.deletes.name())),
+        };
+        let all = columns.chain(self.groups.iter().map(group)).chain(deletes);
+        let all: Vec<String> = all.collect();
         f.write_str(if all.is_empty() { "last writer wins" } else { "" })?;
         f.write_str(&all.join(", "))
     }
@@ -285,7 +355,8 @@ mod tests {
         let split = proptest::collection::vec(0usize..4, 12);
         let bounds =
             proptest::collection::vec((0u16..12, any::<Option<i32>>(), any::<i32>()), 0..3);
-        (columns, split, bounds).prop_map(|(columns, split, bounds)| {
+        let whole = (any::<bool>(), any::<bool>());
+        (columns, split, bounds, whole).prop_map(|(columns, split, bounds, whole)| {
             let group = |number: usize| {
                 let members = split.iter().enumerate().filter(|(_, group)| **group == number);
                 members.map(|(column, _)| ColumnId(column as u16)).collect::<BTreeSet<_>>()
@@ -301,6 +372,8 @@ mod tests {
                         (ColumnId(column), Bounds { least, most: end(most) })
                     })
                     .collect(),
+                deletes: DeleteRule::ALL[usize::from(whole.0)],
+                is_parent: whole.1,
             }
         })
     }

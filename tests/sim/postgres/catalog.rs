@@ -48,6 +48,7 @@ fn local(server: &Instance, number: TableNo, table: &Table) -> LocalTable {
         cast: column.type_name.clone(),
         unfit_type: None,
         is_not_null: def.is_key(ColumnId(place as u16)),
+        default: None,
         identity: None,
         sequence: None,
     };
@@ -103,10 +104,12 @@ fn foreign_keys(server: &Instance, table: &Table) -> Vec<ForeignKey> {
         ForeignKey {
             name: format!("{}_{}_fkey", table.spec.def.name.name, columns.join("_")),
             equals: vec![EQUALS.to_owned(); columns.len()],
+            set_columns: columns.clone(),
             columns,
             parent: parent.name.clone(),
             parent_columns: parent.key.iter().map(|id| name_of(parent, *id)).collect(),
             on_delete: OnDelete::NoAction,
+            names_primary_key: true,
         }
     };
     parents.map(foreign_key).collect()

@@ -4,7 +4,7 @@ use landfall_protocol::fleet::Fleet;
 use landfall_protocol::schema::TableName;
 
 use super::{Finding, columns, rules};
-use crate::postgres::catalog::{Catalog, LocalTable, Partition, RelationKind};
+use crate::postgres::catalog::{Catalog, ForeignKey, LocalTable, Partition, RelationKind};
 use crate::postgres::sql::{quote_identifier, quote_literal, quote_table};
 
 pub(super) fn judge(catalog: &Catalog, fleet: &Fleet, bypasses_rls: bool) -> Vec<Finding> {
@@ -201,7 +201,38 @@ fn relations(table: &LocalTable, fleet: &Fleet) -> Vec<Finding> {
             "add it to the fleet file: rows deleted at another site would leave orphans in it",
         )
     });
-    parents.chain(children).collect()
+    parents.chain(children).chain(references(table, fleet)).collect()
+}
+
+/// Foreign keys between replicated tables are kept, but for these.
+fn references(table: &LocalTable, fleet: &Fleet) -> Vec<Finding> {
+    let name = &table.def.name;
+    let is_inside = |key: &&ForeignKey| fleet.set_of(&key.parent).is_some();
+    let mut findings = Vec::new();
+    for key in table.foreign_keys.iter().filter(is_inside) {
+        if fleet.set_of(&key.parent) != fleet.set_of(name) {
+            findings.push(Finding::warning(
+                format!(
+                    "foreign key {:?} leads from table {name} to table {}, which is in another \
+                     replication set",
+                    key.name, key.parent
+                ),
+                "put both into one set: a member may have one set without the other some day",
+            ));
+        }
+        if !key.names_primary_key {
+            findings.push(Finding::warning(
+                format!(
+                    "foreign key {:?} of table {name} names rows of table {} by something else \
+                     than the primary key, so a site that changes that while another references \
+                     it leaves orphans, and children of rows that are gone wait, parked",
+                    key.name, key.parent
+                ),
+                "let it name the primary key, or do not change what it names",
+            ));
+        }
+    }
+    findings
 }
 
 fn triggers(table: &LocalTable) -> impl Iterator<Item = Finding> {

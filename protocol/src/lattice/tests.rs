@@ -1,0 +1,134 @@
+//! Properties of the join.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::clock::Hlc;
+use crate::decimal::Decimal;
+use crate::id::{Incarnation, Origin, Seq, SiteId};
+use crate::merged::Part;
+
+fn stamp(site: u16, time: u64) -> Stamp {
+    let site = SiteId::new(site + 1).expect("not zero");
+    let origin = Origin { site, incarnation: Incarnation::new(7).expect("not zero") };
+    Stamp::new(Hlc::from_ms(time), origin, Seq(time))
+}
+
+fn cells(columns: &[u16]) -> Vec<Cell> {
+    columns.iter().map(|column| Cell { column: ColumnId(*column), value: Value::Int(1) }).collect()
+}
+
+/// A counter's column, with a number or a share of it.
+const COUNT: ColumnId = ColumnId(9);
+
+/// What was there before the log, as a delete or a revival says it.
+fn old(columns: &[u16]) -> Vec<Cell> {
+    let value = Value::Base("10".into());
+    cells(columns).into_iter().chain([Cell { column: COUNT, value }]).collect()
+}
+
+#[derive(Clone, Debug)]
+struct Change {
+    op: RowOp,
+    stamp: Stamp,
+    cells: Vec<Cell>,
+}
+
+/// Changes with a stamp each.
+fn changes() -> impl Strategy<Value = Vec<Change>> {
+    let ops = [RowOp::Insert, RowOp::Update, RowOp::Delete, RowOp::Revive];
+    let columns = proptest::sample::subsequence(vec![1, 2, 3], 0..=3);
+    let change = (0usize..4, 0u16..3, columns, 1i64..9);
+    proptest::collection::vec(change, 1..12).prop_map(move |changes| {
+        let made = changes.into_iter().zip(1..).map(|((op, site, columns, by), time)| {
+            let (op, stamp) = (ops[op], stamp(site, time));
+            let cells = match op {
+                RowOp::Insert => cells(&[1, 2, 3, 9]),
+                RowOp::Update => {
+                    let part = Part::Sum(Decimal::parse(&by.to_string()).expect("a number"));
+                    let value = Value::Share(Box::new(Share { birth: None, part }));
+                    let share = Cell { column: COUNT, value };
+                    cells(&columns).into_iter().chain([share]).collect()
+                }
+                RowOp::Delete | RowOp::Revive => old(&columns),
+            };
+            Change { op, stamp, cells }
+        });
+        made.collect()
+    })
+}
+
+fn joined<'c>(changes: impl Iterator<Item = &'c Change>) -> RowClock {
+    let mut clock = RowClock::default();
+    for Change { op, stamp, cells } in changes {
+        clock.join(*op, *stamp, cells);
+    }
+    clock
+}
+
+#[test]
+fn a_revival_shows_what_a_delete_hid() {
+    let mut clock = RowClock::default();
+    clock.join(RowOp::Insert, stamp(0, 1), &cells(&[1, 2]));
+    clock.join(RowOp::Update, stamp(1, 3), &cells(&[2]));
+    let before = clock.clone();
+    clock.join(RowOp::Delete, stamp(0, 5), &[]);
+    assert!(!clock.is_live(true));
+    // Concurrent with both, older than the delete, and known to nobody who revived.
+    assert_eq!(clock.join(RowOp::Update, stamp(2, 4), &cells(&[1])).fate(), Fate::Superseded);
+    assert_eq!(clock.join(RowOp::Revive, stamp(1, 6), &[]).fate(), Fate::Applied);
+    assert!(clock.is_live(false));
+    assert_eq!(clock.cell(ColumnId(1)), Some(stamp(2, 4)));
+    assert_eq!(clock.cell(ColumnId(2)), before.cell(ColumnId(2)));
+    assert_eq!(clock.join(RowOp::Delete, stamp(0, 5), &[]).fate(), Fate::Superseded);
+}
+
+#[test]
+fn what_was_there_before_the_log_is_older_than_all_in_it() {
+    let mut clock = RowClock::default();
+    clock.join(RowOp::Delete, stamp(0, 5), &old(&[1, 2]));
+    let found = clock.cell(ColumnId(1)).expect("it is in the log now");
+    assert_eq!((found.hlc, found.txn), (Hlc::ZERO, stamp(0, 5).txn));
+    assert_eq!(clock.value(COUNT).as_deref(), Some("10"));
+    clock.join(RowOp::Update, stamp(1, 2), &cells(&[1]));
+    clock.join(RowOp::Revive, stamp(2, 6), &old(&[1, 2]));
+    assert_eq!(clock.cell(ColumnId(1)), Some(stamp(1, 2)));
+    assert_eq!(clock.cell(ColumnId(2)), Some(stamp(2, 6).before_the_log()));
+    assert_eq!(clock.value(COUNT).as_deref(), Some("10"));
+    clock.join(RowOp::Insert, stamp(0, 7), &cells(&[1, 2, 9]));
+    assert_eq!(clock.cell(ColumnId(2)), Some(stamp(0, 7)));
+    assert!(clock.merged_columns().next().is_none());
+}
+
+proptest! {
+    #[test]
+    fn any_order_and_any_repetition_gives_the_same_clock(
+        changes in changes(),
+        order in proptest::collection::vec(any::<prop::sample::Index>(), 0..20),
+    ) {
+        let straight = joined(changes.iter());
+        let mixed: Vec<&Change> = order.iter().map(|index| index.get(&changes)).collect();
+        let mut other = joined(mixed.into_iter().chain(changes.iter().rev()));
+        prop_assert_eq!(&other.cells, &straight.cells);
+        prop_assert_eq!((other.existence, other.base), (straight.existence, straight.base));
+        prop_assert_eq!(other.life(COUNT), straight.life(COUNT));
+        let again = other.clone();
+        for Change { op, stamp, cells } in &changes {
+            other.join(*op, *stamp, cells);
+        }
+        prop_assert_eq!(&other, &again);
+        let mut out = Writer::new();
+        other.encode(&mut out);
+        prop_assert_eq!(RowClock::decode(&mut Reader::new(&out.into_bytes())), Ok(other));
+    }
+
+    /// What a change came to is the same when it is asked for later.
+    #[test]
+    fn a_fate_can_be_asked_for_again(changes in changes()) {
+        let mut clock = RowClock::default();
+        for Change { op, stamp, cells } in &changes {
+            let fate = clock.join(*op, *stamp, cells).fate();
+            prop_assert_eq!(clock.fate(*op, *stamp, cells), fate);
+        }
+    }
+}

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `no-barrier` | apply decides by clocks that may not know the newest local writes |
 //! | `no-repair` | rows that do not show what their clocks say stay as they are |
+//! | `no-remedies` | apply does not look for rows that lose their parents |
 //! | `no-causal-order` | a transaction does not wait for what its origin had seen |
 //! | `torn-fold` | the position in the log becomes durable after what was folded up to it |
 //! | `volatile-clock` | a start forgets the last clock reading |
@@ -13,6 +14,7 @@
 //! | `early-horizon` | transactions count as folded before their clocks are stored |
 //! | `stale-clocks` | apply uses the clocks it looked up early although the fold has moved clocks |
 //! | `lost-conflict` | of the lines about what gave way in an apply transaction the last is not written |
+//! | `equal-lengths` | of long values those of one length are taken for the same |
 //! | `no-checksum` | rows of the store are believed whatever their checksums say |
 //! | `no-chain-check` | a unit need not follow on the one before |
 //! | `stalled-store` | nothing; what capture sends to the store never gets done |

@@ -8,6 +8,7 @@ mod crashes;
 mod cuts;
 mod disk;
 mod documents;
+mod foreign_keys;
 mod fragments;
 mod frozen;
 mod harness;

@@ -347,7 +347,8 @@ fn tables_that_cannot_be_replicated_are_told_with_what_to_do() {
          CREATE TABLE child (a int PRIMARY KEY REFERENCES outside);
          CREATE TABLE base (a int PRIMARY KEY);
          CREATE TABLE stranger (a int REFERENCES base);
-         CREATE TABLE fine (a int PRIMARY KEY);
+         CREATE TABLE fine (a int PRIMARY KEY, code int UNIQUE);
+         ALTER TABLE child ADD code int REFERENCES fine (code);
          CREATE FUNCTION audit() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
          CREATE TRIGGER audit AFTER INSERT ON fine FOR EACH ROW EXECUTE FUNCTION audit();
          ALTER TABLE fine ENABLE ALWAYS TRIGGER audit",
@@ -369,6 +370,7 @@ fn tables_that_cannot_be_replicated_are_told_with_what_to_do() {
         ("error", "primary key of table public.late is deferrable"),
         ("warning", "keys of table public.counted come from sequence public.counted_a_seq"),
         ("warning", "leads to table public.outside, which is not replicated"),
+        ("warning", "names rows of table public.fine by something else than the primary key"),
         ("warning", "table public.stranger, which is not replicated, has a foreign key"),
         ("warning", "trigger \"audit\" of table public.fine also fires"),
     ] {
@@ -619,7 +621,6 @@ fn the_catalog_describes_tables_as_they_travel_and_as_they_are_here() {
     assert_eq!(table.replica_identity, ReplicaIdentity::Default);
     assert!(table.is_heap && !table.is_unlogged && !table.is_child && !table.has_children);
     assert!(!table.key_is_deferrable && !table.has_row_security);
-
     let id = &table.columns[1];
     assert_eq!((id.number, id.identity, id.is_not_null), (3, Some(Identity::Always), true));
     assert_eq!(id.sequence.as_ref().map(|s| s.increment), Some(1));
@@ -629,6 +630,7 @@ fn the_catalog_describes_tables_as_they_travel_and_as_they_are_here() {
         (&kin.columns[..], &kin.parent_columns[..]),
         (&["msite".to_owned(), "mother".to_owned()][..], &["site".to_owned(), "id".to_owned()][..])
     );
+    assert!(kin.set_columns == kin.columns && kin.names_primary_key && table.def.rules.is_parent);
     assert_eq!(table.referenced_by, std::slice::from_ref(&name));
     let [lower, bed] = table.unique.as_slice() else { panic!("{:?}", table.unique) };
     assert_eq!((lower.name.as_str(), &lower.columns[..]), ("by_lower", &["bed".to_owned()][..]));

@@ -143,6 +143,18 @@ fn what_a_whole_write_takes_away_is_in_the_history() {
 }
 
 #[test]
+fn a_text_that_is_too_long_is_one_value_until_it_is_short_again() {
+    let pair = Pair::with("note", "'begin'");
+    let long = |what: &str| format!("note = '{what}' || repeat(' and so on', 30000)");
+    let shown = pair.apart("left(note, 9)", &long("a"), &long("b"));
+    assert_eq!(shown, "b and so ", "the later write stays");
+    pair.0.sql("a", "UPDATE chart SET note = 'short'");
+    pair.0.converge();
+    assert_eq!(pair.merged("note", "note || ' again'", "'very ' || note"), "very short again");
+    assert_eq!(pair.0.repaired_rows(), 0);
+}
+
+#[test]
 fn sets_and_extremes_take_from_both() {
     let pair = Pair::with(
         "tags, codes, best, first_seen, last_day",

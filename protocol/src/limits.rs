@@ -1,7 +1,11 @@
 //! Limits that are lower in a simulator, so that what is long there takes little.
 
-use crate::change::PIECE_BYTES_MAX;
-use crate::value::INLINE_BYTES_MAX;
+/// Longest text, in bytes, that stands in its row; a longer one is a
+/// [`LongValue`](crate::value::LongValue). Every site draws the line here, or equal values would not
+/// look equal.
+pub const INLINE_BYTES_MAX: usize = 256 << 10;
+/// Longest piece of a long value, in bytes.
+pub const PIECE_BYTES_MAX: usize = 1 << 20;
 
 /// [`INLINE_BYTES_MAX`], unless a simulator says otherwise.
 pub fn inline_bytes_max() -> usize {

@@ -420,11 +420,9 @@ fn follow(
                     // Whether it is there may be wrong for a moment: an insert or delete may have
                     // come between. A row that is not visible cannot be locked either, so one that
                     // appeared since may not show what is newest before it is repaired.
-                    if inserted.get(&place).is_some_and(|at| *at > begins(record)) {
-                        continue;
-                    }
+                    let is_new = inserted.get(&place).is_some_and(|at| *at > begins(record));
                     let (table, key, key_text) = place;
-                    if parked.contains(&(table, key_text)) {
+                    if is_new || parked.contains(&(table, key_text)) {
                         continue;
                     }
                     let (shows, due) = (shown[table].get(&key), due.row(table, &key));

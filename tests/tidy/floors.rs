@@ -22,7 +22,7 @@ pub(crate) const TABLES: &[(&str, &[Floor])] = &[
     (
         "protocol/src/",
         &[
-            (Blind, &["id", "planted"]),
+            (Blind, &["id", "limits", "planted"]),
             (Blind, &["clock"]),
             (Blind, &["codec", "compress"]),
             (Blind, &["decimal"]),

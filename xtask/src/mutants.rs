@@ -7,7 +7,7 @@ use anyhow::bail;
 use crate::cargo::{cargo, run};
 
 /// Rules that the simulator must miss, each within [`SEEDS_MAX`] runs.
-const RULES: [&str; 20] = [
+const RULES: [&str; 21] = [
     "no-barrier",
     "no-causal-order",
     "no-chain-check",
@@ -28,6 +28,7 @@ const RULES: [&str; 20] = [
     "loose-groups",
     "lost-conflict",
     "no-checksum",
+    "equal-lengths",
 ];
 
 /// More seeds must not be needed: their short runs, and if those show nothing, their full ones.

@@ -229,14 +229,14 @@ async fn write(
         let (round, close) = take_queued(first, commands);
         let round = writer.round(round);
         if let Some(soon) = &soon {
-            soon.send_replace(round.own_log_at_once());
+            tell(soon, round.own_log_at_once());
             pace.pause(Moment::BeforeCommit).await;
         }
         pace.committed(disk);
         pace.pause(Moment::AfterCommit).await;
         round.tell();
         if let Some(soon) = &soon {
-            soon.send_replace(writer.tools.news.borrow().clone());
+            tell(soon, writer.tools.news.borrow().clone());
         }
         if let Some(closed) = close {
             writer.record_position();
@@ -245,6 +245,15 @@ async fn write(
             return;
         }
     }
+}
+
+/// Tells what is news; what was tried in vain is none.
+fn tell(soon: &watch::Sender<Log>, log: Log) {
+    soon.send_if_modified(|told| {
+        let is_news = *told != log;
+        *told = log;
+        is_news
+    });
 }
 
 async fn read(reader: &Reader<'_>, commands: &mut mpsc::Receiver<ReadCommand>, pace: &dyn Pace) {

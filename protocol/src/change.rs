@@ -25,6 +25,11 @@ pub enum RowOp {
     /// The row is there, as it was: somebody took note of a delete that must not stand. The cells
     /// are as with a delete.
     Revive,
+    /// The row is kept but shown nowhere, because another one has a value that only one may have; it
+    /// comes back with a return, unless it is deleted meanwhile. The cells are as with a delete.
+    Quarantine,
+    /// The row that was put aside is shown again. The cells are as with a delete.
+    Return,
 }
 
 impl RowOp {
@@ -33,13 +38,8 @@ impl RowOp {
     pub fn cells_at(self, stamp: Stamp) -> Stamp {
         match self {
             Self::Insert | Self::Update => stamp,
-            Self::Delete | Self::Revive => stamp.before_the_log(),
+            Self::Delete | Self::Revive | Self::Quarantine | Self::Return => stamp.before_the_log(),
         }
-    }
-
-    /// Whether it says that the row is there, or is not.
-    pub fn decides_existence(self) -> bool {
-        self != Self::Update
     }
 }
 
@@ -80,6 +80,8 @@ impl RowChange {
             RowOp::Update => 1,
             RowOp::Delete => 2,
             RowOp::Revive => 3,
+            RowOp::Quarantine => 4,
+            RowOp::Return => 5,
         });
         out.bytes(self.key.as_bytes());
         out.varint(self.cells.len() as u64);
@@ -102,6 +104,8 @@ impl RowChange {
             1 => RowOp::Update,
             2 => RowOp::Delete,
             3 => RowOp::Revive,
+            4 => RowOp::Quarantine,
+            5 => RowOp::Return,
             tag => return Err(DecodeError::UnknownTag { what: "row change", tag }),
         };
         let key = RowKey::from_bytes(from.bytes(VALUE_BYTES_MAX)?);
@@ -128,11 +132,11 @@ impl RowChange {
 }
 
 /// What was done to a merged column is an update. With what it was born tells who says that a row is
-/// there, or is not.
+/// there or shown, or is not.
 fn may_have(op: RowOp, value: &Value) -> bool {
     match value {
         Value::Share(_) => op == RowOp::Update,
-        Value::Base(_) => matches!(op, RowOp::Delete | RowOp::Revive),
+        Value::Base(_) => !matches!(op, RowOp::Insert | RowOp::Update),
         _ => true,
     }
 }
@@ -358,14 +362,38 @@ mod tests {
     }
 
     #[test]
+    fn a_row_that_is_put_aside_is_as_recorded() {
+        let old = vec![(1, Value::Text("north".into())), (4, Value::Base("10".into()))];
+        let changes = [
+            change(RowOp::Quarantine, Vec::new()),
+            change(RowOp::Quarantine, old.clone()),
+            change(RowOp::Return, Vec::new()),
+            change(RowOp::Return, old),
+        ];
+        let all: Vec<u8> = changes.iter().flat_map(bytes).collect();
+        golden::check("row-quarantine-v1", &all);
+        let mut from = Reader::new(&all);
+        for change in changes {
+            assert_eq!(RowChange::decode(&mut from), Ok(change));
+        }
+    }
+
+    #[test]
     fn merged_columns_travel_as_what_they_are() {
         let reads = |op, value: &Value| {
             let bytes = bytes(&change(op, vec![(1, value.clone())]));
             RowChange::decode(&mut Reader::new(&bytes)).is_ok()
         };
-        let all = [RowOp::Insert, RowOp::Update, RowOp::Delete, RowOp::Revive];
-        assert_eq!(all.map(|op| reads(op, &share())), [false, true, false, false]);
+        let all = [
+            RowOp::Insert,
+            RowOp::Update,
+            RowOp::Delete,
+            RowOp::Revive,
+            RowOp::Quarantine,
+            RowOp::Return,
+        ];
+        assert_eq!(all.map(|op| reads(op, &share())), [false, true, false, false, false, false]);
         let base = Value::Base("10".into());
-        assert_eq!(all.map(|op| reads(op, &base)), [false, false, true, true]);
+        assert_eq!(all.map(|op| reads(op, &base)), [false, false, true, true, true, true]);
     }
 }

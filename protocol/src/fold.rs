@@ -485,7 +485,9 @@ impl Fold {
             match own.change.op {
                 RowOp::Insert => *clock = RowClock::default(),
                 RowOp::Update => own.take_shares(stamp, clock, is_doubtful),
-                RowOp::Delete | RowOp::Revive => own.keep_unlogged(rules, clock, is_doubtful),
+                RowOp::Delete | RowOp::Revive | RowOp::Quarantine | RowOp::Return => {
+                    own.keep_unlogged(rules, clock, is_doubtful);
+                }
             }
             clock.join(own.change.op, stamp, &own.change.cells);
             if !rules.is_none_or(|rules| own.shows(rules, clock)) {

@@ -15,6 +15,9 @@
 //! that its origin knew of the row. Only what was there before the log is in no log; deletes and
 //! revivals bring it along, and it is joined at a stamp older than all others.
 //!
+//! Whether a row is put aside is a register of its own: it says nothing of whether the row exists, so
+//! neither a delete nor an update is lost to it, and it ends where somebody says that the row is there.
+//!
 //! A [merged column](crate::merged) is a cell whose stamp is its birth, and beside it what was done
 //! to it since.
 
@@ -40,11 +43,22 @@ pub struct Existence {
     pub live: bool,
 }
 
+/// Whether a row is put aside, and since when that is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Aside {
+    /// The quarantine or the return that decided.
+    pub stamp: Stamp,
+    /// `true` after a quarantine.
+    pub is_aside: bool,
+}
+
 /// What is known of one row. The default is a row as it stood before the site joined the fleet:
 /// older than every stamp, existing if PostgreSQL has it.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct RowClock {
     existence: Option<Existence>,
+    /// Newer than the existence register; what is older than that says nothing any more.
+    aside: Option<Aside>,
     base: Option<Stamp>,
     /// In column order; mostly a handful.
     cells: Vec<(ColumnId, Stamp)>,
@@ -107,7 +121,34 @@ impl RowClock {
 
     /// Whether the row shows, given whether it was there before anything was stamped.
     pub fn is_live(&self, present_at_genesis: bool) -> bool {
-        self.existence.map_or(present_at_genesis, |existence| existence.live)
+        self.shows().unwrap_or(present_at_genesis)
+    }
+
+    /// Whether the row shows; `None` while nobody has said anything of that since there is a log.
+    pub fn shows(&self) -> Option<bool> {
+        match (self.existence, self.aside) {
+            (Some(existence), aside) => {
+                Some(existence.live && !aside.is_some_and(|aside| aside.is_aside))
+            }
+            (None, Some(aside)) => Some(!aside.is_aside),
+            (None, None) => None,
+        }
+    }
+
+    /// Whether the row was put aside, and not deleted since.
+    pub fn is_aside(&self) -> bool {
+        !self.is_gone() && self.aside.is_some_and(|aside| aside.is_aside)
+    }
+
+    /// Whether the row was deleted.
+    pub fn is_gone(&self) -> bool {
+        self.existence.is_some_and(|existence| !existence.live)
+    }
+
+    /// The stamp of what decides whether the row shows.
+    pub fn decided(&self) -> Option<Stamp> {
+        let existence = self.existence.map(|existence| existence.stamp);
+        existence.max(self.aside.map(|aside| aside.stamp))
     }
 
     /// The clock as it is once somebody has taken the delete of the row back.
@@ -115,6 +156,16 @@ impl RowClock {
     pub fn revived(mut self) -> Self {
         if let Some(existence) = &mut self.existence {
             existence.live = true;
+            self.aside = None;
+        }
+        self
+    }
+
+    /// The clock as it is once the row is aside no more.
+    #[must_use]
+    pub fn returned(mut self) -> Self {
+        if let Some(aside) = &mut self.aside {
+            aside.is_aside = false;
         }
         self
     }
@@ -183,8 +234,10 @@ impl RowClock {
     /// Every stamp in the row, in no particular order.
     pub fn stamps(&self) -> impl Iterator<Item = Stamp> + '_ {
         let existence = self.existence.map(|existence| existence.stamp);
+        let aside = self.aside.map(|aside| aside.stamp);
         let shares = self.merged.iter().flat_map(Merged::stamps);
-        self.cells.iter().map(|(_, stamp)| *stamp).chain(self.base).chain(existence).chain(shares)
+        let cells = self.cells.iter().map(|(_, stamp)| *stamp);
+        cells.chain(self.base).chain(existence).chain(aside).chain(shares)
     }
 
     /// The stamps of what was written into the row since there is a log, in no particular order.
@@ -226,6 +279,11 @@ impl RowClock {
                 self.join_existence(Existence { stamp, live: true }, &mut outcome);
                 self.join_old_cells(op.cells_at(stamp), cells, &mut outcome);
             }
+            RowOp::Quarantine | RowOp::Return => {
+                let is_aside = op == RowOp::Quarantine;
+                self.join_aside(Aside { stamp, is_aside }, &mut outcome);
+                self.join_old_cells(op.cells_at(stamp), cells, &mut outcome);
+            }
         }
         outcome
     }
@@ -255,8 +313,14 @@ impl RowClock {
         let columns = cells.iter().map(|cell| cell.column);
         let cells_at = Some(op.cells_at(stamp));
         outcome.won.extend(columns.filter(|column| self.cell(*column) == cells_at));
-        let decides = |existence: Existence| existence.stamp == stamp;
-        outcome.existence_won |= op.decides_existence() && self.existence.is_some_and(decides);
+        let decided = match op {
+            RowOp::Update => None,
+            RowOp::Insert | RowOp::Delete | RowOp::Revive => {
+                self.existence.map(|known| known.stamp)
+            }
+            RowOp::Quarantine | RowOp::Return => self.aside.map(|known| known.stamp),
+        };
+        outcome.existence_won |= decided == Some(stamp);
         if matches!(op, RowOp::Insert | RowOp::Update) {
             self.note_lost_to_tombstone(stamp, &mut outcome);
         }
@@ -271,6 +335,18 @@ impl RowClock {
             Some(known) if known.stamp == new.stamp => {}
             _ => {
                 self.existence = Some(new);
+                self.aside = self.aside.filter(|aside| aside.stamp > new.stamp);
+                outcome.existence_won = true;
+            }
+        }
+    }
+
+    fn join_aside(&mut self, new: Aside, outcome: &mut JoinOutcome) {
+        match self.decided() {
+            Some(known) if known > new.stamp => outcome.existence_lost = Some(known),
+            Some(known) if known == new.stamp => {}
+            _ => {
+                self.aside = Some(new);
                 outcome.existence_won = true;
             }
         }
@@ -386,7 +462,8 @@ impl RowClock {
             Some(_) => 2,
         };
         let merged = u8::from(!self.merged.is_empty());
-        out.u8(existence | base << 2 | merged << 4);
+        let aside = self.aside.map_or(0, |aside| 1 + u8::from(aside.is_aside));
+        out.u8(existence | base << 2 | merged << 4 | aside << 5);
         if let Some(stamp) = existence_stamp {
             out.stamp(stamp);
         }
@@ -394,6 +471,9 @@ impl RowClock {
             && let Some(stamp) = self.base
         {
             out.stamp(stamp);
+        }
+        if let Some(aside) = self.aside {
+            out.stamp(aside.stamp);
         }
         out.varint(self.cells.len() as u64);
         for (column, stamp) in &self.cells {
@@ -424,6 +504,11 @@ impl RowClock {
             (2, _) => Some(from.stamp()?),
             _ => return Err(DecodeError::UnknownTag { what: "row base", tag }),
         };
+        let aside = match tag >> 5 {
+            0 => None,
+            aside @ (1 | 2) => Some(Aside { stamp: from.stamp()?, is_aside: aside == 2 }),
+            _ => return Err(DecodeError::UnknownTag { what: "row clock", tag }),
+        };
         let count = from.count(COLUMNS_MAX)?;
         let mut cells: Vec<(ColumnId, Stamp)> = Vec::with_capacity(count);
         for _ in 0..count {
@@ -433,11 +518,9 @@ impl RowClock {
             }
             cells.push((column, from.stamp()?));
         }
-        let mut clock = Self { existence, base, cells, merged: Vec::new() };
-        match tag >> 4 {
-            0 => {}
-            1 => clock.decode_merged(from)?,
-            _ => return Err(DecodeError::UnknownTag { what: "row clock", tag }),
+        let mut clock = Self { existence, aside, base, cells, merged: Vec::new() };
+        if tag >> 4 & 1 == 1 {
+            clock.decode_merged(from)?;
         }
         Ok(clock)
     }

@@ -162,6 +162,16 @@ pub enum Rule {
     UpdateWins,
     /// A delete was taken back by another site, whose history says why.
     Revived,
+    /// A row was put aside by another site, whose history says why.
+    Quarantined,
+    /// A row is put aside because an older one has a value that only one may have.
+    UniqueQuarantine,
+    /// A value gets an ending because an older row has it, and only one may.
+    UniqueSuffix,
+    /// A value is emptied because an older row has it, and only one may.
+    UniqueNull,
+    /// A row is put aside because an EXCLUDE constraint does not allow it beside an older one.
+    ExcludeQuarantine,
     /// A delete gives way to a row that references the deleted one.
     FkRestrict,
     /// A row goes with the row that it references.
@@ -189,6 +199,11 @@ impl Rule {
             Self::DocumentKey => "document_key",
             Self::UpdateWins => "update_wins",
             Self::Revived => "revived",
+            Self::Quarantined => "quarantined",
+            Self::UniqueQuarantine => "unique_quarantine",
+            Self::UniqueSuffix => "unique_suffix",
+            Self::UniqueNull => "unique_null",
+            Self::ExcludeQuarantine => "exclude_quarantine",
             Self::FkRestrict => "fk_restrict",
             Self::FkCascade => "fk_cascade",
             Self::FkSetNull => "fk_set_null",
@@ -331,7 +346,7 @@ impl RowWork {
         (present, shown): (bool, Option<&ShownCells>),
         hidden: bool,
     ) -> Decision<'_> {
-        if clock.existence().is_some_and(|existence| existence.live != present) && !hidden {
+        if clock.shows().is_some_and(|shows| shows != present) && !hidden {
             let (verdict, conflicts) = (Verdict::Retry, Vec::new());
             let kept = Verdict::Keep;
             return Decision { verdict, conflicts, revives: false, kept, clock };
@@ -482,8 +497,8 @@ impl Step {
     /// Whether joining this to a row can make a conflict. It cannot where the row's origin knew all
     /// that is in the clock, which is how most changes are, and need not be looked at closely.
     fn may_conflict(&self, clock: &RowClock) -> bool {
-        let deleted = clock.existence().is_some_and(|existence| !existence.live);
-        deleted || clock.stamps().any(|stamp| stamp > self.stamp || !self.knew(stamp))
+        clock.shows() == Some(false)
+            || clock.stamps().any(|stamp| stamp > self.stamp || !self.knew(stamp))
     }
 
     /// The delete that this step takes back, or that must not take the row, where updates win: one
@@ -517,7 +532,7 @@ impl Step {
             let known = before.cell(cell.column);
             // In this order: whatever the stamps of the cells say, it is the delete that hides them.
             let (rule, winner, loser, lost) = if let Some(deleted) = outcome.existence_lost
-                && !was_live
+                && before.is_gone()
             {
                 (Rule::DeleteWins, deleted, self.stamp, LostValue::Value(cell.value.clone()))
             } else if let (Some((_, winner)), Value::Share(share)) = (lost_to, &cell.value) {
@@ -556,13 +571,19 @@ impl Step {
                     Conflict { column: None, rule, winner, loser, lost: LostValue::Nothing }
                 }))
             }
-            RowOp::Revive if outcome.existence_won && !was_live && !present => {
+            RowOp::Revive if outcome.existence_won && before.is_gone() && !present => {
                 conflicts.extend(before.existence().map(|deleted| {
                     let (rule, winner, loser) = (Rule::Revived, self.stamp, deleted.stamp);
                     Conflict { column: None, rule, winner, loser, lost: LostValue::Nothing }
                 }));
             }
-            RowOp::Revive => {}
+            RowOp::Quarantine if outcome.existence_won && was_live => {
+                // Undo wants a value that gave way; the row is kept beside it.
+                let (column, rule) = (def.cell_columns().next(), Rule::Quarantined);
+                let (winner, loser) = (self.stamp, before.newest().unwrap_or(self.stamp));
+                conflicts.push(Conflict { column, rule, winner, loser, lost: lost_value });
+            }
+            RowOp::Revive | RowOp::Quarantine | RowOp::Return => {}
             RowOp::Insert | RowOp::Update => {}
         }
     }

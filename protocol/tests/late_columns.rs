@@ -68,7 +68,9 @@ fn step() -> impl Strategy<Value = Step> {
         Just(RowOp::Insert),
         Just(RowOp::Update),
         Just(RowOp::Delete),
-        Just(RowOp::Revive)
+        Just(RowOp::Revive),
+        Just(RowOp::Quarantine),
+        Just(RowOp::Return)
     ];
     let parts = (op, any::<[bool; 3]>(), 1..12u64, any::<[bool; 3]>());
     parts.prop_map(|(op, flags, time, columns)| {
@@ -89,7 +91,7 @@ fn written(steps: &[Step]) -> Vec<Written> {
         let named = def.cell_columns().filter(|column| match step.op {
             RowOp::Insert => true,
             RowOp::Update => step.columns[usize::from(column.0) - 1],
-            RowOp::Delete | RowOp::Revive => false,
+            RowOp::Delete | RowOp::Revive | RowOp::Quarantine | RowOp::Return => false,
         });
         let value = |column: ColumnId| Value::Int(at as i64 * 10 + i64::from(column.0));
         let cells = named.map(|column| Cell { column, value: value(column) }).collect();
@@ -118,7 +120,10 @@ fn adding(steps: &[Step], changes: &mut [Written]) {
                 sum = sum.plus(&Decimal::parse("3").unwrap());
                 cell.value = Value::Share(Box::new(Share { birth, part: Part::Sum(sum.clone()) }));
             }
-            (None, RowOp::Update | RowOp::Delete | RowOp::Revive) => {}
+            (
+                None,
+                RowOp::Update | RowOp::Delete | RowOp::Revive | RowOp::Quarantine | RowOp::Return,
+            ) => {}
             _ => (birth, sum) = (Some(*stamp), Decimal::zero()),
         }
     }

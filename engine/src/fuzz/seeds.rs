@@ -106,7 +106,8 @@ fn markers() -> Vec<Marker> {
         (ParkedChange { seq: Seq(8), index: 3 }, Obstacle::Refused),
         (ParkedChange { seq: Seq(9), index: 0 }, Obstacle::NoTable),
     ];
-    let remedies = [Remedy::Revive, Remedy::Delete, Remedy::Update(vec![ColumnId(1), ColumnId(4)])];
+    let update = Remedy::Update(vec![ColumnId(1), ColumnId(4)]);
+    let remedies = [Remedy::Revive, Remedy::Delete, Remedy::Quarantine, Remedy::Return, update];
     let row = |key| RowId { table: TableId(3), key: RowKey::new(&[Value::Int(key)]) };
     let emitted = remedies.into_iter().zip(1..);
     let emitted = emitted.map(|(remedy, key)| Emission { row: row(key), remedy }).collect();

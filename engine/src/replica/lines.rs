@@ -109,7 +109,7 @@ impl Replica {
             actor: log.actor(stamp.txn).map(|actor| actor.as_str().to_owned()),
             wrote,
         };
-        let goes = matches!(conflict.rule, Rule::DeleteWins | Rule::FkCascade);
+        let goes = matches!(conflict.rule, Rule::DeleteWins | Rule::FkCascade | Rule::Quarantined);
         let is_whole = is_first && goes;
         let row_before = told.shown.filter(|_| is_whole && conflict.lost == LostValue::Shown);
         ConflictLine {
@@ -212,13 +212,17 @@ impl Told<'_> {
         match self.conflict.rule {
             Rule::DeleteWins | Rule::FkCascade => Wrote::Delete,
             Rule::InsertAfterDelete => Wrote::Insert,
+            // Both wrote the same value, but for what EXCLUDE compares.
+            Rule::UniqueQuarantine | Rule::UniqueSuffix | Rule::UniqueNull => self.loser(log),
             Rule::FkSetNull => Wrote::Value(None),
             // Nobody wrote the end of the range, and what keeps a row is not one value of it.
             Rule::CounterClamped
             | Rule::FkSetDefault
             | Rule::FkRestrict
             | Rule::UpdateWins
-            | Rule::Revived => Wrote::Unknown,
+            | Rule::Revived
+            | Rule::Quarantined
+            | Rule::ExcludeQuarantine => Wrote::Unknown,
             Rule::LastWriterWins | Rule::Reset(_) | Rule::DocumentKey => {
                 let column = self.conflict.column;
                 let own = column.and_then(|column| self.work?.value_of(winner.txn, column));
@@ -275,6 +279,8 @@ pub(super) fn op_name(op: RowOp) -> &'static str {
         RowOp::Update => "update",
         RowOp::Delete => "delete",
         RowOp::Revive => "revive",
+        RowOp::Quarantine => "quarantine",
+        RowOp::Return => "return",
     }
 }
 

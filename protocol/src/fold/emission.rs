@@ -31,6 +31,10 @@ pub enum Remedy {
     Revive,
     /// It goes.
     Delete,
+    /// It is kept, but shown nowhere: another row has a value that only one may have.
+    Quarantine,
+    /// It was put aside and is shown again.
+    Return,
     /// These columns get the values that the row shows, in column order.
     Update(Vec<ColumnId>),
 }
@@ -41,6 +45,8 @@ impl Remedy {
         match self {
             Self::Revive => RowOp::Revive,
             Self::Delete => RowOp::Delete,
+            Self::Quarantine => RowOp::Quarantine,
+            Self::Return => RowOp::Return,
             Self::Update(_) => RowOp::Update,
         }
     }
@@ -54,6 +60,8 @@ pub(super) fn encode(emitted: &[Emission], out: &mut Writer) {
         match remedy {
             Remedy::Revive => out.u8(0),
             Remedy::Delete => out.u8(1),
+            Remedy::Quarantine => out.u8(3),
+            Remedy::Return => out.u8(4),
             Remedy::Update(columns) => {
                 out.u8(2);
                 out.varint(columns.len() as u64);
@@ -70,6 +78,8 @@ pub(super) fn decode(from: &mut Reader<'_>) -> Result<Vec<Emission>, DecodeError
         let remedy = match from.u8()? {
             0 => Remedy::Revive,
             1 => Remedy::Delete,
+            3 => Remedy::Quarantine,
+            4 => Remedy::Return,
             2 => {
                 let count = from.count(COLUMNS_MAX)?;
                 Remedy::Update(

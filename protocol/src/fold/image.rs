@@ -199,10 +199,11 @@ impl Image {
         let Emission { row, remedy } = emission;
         let op = remedy.op();
         let cells = match remedy {
-            Remedy::Revive => {
+            Remedy::Revive | Remedy::Return => {
                 let shown = self.after.or(self.before).unwrap_or_default();
                 shown.into_cells(|_, _| true)
             }
+            Remedy::Quarantine => self.before.unwrap_or_default().into_cells(|_, _| true),
             Remedy::Delete => {
                 let keeps = rules.is_some_and(TableRules::keeps_deleted);
                 self.before.unwrap_or_default().into_cells(|_, _| keeps)

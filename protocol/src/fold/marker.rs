@@ -177,8 +177,13 @@ mod tests {
     #[test]
     fn what_is_emitted_reads_back_and_nothing_costs_nothing() {
         let row = |key| RowId { table: TableId(3), key: RowKey::new(&[Value::Int(key)]) };
-        let remedies =
-            [Remedy::Revive, Remedy::Delete, Remedy::Update(vec![ColumnId(1), ColumnId(4)])];
+        let remedies = [
+            Remedy::Revive,
+            Remedy::Delete,
+            Remedy::Quarantine,
+            Remedy::Return,
+            Remedy::Update(vec![ColumnId(1), ColumnId(4)]),
+        ];
         let emitted = remedies.into_iter().zip(1..);
         let emitted = emitted.map(|(remedy, key)| Emission { row: row(key), remedy }).collect();
         let site = SiteId::new(1).expect("not zero");

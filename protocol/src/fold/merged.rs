@@ -108,7 +108,7 @@ impl Shown {
             clock.value(*column).map(|value| def.rules.shown(column, value))
         };
         // A row that is gone shows nothing, whatever would be due.
-        let is_gone = clock.existence().is_some_and(|existence| !existence.live);
+        let is_gone = clock.shows() == Some(false);
         let shows = |column: &ColumnId| match (due(clock, column), image) {
             (None, _) => true,
             (Some(_), None) => due(clock, column) == due(&self.before, column),

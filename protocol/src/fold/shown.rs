@@ -24,7 +24,7 @@ pub(super) struct Shown {
 impl Shown {
     /// Whether the row's image in the apply transaction is what the joined clock says.
     pub(super) fn agrees(&self, clock: &RowClock, image: Option<&Image>) -> bool {
-        let live = clock.existence().map(|existence| existence.live);
+        let live = clock.shows();
         let Some(image) = image else {
             return !self.owed_a_write(clock, live);
         };
@@ -51,13 +51,13 @@ impl Shown {
 
     /// Whether the row should have been written though it was not.
     fn owed_a_write(&self, clock: &RowClock, live: Option<bool>) -> bool {
-        let decided = clock.existence().map(|existence| existence.stamp);
+        let decided = clock.decided();
         let won_existence = decided.is_some_and(|stamp| self.stamps.contains(&stamp));
         // What was there before the log was there unless somebody said otherwise, and what comes back
         // was there once.
         let is_revived = decided.is_some_and(|stamp| self.revivals.contains(&stamp));
-        let before = self.before.existence();
-        let was_live = before.map_or(is_revived, |existence| existence.live);
+        let before = self.before.shows();
+        let was_live = before.unwrap_or(is_revived);
         match live {
             Some(true) => {
                 let values =
@@ -66,7 +66,7 @@ impl Shown {
                 won_existence && !was_live
                     || written.any(|(column, stamp)| clock.cell(*column) == Some(*stamp))
             }
-            Some(false) => won_existence && before.is_some_and(|existence| existence.live),
+            Some(false) => won_existence && before == Some(true),
             None => false,
         }
     }

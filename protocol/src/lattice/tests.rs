@@ -36,9 +36,16 @@ struct Change {
 
 /// Changes with a stamp each.
 fn changes() -> impl Strategy<Value = Vec<Change>> {
-    let ops = [RowOp::Insert, RowOp::Update, RowOp::Delete, RowOp::Revive];
+    let ops = [
+        RowOp::Insert,
+        RowOp::Update,
+        RowOp::Delete,
+        RowOp::Revive,
+        RowOp::Quarantine,
+        RowOp::Return,
+    ];
     let columns = proptest::sample::subsequence(vec![1, 2, 3], 0..=3);
-    let change = (0usize..4, 0u16..3, columns, 1i64..9);
+    let change = (0usize..6, 0u16..3, columns, 1i64..9);
     proptest::collection::vec(change, 1..12).prop_map(move |changes| {
         let made = changes.into_iter().zip(1..).map(|((op, site, columns, by), time)| {
             let (op, stamp) = (ops[op], stamp(site, time));
@@ -50,7 +57,7 @@ fn changes() -> impl Strategy<Value = Vec<Change>> {
                     let share = Cell { column: COUNT, value };
                     cells(&columns).into_iter().chain([share]).collect()
                 }
-                RowOp::Delete | RowOp::Revive => old(&columns),
+                RowOp::Delete | RowOp::Revive | RowOp::Quarantine | RowOp::Return => old(&columns),
             };
             Change { op, stamp, cells }
         });
@@ -84,6 +91,44 @@ fn a_revival_shows_what_a_delete_hid() {
 }
 
 #[test]
+fn a_row_that_is_aside_loses_nothing() {
+    let mut clock = RowClock::default();
+    clock.join(RowOp::Insert, stamp(0, 1), &cells(&[1, 2]));
+    assert_eq!(clock.join(RowOp::Quarantine, stamp(1, 5), &[]).fate(), Fate::Applied);
+    assert!(clock.is_aside() && !clock.is_live(true));
+    for (time, column) in [(4, 1), (6, 2)] {
+        let update = (stamp(2, time), cells(&[column]));
+        assert_eq!(clock.join(RowOp::Update, update.0, &update.1).fate(), Fate::Applied);
+        assert_eq!(clock.cell(ColumnId(column)), Some(update.0));
+    }
+    assert!(clock.clone().returned().is_live(false));
+    // However old, a delete of it is one.
+    let mut deleted = clock.clone();
+    deleted.join(RowOp::Delete, stamp(2, 2), &[]);
+    deleted.join(RowOp::Return, stamp(1, 7), &[]);
+    assert!(deleted.is_gone() && !deleted.is_aside() && !deleted.is_live(true));
+    // Whoever inserts it anew did not see it, and it is there.
+    let mut anew = clock.clone();
+    anew.join(RowOp::Insert, stamp(2, 6), &cells(&[1, 2]));
+    assert!(anew.is_live(false));
+    clock.join(RowOp::Return, stamp(1, 7), &[]);
+    assert!(clock.is_live(false));
+    assert_eq!(clock.join(RowOp::Quarantine, stamp(1, 5), &[]).fate(), Fate::Superseded);
+    assert!(clock.is_live(false));
+}
+
+#[test]
+fn a_row_that_is_older_than_the_log_goes_aside_and_returns() {
+    let mut clock = RowClock::default();
+    clock.join(RowOp::Quarantine, stamp(1, 5), &old(&[1, 2]));
+    assert_eq!(clock.shows(), Some(false));
+    clock.join(RowOp::Return, stamp(1, 7), &[]);
+    assert_eq!(clock.shows(), Some(true));
+    clock.join(RowOp::Delete, stamp(1, 3), &[]);
+    assert_eq!(clock.shows(), Some(false));
+}
+
+#[test]
 fn what_was_there_before_the_log_is_older_than_all_in_it() {
     let mut clock = RowClock::default();
     clock.join(RowOp::Delete, stamp(0, 5), &old(&[1, 2]));
@@ -110,7 +155,7 @@ proptest! {
         let mixed: Vec<&Change> = order.iter().map(|index| index.get(&changes)).collect();
         let mut other = joined(mixed.into_iter().chain(changes.iter().rev()));
         prop_assert_eq!(&other.cells, &straight.cells);
-        prop_assert_eq!((other.existence, other.base), (straight.existence, straight.base));
+        prop_assert_eq!((other.existence, other.aside, other.base), (straight.existence, straight.aside, straight.base));
         prop_assert_eq!(other.life(COUNT), straight.life(COUNT));
         let again = other.clone();
         for Change { op, stamp, cells } in &changes {

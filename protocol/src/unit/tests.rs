@@ -388,14 +388,21 @@ fn any_def() -> impl Strategy<Value = TableDef> {
 
 fn any_changes() -> impl Strategy<Value = Vec<RowChange>> {
     let row = (0u32..6, vec(any_value(), 1..3));
-    let what = (0usize..4, btree_map(any::<u16>(), any_value(), 0..5));
+    let what = (0usize..6, btree_map(any::<u16>(), any_value(), 0..5));
     btree_map(row, what, 0..12).prop_map(|rows| {
         let mut changes: Vec<_> = rows
             .into_iter()
             .map(|((table, key), (op, cells))| RowChange {
                 table: TableId(table),
                 key: RowKey::new(&key),
-                op: [RowOp::Insert, RowOp::Update, RowOp::Delete, RowOp::Revive][op],
+                op: [
+                    RowOp::Insert,
+                    RowOp::Update,
+                    RowOp::Delete,
+                    RowOp::Revive,
+                    RowOp::Quarantine,
+                    RowOp::Return,
+                ][op],
                 cells: into_cells(if op >= 2 { BTreeMap::new() } else { cells }),
             })
             .collect();

@@ -11,6 +11,7 @@ use crate::codec::Writer;
 use crate::id::{PublicKey, SiteId};
 use crate::schema::rules::{ColumnRule, Rules};
 use crate::schema::{SetId, TableName};
+use crate::unique::UniqueRule;
 
 /// Longest name of a member or a set, in bytes. A slot name is made of it, and those end at 63.
 pub const MEMBER_NAME_BYTES_MAX: usize = 48;
@@ -142,6 +143,7 @@ pub struct Fleet {
     by_key: BTreeMap<PublicKey, SiteId>,
     set_of_table: BTreeMap<TableName, SetId>,
     rules: BTreeMap<TableName, Rules<String>>,
+    unique: BTreeMap<TableName, Vec<UniqueRule>>,
 }
 
 /// A rule a fleet description broke, and the entry that broke it.
@@ -217,6 +219,12 @@ pub enum FleetRule {
     /// A table with two lists of merge rules.
     #[error("table {0} has merge rules already; a table has one [[table]]")]
     RulesTwice(TableName),
+    /// A rule for the values of no column.
+    #[error("must name the columns of a unique index")]
+    UniqueNothing,
+    /// Two rules for the values of the same columns.
+    #[error("these columns have a rule already")]
+    UniqueTwice,
     /// A group of fewer than two columns.
     #[error("a group must name two columns or more")]
     SmallGroup,
@@ -261,6 +269,7 @@ impl Fleet {
             by_key: BTreeMap::new(),
             set_of_table: BTreeMap::new(),
             rules: BTreeMap::new(),
+            unique: BTreeMap::new(),
         };
         for (index, set) in sets.into_iter().enumerate() {
             fleet.add_set(index, set)?;
@@ -325,6 +334,35 @@ impl Fleet {
             self.rules.insert(table, rules);
         }
         Ok(self)
+    }
+
+    /// The same fleet with rules for values that only one row of a table may have.
+    ///
+    /// # Errors
+    /// The first rule that is broken.
+    pub fn with_unique(
+        mut self,
+        rules: Vec<(TableName, Vec<UniqueRule>)>,
+    ) -> Result<Self, FleetError> {
+        for (index, (table, rules)) in rules.into_iter().enumerate() {
+            let mut seen = BTreeSet::new();
+            for (place, UniqueRule { columns, .. }) in rules.iter().enumerate() {
+                let at = || format!("table[{index}].unique[{place}].columns");
+                if columns.is_empty() {
+                    return Err(FleetRule::UniqueNothing.at(at()));
+                }
+                if !seen.insert(columns) {
+                    return Err(FleetRule::UniqueTwice.at(at()));
+                }
+            }
+            self.unique.insert(table, rules);
+        }
+        Ok(self)
+    }
+
+    /// What becomes of rows of a table whose values others have.
+    pub fn unique(&self, table: &TableName) -> &[UniqueRule] {
+        self.unique.get(table).map_or(&[], Vec::as_slice)
     }
 
     /// How concurrent writes of a table merge.

@@ -40,6 +40,7 @@ pub mod references;
 pub mod schema;
 pub mod sync;
 
+pub mod unique;
 pub mod unit;
 pub mod value;
 pub mod version;

@@ -32,7 +32,7 @@ pub(crate) const TABLES: &[(&str, &[Floor])] = &[
             (Blind, &["change"]),
             (Blind, &["dictionary"]),
             (Open, &["lattice", "merge", "stamp", "fold", "unit", "wire", "golden"]),
-            (Open, &["plan", "queue", "references", "sync", "fleet"]),
+            (Open, &["plan", "queue", "references", "unique", "sync", "fleet"]),
         ],
     ),
     (

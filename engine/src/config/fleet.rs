@@ -6,6 +6,7 @@ use landfall_protocol::fleet::{Address, Fleet, Member, Role, Set, parse_table_na
 use landfall_protocol::id::{PublicKey, SiteId};
 use landfall_protocol::schema::rules::{ColumnRule, DeleteRule, Rules};
 use landfall_protocol::schema::{SetId, TableName};
+use landfall_protocol::unique::{Loser, UniqueRule};
 
 use super::{ConfigError, raw};
 use crate::identity;
@@ -43,9 +44,13 @@ pub(super) fn check(raw: raw::Fleet) -> Result<Fleet, Wrong> {
     let members = raw.member.into_iter().enumerate();
     let members = members.map(|(index, member)| check_member(index, member));
     let members = members.collect::<Result<_, Wrong>>()?;
+    let tables = raw.table.iter().enumerate();
+    let unique = tables.map(|(index, table)| check_unique(index, table));
+    let unique = unique.collect::<Result<_, Wrong>>()?;
     let rules = raw.table.into_iter().enumerate().map(|(index, table)| check_rules(index, table));
     let rules = rules.collect::<Result<_, Wrong>>()?;
-    let fleet = Fleet::new(raw.version, sets, members).and_then(|fleet| fleet.with_rules(rules));
+    let fleet = Fleet::new(raw.version, sets, members)
+        .and_then(|fleet| fleet.with_rules(rules)?.with_unique(unique));
     fleet.map_err(|error| Wrong::new(error.path, error.rule))
 }
 
@@ -69,6 +74,22 @@ fn check_rules(index: usize, raw: raw::Table) -> Result<(TableName, Rules<String
         rules.deletes = known.ok_or_else(|| Wrong::new(at("deletes"), unknown()))?;
     }
     Ok((name, rules))
+}
+
+fn check_unique(index: usize, raw: &raw::Table) -> Result<(TableName, Vec<UniqueRule>), Wrong> {
+    let name = parse_table_name(&raw.name);
+    let name = name.map_err(|rule| Wrong::new(format!("table[{index}].name"), rule))?;
+    let rules = raw.unique.iter().enumerate().map(|(place, unique)| {
+        let columns = unique.columns.iter().cloned().collect();
+        let Some(rule) = &unique.loser else {
+            return Ok(UniqueRule { columns, loser: Loser::default() });
+        };
+        let unknown = || format!("must be one of {}, found {rule:?}", Loser::names());
+        let at = || format!("table[{index}].unique[{place}].loser");
+        let loser = Loser::named(rule).ok_or_else(|| Wrong::new(at(), unknown()))?;
+        Ok(UniqueRule { columns, loser })
+    });
+    Ok((name, rules.collect::<Result<_, Wrong>>()?))
 }
 
 fn check_set(index: usize, raw: raw::Set) -> Result<Set, Wrong> {

@@ -106,6 +106,15 @@ pub(super) struct Table {
     #[serde(default)]
     pub(super) groups: Vec<Vec<String>>,
     pub(super) deletes: Option<String>,
+    #[serde(default)]
+    pub(super) unique: Vec<Unique>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Unique {
+    pub(super) columns: Vec<String>,
+    pub(super) loser: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -4,6 +4,7 @@ pub mod access;
 pub mod apply;
 pub mod catalog;
 pub mod check;
+pub mod claims;
 pub mod connect;
 pub mod foreign_keys;
 pub mod history;

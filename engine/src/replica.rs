@@ -6,7 +6,9 @@
 //! that the other origins do not wait for it. Nothing it decides is stored by it: the fold sees the transaction come
 //! back through the WAL and moves clocks and vectors.
 
+mod aside;
 mod barrier;
+mod clashes;
 mod group;
 mod large;
 mod lines;
@@ -50,6 +52,7 @@ use crate::postgres::connect::{ConnectError, PgSettings};
 #[cfg(feature = "simulation")]
 use crate::postgres::model::{ApplyConnection, Fault, Model};
 use crate::random;
+use crate::replica::aside::Returning;
 use crate::replica::barrier::Barrier;
 use crate::replica::group::{Attempt, Mode};
 use crate::replica::large::Lane;
@@ -357,6 +360,8 @@ pub(crate) struct Replica {
     hidden: HiddenRows,
     /// When what is parked is tried again.
     parking: Parking,
+    /// When rows that are put aside are.
+    returning: Returning,
     /// The large transaction that is applied beside us.
     lane: Option<Lane>,
     /// What it waited for when it last gave up.
@@ -420,6 +425,7 @@ impl Replica {
             earlier: BTreeMap::new(),
             hidden: HiddenRows::default(),
             parking: Parking::default(),
+            returning: Returning::default(),
             lane: None,
             lane_waits: None,
             drivers,
@@ -447,7 +453,9 @@ impl Replica {
             let due = known.dirty > 0 && !plant::active("no-repair");
             let repair_waits = due && !self.repair().await?;
             let repair_waits = repair_waits.then(|| "rows to be repaired are locked".to_owned());
+            self.note_touched(&known);
             let parked_at = self.tend_parked(context, &known).await?;
+            let aside_at = self.tend_aside().await?;
             // Rounds may follow on each other for long.
             if let Some(ended) = large::end_of(&mut self.lane).now_or_never() {
                 self.leave_lane(ended??);
@@ -475,6 +483,7 @@ impl Replica {
                 () = sleep_until_wall(held.values().min().copied()) => {}
                 () = next_turn => {}
                 () = sleep_until(parked_at) => {}
+                () = sleep_until(aside_at) => {}
                 () = context.retry.rung() => {}
                 ended = large::end_of(&mut self.lane) => self.leave_lane(ended??),
                 error = loss(&mut self.drivers) => return Err(error),
@@ -529,8 +538,20 @@ impl Replica {
         for table in gone {
             self.dictionary.hide(table);
         }
-        self.parking.learned(catalog);
+        if self.parking.learned(catalog) {
+            self.returning.begin_anew();
+        }
         Ok(())
+    }
+
+    /// What is parked or put aside may be free when a table is written.
+    fn note_touched(&mut self, log: &Log) {
+        let touched = self.store.take_touched();
+        let tables = || touched.iter().filter_map(|id| self.dictionary.table(*id));
+        if log.fates.parked > 0 {
+            self.parking.touched(tables());
+        }
+        self.returning.touched(tables(), self.parking.catalog());
     }
 
     /// Whether the fold knows tables that we do not: what was decided without them may be wrong.

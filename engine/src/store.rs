@@ -660,8 +660,7 @@ impl Store {
         self.counters.parked_moves.load(Ordering::SeqCst)
     }
 
-    /// Tables whose rows the fold moved clocks of since this was asked last. Only kept while
-    /// something is parked.
+    /// Tables whose rows the fold moved clocks of since this was asked last.
     #[must_use]
     pub fn take_touched(&self) -> BTreeSet<TableId> {
         std::mem::take(&mut *self.counters.touched())

@@ -31,4 +31,5 @@ mod slot;
 mod support;
 mod tutorial;
 mod types;
+mod unique;
 mod walsender;

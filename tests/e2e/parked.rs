@@ -1,29 +1,17 @@
 //! What a site cannot show is set aside, row by row, and comes into sight by itself when what kept it
 //! is gone. Everything else flows.
 
-use std::time::Duration;
-
 use landfall_tests::fleet::{Builder, Fleet};
 use landfall_tests::wait::wait_until;
 use serde_json::Value as Json;
 
-use crate::support::{assert_quiet, launch, stop, value};
+use crate::support::{FREED, assert_quiet, launch, stop, value, wait_value};
 
 const A: &str = "ship-a";
 const B: &str = "ship-b";
-/// The catalog is looked at every five seconds.
-const FREED: Duration = Duration::from_secs(20);
 
 fn pair(schema: &str, tables: &[&str]) -> Builder {
     Fleet::new(schema, tables).site(A).site(B).link(A, B).unsynced()
-}
-
-#[track_caller]
-fn wait_value(fleet: &Fleet, site: &str, sql: &str, expected: &str) {
-    wait_until(&format!("{site} to answer {expected:?} to {sql}"), FREED, || {
-        let found = value(fleet, site, sql);
-        if found == expected { Ok(()) } else { Err(found) }
-    });
 }
 
 /// Waits until this many changes are parked at a site, and gives what status says of them.

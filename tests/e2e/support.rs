@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use landfall_tests::fleet::{DB, Fleet, SOON};
 use landfall_tests::wait::wait_until;
@@ -19,6 +20,18 @@ pub(crate) fn assert_quiet(fleet: &Fleet, members: &[&str], expected: &[&str]) {
 #[track_caller]
 pub(crate) fn value(fleet: &Fleet, site: &str, sql: &str) -> String {
     fleet.member(site).cluster().query_value(DB, sql).unwrap_or_else(|| "NULL".to_owned())
+}
+
+/// In which what is parked or put aside comes back: the catalog is looked at every five seconds.
+pub(crate) const FREED: Duration = Duration::from_secs(20);
+
+/// Waits until a query returns this one value at a site.
+#[track_caller]
+pub(crate) fn wait_value(fleet: &Fleet, site: &str, sql: &str, expected: &str) {
+    wait_until(&format!("{site} to answer {expected:?} to {sql}"), FREED, || {
+        let found = value(fleet, site, sql);
+        if found == expected { Ok(()) } else { Err(found) }
+    });
 }
 
 /// Everything `landfall.conflict` holds at a site, sorted, without times and incarnations:

@@ -178,6 +178,35 @@ impl TableAccess {
         )
     }
 
+    /// Inserts one row that was there before, with these cells new: its key first, then the row as one
+    /// text, then one text per cell.
+    pub fn place_sql(&self, columns: &[Written]) -> String {
+        let key = self.key.iter().map(|key| &key.column);
+        let first = self.key.len() + 1;
+        let cells = self.cells.iter().map(|(id, column)| {
+            let place = columns.iter().position(|written| written.column == *id);
+            let value = place
+                .map(|at| value_sql("v", "c", first + at, column, columns[at].source))
+                .unwrap_or_else(|| format!("b.{}", column.name));
+            (column, value)
+        });
+        let key = key.map(|column| (column, format!("b.{}", column.name)));
+        let (names, values): (Vec<&str>, Vec<String>) =
+            key.chain(cells).map(|(column, value)| (column.name.as_str(), value)).unzip();
+        let params: Vec<String> =
+            (0..first + columns.len()).map(|at| format!("${}::text AS c{at}", at + 1)).collect();
+        format!(
+            "INSERT INTO {table} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM (SELECT {}) v, \
+             LATERAL (SELECT (v.c{}::{table}).*) b ON CONFLICT ({}) DO NOTHING",
+            names.join(", "),
+            values.join(", "),
+            params.join(", "),
+            self.key.len(),
+            names[..self.key.len()].join(", "),
+            table = self.table,
+        )
+    }
+
     /// Writes these cells: key arrays first, then one array per cell.
     pub fn update_sql(&self, columns: &[Written]) -> String {
         let mut set = String::new();

@@ -1,6 +1,8 @@
 //! One apply transaction on its own connection, step by step. What each step means is decided by
 //! [`crate::replica`]; here is the SQL, its order and its errors.
 
+mod aside;
+mod claims;
 mod error;
 mod references;
 mod request;
@@ -23,12 +25,15 @@ use tokio_postgres::{Client, Statement};
 
 use crate::postgres::access::{TableAccess, ValueSource, Written};
 use crate::postgres::catalog::Catalog;
+use crate::postgres::claims::{self as claim_access, ClaimAccess};
 use crate::postgres::foreign_keys::{self, ForeignKeyAccess};
 use crate::postgres::history::{self, ConflictLine};
 use crate::postgres::sql::TEXT_SETTINGS;
 use crate::postgres::text_array::TextArray;
 use crate::time;
 
+pub use aside::AsideLine;
+pub use claims::Target;
 pub use error::ApplyError;
 pub use references::{DefaultParent, Missing};
 pub use request::{
@@ -99,6 +104,7 @@ pub struct ApplyConnection {
     client: Client,
     tables: BTreeMap<TableId, TableAccess>,
     foreign_keys: Arc<[ForeignKeyAccess]>,
+    claims: BTreeMap<TableId, Arc<[ClaimAccess]>>,
     statements: BTreeMap<String, Statement>,
     /// When the transaction must have all its locks.
     locked_by: Option<Instant>,
@@ -107,8 +113,8 @@ pub struct ApplyConnection {
 impl ApplyConnection {
     /// Takes a session opened with [`session_settings`].
     pub fn new(client: Client) -> Self {
-        let (tables, statements) = (BTreeMap::new(), BTreeMap::new());
-        Self { client, tables, foreign_keys: Arc::default(), statements, locked_by: None }
+        let (tables, claims, statements) = Default::default();
+        Self { client, tables, foreign_keys: Arc::default(), claims, statements, locked_by: None }
     }
 
     /// Takes over what a catalog says of these tables; those it does not have are forgotten.
@@ -120,6 +126,11 @@ impl ApplyConnection {
         let access = |def: &TableDef| TableAccess::build(def, catalog.table(&def.name)?);
         let built = tables.clone().filter_map(|(id, def)| Some((id, access(def)?)));
         self.tables = built.collect();
+        let claims = tables.clone().filter_map(|(id, def)| {
+            let access = self.tables.get(&id)?;
+            Some((id, claim_access::of_table(def, catalog.table(&def.name)?, access).into()))
+        });
+        self.claims = claims.collect();
         self.foreign_keys = foreign_keys::between(tables, &self.tables, catalog).into();
         self.statements.clear();
     }

@@ -3,7 +3,7 @@
 //! [`read`] gives each table's description as it travels ([`TableDef`]) together with the local
 //! facts that decide how it is captured, merged and applied here. One snapshot, no locks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use landfall_protocol::fleet::Fleet;
 use landfall_protocol::schema::rules::TableRules;
@@ -12,8 +12,10 @@ use tokio_postgres::{Client, IsolationLevel, Row, Transaction};
 
 use super::sql;
 
+mod claims;
 mod rules;
 
+pub use claims::{ClaimIndex, ClaimPart};
 pub(super) use rules::{bounds_of_check, bounds_of_type};
 
 /// Why the catalog could not be read.
@@ -117,6 +119,9 @@ pub struct LocalTable {
     pub referenced_by: Vec<TableName>,
     /// Unique indexes other than the primary key's.
     pub unique: Vec<UniqueIndex>,
+    /// All indexes that let only one row have something, other than the primary key's, with what the
+    /// fleet file says of them.
+    pub claims: Vec<ClaimIndex>,
     /// CHECK constraints.
     pub checks: Vec<ColumnConstraint>,
     /// EXCLUDE constraints.
@@ -326,6 +331,7 @@ pub async fn read(client: &mut Client, fleet: &Fleet) -> Result<Catalog, Catalog
     reader.unfit_types(&snapshot).await?;
     reader.indexes(&snapshot).await?;
     reader.keys(&snapshot).await?;
+    reader.claims(&snapshot, fleet).await?;
     reader.foreign_keys(&snapshot).await?;
     reader.constraints(&snapshot).await?;
     reader.triggers(&snapshot).await?;
@@ -632,6 +638,24 @@ impl Reader {
         Ok(())
     }
 
+    async fn claims(
+        &mut self,
+        snapshot: &Transaction<'_>,
+        fleet: &Fleet,
+    ) -> Result<(), CatalogError> {
+        for row in self.rows(snapshot, "unique indexes", claims::CLAIMS).await? {
+            let Some(table) = self.tables.get_mut(&row.get(0)) else { continue };
+            let mut claim = claims::claim(&row);
+            let columns: BTreeSet<String> = claim.columns.iter().cloned().collect();
+            let mut rules = fleet.unique(&table.def.name).iter();
+            if let Some(rule) = rules.find(|rule| !claim.excludes && rule.columns == columns) {
+                claim.loser = rule.loser;
+            }
+            table.claims.push(claim);
+        }
+        Ok(())
+    }
+
     async fn keys(&mut self, snapshot: &Transaction<'_>) -> Result<(), CatalogError> {
         for row in self.rows(snapshot, "primary keys", KEYS).await? {
             let Some(table) = self.tables.get_mut(&row.get(0)) else { continue };
@@ -731,6 +755,7 @@ fn relation(def: TableDef, row: &Row) -> Result<LocalTable, CatalogError> {
         foreign_keys: Vec::new(),
         referenced_by: Vec::new(),
         unique: Vec::new(),
+        claims: Vec::new(),
         checks: Vec::new(),
         exclusions: Vec::new(),
         triggers: Vec::new(),

@@ -8,6 +8,7 @@ use tokio_postgres::Client;
 use super::catalog;
 use super::setup::{self, Plan, SetupError};
 
+mod claims;
 mod columns;
 mod objects;
 mod rules;

@@ -1,6 +1,7 @@
 //! The seam at which a simulator puts a model in the place of PostgreSQL. The traits have the steps
 //! that the statements of [`super::apply`] take, and no SQL.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -9,15 +10,16 @@ use futures_util::future::BoxFuture;
 use landfall_protocol::dictionary::RowId;
 use landfall_protocol::fold::ChangeId;
 use landfall_protocol::id::Origin;
-use landfall_protocol::schema::{ColumnId, TableDef, TableId};
-use landfall_protocol::value::{LongValue, Value};
+use landfall_protocol::schema::{ColumnId, TableDef, TableId, TableName};
+use landfall_protocol::value::{LongValue, RowKey, Value};
 
 use super::access::TableAccess;
 use super::apply::{
-    ApplyError, DefaultParent, LockPhase, LockRequest, Missing, Opening, ParentRequest, ParkedLine,
-    ParkedNote, RowWrite,
+    ApplyError, AsideLine, DefaultParent, LockPhase, LockRequest, Missing, Opening, ParentRequest,
+    ParkedLine, ParkedNote, RowWrite, Target,
 };
 use super::catalog::Catalog;
+use super::claims::ClaimAccess;
 use super::foreign_keys::ForeignKeyAccess;
 use super::history::ConflictLine;
 use super::lsn::Lsn;
@@ -128,6 +130,7 @@ pub trait ApplySession: fmt::Debug + Send + Sync {
 
 /// [`super::apply::ApplyConnection`], or what stands for it.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one per session")]
 pub(crate) enum ApplyConnection {
     Server(super::apply::ApplyConnection),
     Model(ModelApply),
@@ -321,6 +324,73 @@ impl ApplyConnection {
         match self {
             Self::Server(server) => server.touch(rows).await,
             Self::Model(_) => Ok(rows.is_empty()),
+        }
+    }
+
+    /// A model's rows clash by their primary keys only.
+    pub(crate) fn claims(&self, table: TableId) -> Arc<[ClaimAccess]> {
+        match self {
+            Self::Server(server) => server.claims(table),
+            Self::Model(_) => Arc::default(),
+        }
+    }
+
+    pub(crate) async fn holders(
+        &mut self,
+        claim: &ClaimAccess,
+        row: &RowId,
+        target: &Target<'_>,
+    ) -> Result<Vec<RowId>, ApplyError> {
+        match self {
+            Self::Server(server) => server.holders(claim, row, target).await,
+            Self::Model(_) => Ok(Vec::new()),
+        }
+    }
+
+    pub(crate) async fn row_text(&mut self, row: &RowId) -> Result<Option<String>, ApplyError> {
+        match self {
+            Self::Server(server) => server.row_text(row).await,
+            Self::Model(_) => Ok(None),
+        }
+    }
+
+    pub(crate) async fn place(
+        &mut self,
+        row: &RowId,
+        base: &str,
+        cells: &[(ColumnId, Cow<'_, Value>)],
+    ) -> Result<bool, ApplyError> {
+        match self {
+            Self::Server(server) => server.place(row, base, cells).await,
+            Self::Model(_) => Ok(false),
+        }
+    }
+
+    pub(crate) async fn write_aside(&mut self, lines: &[AsideLine]) -> Result<(), ApplyError> {
+        match self {
+            Self::Server(server) => server.write_aside(lines).await,
+            Self::Model(_) => Ok(()),
+        }
+    }
+
+    pub(crate) async fn free_aside(
+        &mut self,
+        rows: &[(TableName, RowKey)],
+    ) -> Result<(), ApplyError> {
+        match self {
+            Self::Server(server) => server.free_aside(rows).await,
+            Self::Model(_) => Ok(()),
+        }
+    }
+
+    pub(crate) async fn list_aside(
+        &mut self,
+        behind: &(TableName, RowKey),
+        most: usize,
+    ) -> Result<Vec<(TableName, RowKey)>, ApplyError> {
+        match self {
+            Self::Server(server) => server.list_aside(behind, most).await,
+            Self::Model(_) => Ok(Vec::new()),
         }
     }
 

@@ -18,8 +18,10 @@ use crate::postgres::access::LockStrength;
 use crate::postgres::apply::{
     ApplyError, LockPhase, LockRequest, Opening, ParentRequest, RowWrite,
 };
+use crate::postgres::history::ConflictLine;
 use crate::replica::barrier::BarrierError;
-use crate::replica::references::{Changed, Tells};
+use crate::replica::clashes::Beside;
+use crate::replica::references::{Changed, Kept, Tells};
 use crate::replica::{Replica, ReplicaError};
 use crate::store::StoreError;
 
@@ -101,7 +103,9 @@ struct Decided<'w> {
     kept: Vec<Write<'w>>,
     /// Rows that stand because this site takes a delete back.
     revives: Vec<&'w RowId>,
-    /// The clocks once the group is joined, of rows that others may reference.
+    /// Rows that are put aside from here on, and those that are not any more.
+    aside: BTreeMap<&'w RowId, bool>,
+    /// The clocks once the group is joined, of rows that others may reference, and row by row of all.
     clocks: BTreeMap<RowId, RowClock>,
 }
 
@@ -192,7 +196,7 @@ impl Replica {
             hidden,
         };
         let unheard = working.has_unheard(&clocks);
-        let first = self.decide(&working, clocks).await?;
+        let first = self.decide(&working, clocks, mode).await?;
         let inserts = first.writes.iter().filter(|(_, w)| matches!(w, RowWrite::Insert(_)));
         let speculative: Vec<Write<'_>> = inserts.cloned().collect();
         if !self.write(&speculative, mode, &mut refused).await? {
@@ -208,7 +212,7 @@ impl Replica {
                 passed => passed?,
             }
             let clocks = self.clocks(&working).await?;
-            self.decide(&working, clocks).await?
+            self.decide(&working, clocks, mode).await?
         } else {
             first
         };
@@ -233,12 +237,18 @@ impl Replica {
     ) -> Result<Option<Attempt>, ReplicaError> {
         let told = self.conflict_lines(&group.rows, &decided.conflicts, &decided.writes).await?;
         let (mut written, revives) = (self.referencing(&decided.writes), decided.revived());
-        let Some(rest) = after_speculation(decided.writes, speculative) else {
+        let Decided { writes, kept, aside, clocks, .. } = decided;
+        let wanted = match mode {
+            Mode::RowByRow => writes.clone(),
+            Mode::SetBased => Vec::new(),
+        };
+        let Some(rest) = after_speculation(writes, speculative) else {
             return Ok(Some(Attempt::Again("a key became free while it was decided")));
         };
-        let (mut held, mut rest) = self.hold_back(rest, speculative);
+        self.list_moves(&aside).await?;
+        let (mut held, mut rest) = self.hold_back(rest, speculative, &aside);
         // Who stays shows what was written before the delete, and may reference others by that.
-        let kept = decided.kept.into_iter().filter(|(row, _)| held.contains(row));
+        let kept = kept.into_iter().filter(|(row, _)| held.contains(row));
         let kept: Vec<Write<'_>> = kept.collect();
         written.extend(self.referencing(&kept));
         rest.extend(kept);
@@ -253,8 +263,8 @@ impl Replica {
             tells: Tells::Named,
             written: written.into_iter().filter(|row| stands(row)).collect(),
             deletes: held,
-            revives: revives.into_iter().filter(|(row, _)| stands(row)).collect(),
-            clocks: &decided.clocks,
+            revives: revives.iter().copied().filter(|(row, _)| stands(row)).collect(),
+            clocks: &clocks,
             refused: &refused,
             earlier: &earlier,
         };
@@ -264,10 +274,29 @@ impl Replica {
         };
         // The fragment may be tried again.
         self.earlier.extend(earlier);
-        let kept = match kept? {
+        let mut kept = match kept? {
             Ok(kept) => kept,
             Err(again) => return Ok(Some(Attempt::Again(again))),
         };
+        if kept.orphans.is_empty() {
+            let beside =
+                Beside { group, wanted, clocks: &clocks, revives: &revives, aside: &aside };
+            if let Err(again) = self.make_room(&beside, &mut kept, &mut refused).await? {
+                return Ok(Some(Attempt::Again(again)));
+            }
+        }
+        self.conclude(group, mode, told, kept, &refused).await
+    }
+
+    /// Writes what there is to tell of a group whose rows are written.
+    async fn conclude(
+        &mut self,
+        group: &Group,
+        mode: Mode,
+        told: Vec<ConflictLine>,
+        kept: Kept,
+        refused: &BTreeMap<RowId, String>,
+    ) -> Result<Option<Attempt>, ReplicaError> {
         if let Some(reason) = kept.orphans.values().next().cloned() {
             self.orphaned.extend(kept.orphans);
             return Ok(Some(match mode {
@@ -279,7 +308,7 @@ impl Replica {
         self.counters.conflicts += (lines.len() + kept.lines.len()) as u64;
         self.apply.write_conflicts(&lines).await?;
         self.apply.write_conflicts(&kept.lines).await?;
-        self.park(group, &refused, kept.emitted).await?;
+        self.park(group, refused, kept.emitted).await?;
         Ok(None)
     }
 
@@ -289,10 +318,13 @@ impl Replica {
         &self,
         writes: Vec<Write<'w>>,
         speculative: &[Write<'_>],
+        aside: &BTreeMap<&RowId, bool>,
     ) -> (Vec<&'w RowId>, Vec<Write<'w>>) {
         let was_there = |row: &RowId| speculative.iter().all(|(other, _)| *other != row);
         let is_held = |(row, write): &Write<'_>| {
-            let may_be_held = *write == RowWrite::Delete && !self.more_follows;
+            // What is put aside takes its children along, whatever their foreign keys say.
+            let is_gone = *write == RowWrite::Delete && !aside.contains_key(row);
+            let may_be_held = is_gone && !self.more_follows;
             may_be_held && self.is_referenced(row.table) && was_there(row)
         };
         let (held, rest): (Vec<_>, Vec<_>) = writes.into_iter().partition(is_held);
@@ -437,6 +469,7 @@ impl Replica {
         &mut self,
         working: &Working<'w>,
         clocks: Vec<Option<RowClock>>,
+        mode: Mode,
     ) -> Result<Decided<'w>, ReplicaError> {
         // What is done to a merged column joins what others did to it, not what it shows; still it
         // must be known what that is.
@@ -447,19 +480,29 @@ impl Replica {
             if merged.is_empty() { BTreeMap::new() } else { self.apply.shown(&merged).await? };
         let mut verdicts = Vec::with_capacity(working.rows.len());
         let (mut conflicts, mut contradicted) = (Vec::new(), Vec::new());
-        let (mut revives, mut kept, mut joined) = (Vec::new(), Vec::new(), BTreeMap::new());
+        let (mut revives, mut kept) = (Vec::new(), Vec::new());
+        let (mut aside, mut joined) = (BTreeMap::new(), BTreeMap::new());
         let found = working.present.iter().zip(clocks);
         for ((row, work), (present, clock)) in working.rows.iter().copied().zip(found) {
             let def = self.dictionary.table(row.table).ok_or(ApplyError::TableGone(row.table))?;
             let hidden = working.hidden.contains(row);
             let here = (*present, shown.get(row));
-            let decision = work.decide(def, clock.unwrap_or_default(), here, hidden);
+            let clock = clock.unwrap_or_default();
+            let was_aside = clock.is_aside();
+            let decision = work.decide(def, clock, here, hidden);
             conflicts.extend(decision.conflicts.into_iter().map(|conflict| (row, conflict)));
             if decision.revives {
                 revives.push(row);
             }
-            if self.is_referenced(row.table) {
+            let is_aside = decision.clock.is_aside();
+            if was_aside != is_aside {
+                aside.insert(row, is_aside);
+            }
+            let is_referenced = self.is_referenced(row.table);
+            if is_referenced || mode == Mode::RowByRow {
                 joined.insert(row.clone(), decision.clock);
+            }
+            if is_referenced {
                 kept.push((row, decision.kept));
             }
             match decision.verdict {
@@ -469,7 +512,7 @@ impl Replica {
             }
         }
         let (writes, kept) = (self.writes(verdicts).await?, self.writes(kept).await?);
-        Ok(Decided { writes, kept, conflicts, contradicted, revives, clocks: joined })
+        Ok(Decided { writes, kept, conflicts, contradicted, revives, aside, clocks: joined })
     }
 
     /// What the verdicts write, with the values that only the log has.

@@ -134,6 +134,8 @@ impl Replica {
     /// round.
     pub(super) fn leave_lane(&mut self, ended: Ended) {
         self.lane = None;
+        // What it put aside, only the database knows.
+        self.returning.begin_anew();
         self.lane_waits = None;
         let Ended { large: Large { origin, last, .. }, turn, tables, seen, counters } = ended;
         self.counters.add(counters);

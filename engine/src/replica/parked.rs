@@ -132,13 +132,20 @@ impl Parking {
         Self { not_before, failures, ..Self::default() }
     }
 
-    /// What the catalog says now may have freed something.
-    pub(super) fn learned(&mut self, catalog: Catalog) {
-        if self.catalog.as_ref() != Some(&catalog) {
+    /// What the catalog says now may have freed something; whether it says anything new.
+    pub(super) fn learned(&mut self, catalog: Catalog) -> bool {
+        let is_new = self.catalog.as_ref() != Some(&catalog);
+        if is_new {
             self.due = Scope::Everything;
             self.again_after = AGAIN_MIN;
         }
         self.catalog = Some(catalog);
+        is_new
+    }
+
+    /// The catalog as it was learned last.
+    pub(super) fn catalog(&self) -> Option<&Catalog> {
+        self.catalog.as_ref()
     }
 
     /// Rows that reference these tables are tried soon.
@@ -150,7 +157,7 @@ impl Parking {
     }
 
     /// Rows of these tables, and of those that reference them or are referenced, are tried soon.
-    fn touched<'t>(&mut self, tables: impl Iterator<Item = &'t TableDef>) {
+    pub(super) fn touched<'t>(&mut self, tables: impl Iterator<Item = &'t TableDef>) {
         let Some(catalog) = &self.catalog else { return };
         let mut names: BTreeSet<TableName> = tables.map(|def| def.name.clone()).collect();
         for table in names.clone().iter().filter_map(|name| catalog.table(name)) {
@@ -217,11 +224,6 @@ impl Replica {
             self.parking.pass = None;
             self.parking.look_at = None;
             return Ok(None);
-        }
-        let touched = self.store.take_touched();
-        if !touched.is_empty() {
-            let tables = touched.iter().filter_map(|id| self.dictionary.table(*id));
-            self.parking.touched(tables);
         }
         if let Some(asked) = asked {
             self.parking.due.add(asked);
@@ -395,7 +397,7 @@ impl Replica {
         let due: BTreeMap<&RowId, RowClock> =
             due.filter_map(|(row, clock)| Some((row, clock?))).collect();
         let writes = self.due_writes(&due, &present).await?;
-        let (held, mut writes) = self.hold_back(writes, &[]);
+        let (held, mut writes) = self.hold_back(writes, &[], &BTreeMap::new());
         for write in &writes {
             match self.write_alone(write).await? {
                 Ok(true) => {}

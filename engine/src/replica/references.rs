@@ -142,6 +142,11 @@ impl Replica {
         self.keep_references(&changed).await
     }
 
+    /// Leaves it to the last fragment to look for the parents of these rows too.
+    pub(super) fn look_later_at(&mut self, fragment: Seq, rows: impl Iterator<Item = RowId>) {
+        self.earlier.entry(fragment).or_default().written.extend(rows);
+    }
+
     /// Executes the deletes that were held back, as far as they may be, and writes all remedies.
     pub(super) async fn keep_references(
         &mut self,
@@ -213,13 +218,14 @@ impl Replica {
                 Some(clock) => Some(clock.clone()),
                 None => self.store.clocks(vec![parent.clone()]).await?.pop().flatten(),
             };
-            match clock.and_then(|clock| Some((clock.existence()?.live, clock))) {
+            match clock.and_then(|clock| Some((clock.shows()?, clock))) {
                 Some((true, _)) => return Ok(Err(IN_FLIGHT)),
-                Some((false, clock)) => {
+                Some((false, clock)) if clock.is_gone() => {
                     pass.doomed.delete(parent.clone());
                     pass.gone.insert(parent.clone(), clock);
                 }
-                None => {
+                // A row that is put aside takes its children along until it comes back.
+                Some(_) | None => {
                     pass.orphans.insert(child, reason);
                     return Ok(Ok(()));
                 }

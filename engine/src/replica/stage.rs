@@ -1,9 +1,11 @@
 //! Long values on their way from the log into rows: piece by piece, so that only PostgreSQL ever has
 //! all of one in memory.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use landfall_protocol::dictionary::RowId;
+use landfall_protocol::schema::ColumnId;
 use landfall_protocol::value::{LongValue, Value};
 
 use crate::postgres::apply::{ApplyError, RowWrite};
@@ -15,7 +17,8 @@ impl Replica {
         &mut self,
         writes: &[(&RowId, RowWrite<'_>)],
     ) -> Result<bool, ReplicaError> {
-        let long: BTreeSet<LongValue> = writes.iter().flat_map(|(_, write)| longs(write)).collect();
+        let long: BTreeSet<LongValue> =
+            writes.iter().flat_map(|(_, write)| longs(write.cells())).collect();
         for value in &long {
             self.stage(value).await?;
         }
@@ -46,6 +49,34 @@ impl Replica {
         }
     }
 
+    /// Puts a row back that was there before, with new cells; otherwise as [`Replica::write_alone`].
+    pub(super) async fn place_alone(
+        &mut self,
+        row: &RowId,
+        base: &str,
+        cells: &[(ColumnId, Cow<'_, Value>)],
+    ) -> Result<Result<bool, String>, ReplicaError> {
+        self.apply.set_savepoint().await?;
+        let long: BTreeSet<LongValue> = longs(cells).collect();
+        for value in &long {
+            self.stage(value).await?;
+        }
+        match self.apply.place(row, base, cells).await {
+            Ok(met) => {
+                for value in &long {
+                    self.apply.unstage(value).await?;
+                }
+                self.apply.keep().await?;
+                Ok(Ok(met))
+            }
+            Err(ApplyError::Data { message, .. }) => {
+                self.apply.undo().await?;
+                Ok(Err(message))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
     async fn stage(&mut self, value: &LongValue) -> Result<(), ReplicaError> {
         let mut hasher = blake3::Hasher::new();
         let mut bytes = 0;
@@ -66,8 +97,8 @@ impl Replica {
     }
 }
 
-fn longs(write: &RowWrite<'_>) -> impl Iterator<Item = LongValue> {
-    write.cells().iter().filter_map(|(_, value)| match value.as_ref() {
+fn longs(cells: &[(ColumnId, Cow<'_, Value>)]) -> impl Iterator<Item = LongValue> {
+    cells.iter().filter_map(|(_, value)| match value.as_ref() {
         Value::Long(long) => Some(**long),
         _ => None,
     })

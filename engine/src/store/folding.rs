@@ -71,8 +71,8 @@ impl Writer<'_> {
         let clocks = self.clocks.load(&self.db, touched)?;
         let mut output = self.state.fold.fold(localized, clocks, doubtful);
         self.write_tables(before, &output)?;
+        self.touched.extend(output.clocks.keys().map(|row| row.table));
         if self.state.progress.fates.parked > 0 {
-            self.touched.extend(output.clocks.keys().map(|row| row.table));
             // An origin may have taken this site's rules.
             let described = output.described.iter().map(|(_, describe)| &describe.def.name);
             let dictionary = &self.state.fold.dictionary;

@@ -92,7 +92,7 @@ pub(super) struct Counters {
     pub(super) parked_moves: AtomicU64,
     /// Set when there was no room, until changes of rows get in again.
     pub(super) full: AtomicBool,
-    /// Tables whose rows moved while something is parked, told with the news of the round.
+    /// Tables whose rows moved, told with the news of the round.
     touched: Mutex<BTreeSet<TableId>>,
     /// The first thing that was found damaged.
     pub(super) damage: OnceLock<StoreError>,

@@ -73,6 +73,7 @@ fn local(server: &Instance, number: TableNo, table: &Table) -> LocalTable {
         unique: Vec::new(),
         checks: table.spec.checks.iter().map(|check| constraint(&def, check)).collect(),
         exclusions: Vec::new(),
+        claims: Vec::new(),
         triggers: Vec::new(),
         def,
     }

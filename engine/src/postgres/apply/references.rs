@@ -139,12 +139,12 @@ impl ApplyConnection {
         Ok(met)
     }
 
-    fn kinds_of(&self, table: TableId) -> Vec<ValueKind> {
+    pub(super) fn kinds_of(&self, table: TableId) -> Vec<ValueKind> {
         self.tables.get(&table).map(|table| table.key_kinds()).unwrap_or_default()
     }
 }
 
-fn arrays(rows: &[&RowId]) -> Result<Arrays, ApplyError> {
+pub(super) fn arrays(rows: &[&RowId]) -> Result<Arrays, ApplyError> {
     let mut arrays = Arrays::default();
     for row in rows {
         arrays.push(key_values(row)?.iter());
@@ -152,7 +152,7 @@ fn arrays(rows: &[&RowId]) -> Result<Arrays, ApplyError> {
     Ok(arrays)
 }
 
-fn row_of(table: TableId, kinds: &[ValueKind], texts: &[Option<String>]) -> RowId {
+pub(super) fn row_of(table: TableId, kinds: &[ValueKind], texts: &[Option<String>]) -> RowId {
     let value = |(kind, text): (&ValueKind, &Option<String>)| match text {
         Some(text) => Value::from_text(*kind, text),
         None => Value::Null,

@@ -3,7 +3,7 @@
 use landfall_protocol::fleet::Fleet;
 use landfall_protocol::schema::TableName;
 
-use super::{Finding, columns, rules};
+use super::{Finding, claims, columns, rules};
 use crate::postgres::catalog::{Catalog, ForeignKey, LocalTable, Partition, RelationKind};
 use crate::postgres::sql::{quote_identifier, quote_literal, quote_table};
 
@@ -81,6 +81,7 @@ fn details(table: &LocalTable, fleet: &Fleet, bypasses_rls: bool) -> Vec<Finding
     findings.extend(key(table));
     findings.extend(columns::judge(table));
     findings.extend(rules::judge(table, fleet));
+    findings.extend(claims::judge(table, fleet));
     findings.extend(sequence(table));
     if table.has_row_security && !bypasses_rls {
         findings.push(Finding::error(

@@ -37,7 +37,7 @@ const PIECE: &str = "piece";
 const PARKED: &str = "parked";
 
 /// Our own tables in schema `landfall`, with the columns each is made of.
-pub const OWN_TABLES: [(&str, &str); 5] = [
+pub const OWN_TABLES: [(&str, &str); 6] = [
     ("meta", "key text PRIMARY KEY, value text NOT NULL"),
     (
         "progress",
@@ -59,6 +59,13 @@ pub const OWN_TABLES: [(&str, &str); 5] = [
     parked_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     origin text NOT NULL, seq bigint NOT NULL, place bigint NOT NULL DEFAULT 0,
     table_name text NOT NULL, row_key text NOT NULL, op text NOT NULL, change text NOT NULL, reason text NOT NULL, advice text NOT NULL",
+    ),
+    (
+        "aside",
+        "table_schema text NOT NULL, table_name text NOT NULL, key bytea NOT NULL,
+    aside_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    row_key text NOT NULL, reason text NOT NULL, cells jsonb,
+    PRIMARY KEY (table_schema, table_name, key)",
     ),
     (
         PIECE,

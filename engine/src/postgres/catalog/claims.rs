@@ -1,0 +1,92 @@
+//! Indexes by which only one row may have something: unique ones, and those of EXCLUDE constraints.
+
+use landfall_protocol::unique::Loser;
+use tokio_postgres::Row;
+
+/// An index that lets only one row have something, other than the primary key's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClaimIndex {
+    /// Its name, which is the constraint's where it has one.
+    pub name: String,
+    /// Whether an EXCLUDE constraint made it.
+    pub excludes: bool,
+    /// What it compares, in order.
+    pub parts: Vec<ClaimPart>,
+    /// Which rows it holds, as an expression; all of them if `None`.
+    pub predicate: Option<String>,
+    /// Whether two NULLs are one too many (`NULLS NOT DISTINCT`).
+    pub nulls_are_equal: bool,
+    /// Whether PostgreSQL looks at the end of a transaction only.
+    pub is_deferrable: bool,
+    /// The columns on which all that depends.
+    pub columns: Vec<String>,
+    /// The collation under which different texts can be equal.
+    pub nondeterministic: Option<String>,
+    /// What becomes of a row whose values another one has.
+    pub loser: Loser,
+}
+
+/// One of the things that an index compares.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClaimPart {
+    /// A column, or an expression over columns, with its collation, as SQL.
+    pub expression: String,
+    /// The operator that says yes for rows that cannot both be there; `None` if there is no telling.
+    pub operator: Option<String>,
+}
+
+/// What is written of an index's columns that are not in the index by themselves stands in
+/// `pg_depend`; columns that it only includes do so as well, and make no difference.
+pub(super) const CLAIMS: &str = "
+SELECT i.indrelid, c.relname::text, i.indisexclusion, i.indnullsnotdistinct, NOT i.indimmediate,
+       pg_get_expr(i.indpred, i.indrelid),
+       ARRAY(SELECT '(' || pg_get_indexdef(i.indexrelid, k.n, false) || ')' || coalesce(
+                 (SELECT format(' COLLATE %I.%I', cn.nspname, co.collname)
+                  FROM pg_collation co JOIN pg_namespace cn ON cn.oid = co.collnamespace
+                  WHERE co.oid = i.indcollation[k.n - 1]), '')
+             FROM generate_series(1, i.indnkeyatts::int) AS k(n) ORDER BY k.n),
+       ARRAY(SELECT (SELECT format('OPERATOR(%I.%s)', n.nspname, o.oprname)
+                     FROM pg_operator o JOIN pg_namespace n ON n.oid = o.oprnamespace
+                     WHERE o.oid = coalesce(x.conexclop[k.n], (
+                         SELECT m.amopopr FROM pg_opclass oc
+                         JOIN pg_amop m ON m.amopfamily = oc.opcfamily AND m.amopstrategy = 3
+                             AND m.amoplefttype = oc.opcintype AND m.amoprighttype = oc.opcintype
+                         WHERE oc.oid = i.indclass[k.n - 1] AND c.relam = (
+                             SELECT oid FROM pg_am WHERE amname = 'btree'))))
+             FROM generate_series(1, i.indnkeyatts::int) AS k(n) ORDER BY k.n),
+       ARRAY(SELECT a.attname::text FROM pg_attribute a
+             WHERE a.attrelid = i.indrelid AND a.attnum > 0
+               AND (a.attnum = ANY((i.indkey::int2[])[0:i.indnkeyatts - 1])
+                    OR NOT a.attnum = ANY(i.indkey::int2[]) AND EXISTS (
+                        SELECT FROM pg_depend d
+                        WHERE d.classid = 'pg_class'::regclass AND d.objid = i.indexrelid
+                          AND d.refclassid = 'pg_class'::regclass AND d.refobjid = i.indrelid
+                          AND d.refobjsubid = a.attnum))
+             ORDER BY a.attnum),
+       (SELECT min(co.collname::text) FROM unnest(i.indcollation::oid[]) AS k(id)
+        JOIN pg_collation co ON co.oid = k.id WHERE NOT co.collisdeterministic)
+FROM pg_index i
+JOIN pg_class c ON c.oid = i.indexrelid
+LEFT JOIN pg_constraint x ON x.conindid = i.indexrelid AND x.conrelid = i.indrelid
+    AND x.contype = 'x'
+WHERE i.indrelid = ANY($1) AND (i.indisunique OR i.indisexclusion) AND NOT i.indisprimary
+  AND i.indislive
+ORDER BY i.indrelid, c.relname";
+
+/// A line of [`CLAIMS`].
+pub(super) fn claim(row: &Row) -> ClaimIndex {
+    let expressions: Vec<String> = row.get(6);
+    let operators: Vec<Option<String>> = row.get(7);
+    let parts = expressions.into_iter().zip(operators);
+    ClaimIndex {
+        name: row.get(1),
+        excludes: row.get(2),
+        parts: parts.map(|(expression, operator)| ClaimPart { expression, operator }).collect(),
+        predicate: row.get(5),
+        nulls_are_equal: row.get(3),
+        is_deferrable: row.get(4),
+        columns: row.get(8),
+        nondeterministic: row.get(9),
+        loser: Loser::default(),
+    }
+}

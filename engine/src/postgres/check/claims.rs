@@ -1,0 +1,112 @@
+//! Values that only one row may have: the rules of the fleet file against the indexes as they are here.
+
+use std::collections::BTreeSet;
+
+use landfall_protocol::fleet::Fleet;
+use landfall_protocol::schema::ColumnId;
+use landfall_protocol::unique::{Loser, SUFFIX_CHARS, UniqueRule};
+
+use super::Finding;
+use crate::postgres::catalog::{ClaimIndex, LocalTable};
+use crate::postgres::claims::suffix_room;
+
+pub(super) fn judge(table: &LocalTable, fleet: &Fleet) -> Vec<Finding> {
+    let rules = fleet.unique(&table.def.name);
+    let mut findings: Vec<_> =
+        rules.iter().filter_map(|rule| rule_of_nothing(table, rule)).collect();
+    for index in &table.claims {
+        findings.extend(not_found_out(table, index));
+        findings.extend(nondeterministic(table, index));
+        findings.extend(unfit(table, index));
+    }
+    findings
+}
+
+fn columns_of(index: &ClaimIndex) -> BTreeSet<&String> {
+    index.columns.iter().collect()
+}
+
+fn rule_of_nothing(table: &LocalTable, rule: &UniqueRule) -> Option<Finding> {
+    let columns: BTreeSet<&String> = rule.columns.iter().collect();
+    let is_about = |index: &&ClaimIndex| !index.excludes && columns_of(index) == columns;
+    if table.claims.iter().any(|index| is_about(&index)) {
+        return None;
+    }
+    let names: Vec<&str> = rule.columns.iter().map(String::as_str).collect();
+    Some(Finding::error(
+        format!(
+            "table {} has no unique index of {}, for which the fleet file has a rule",
+            table.def.name,
+            names.join(", ")
+        ),
+        "make the index here too, or name all the columns that it depends on, those of its \
+         expressions and of its WHERE as well",
+    ))
+}
+
+/// Whoever clashes by such an index is parked.
+fn not_found_out(table: &LocalTable, index: &ClaimIndex) -> Option<Finding> {
+    let is_here = |column: &String| table.def.column(column).is_some();
+    let is_known = index.parts.iter().all(|part| part.operator.is_some());
+    if is_known && index.columns.iter().all(is_here) {
+        return None;
+    }
+    Some(Finding::warning(
+        format!(
+            "unique index {} of table {} compares what replication does not know, so a row that \
+             clashes with one of another site is parked where it comes second",
+            index.name, table.def.name
+        ),
+        "let it compare ordinary columns, or expressions over them",
+    ))
+}
+
+fn nondeterministic(table: &LocalTable, index: &ClaimIndex) -> Option<Finding> {
+    let collation = index.nondeterministic.as_ref()?;
+    Some(Finding::warning(
+        format!(
+            "unique index {} of table {} has the nondeterministic collation {collation:?}: sites \
+             whose collation libraries differ may not agree which values are the same",
+            index.name, table.def.name
+        ),
+        "give all servers the same version of that library, or use a deterministic collation",
+    ))
+}
+
+/// Why rows cannot give way as the fleet file says.
+fn unfit(table: &LocalTable, index: &ClaimIndex) -> Option<Finding> {
+    let cells = index.columns.iter().filter_map(|name| table.def.column(name));
+    let cells: Vec<ColumnId> = cells.filter(|column| !table.def.is_key(*column)).collect();
+    let problem = match index.loser {
+        Loser::Quarantine => return None,
+        Loser::Suffix => {
+            let types = cells.iter().filter_map(|column| table.def.column_def(*column));
+            let room = types.filter_map(|def| suffix_room(&def.type_name)).next();
+            match room {
+                None => "none of its columns is text or varchar",
+                Some(Some(room)) if room <= SUFFIX_CHARS => "its text has no room for an ending",
+                Some(_) => return None,
+            }
+        }
+        Loser::Null => {
+            let may_be_null = |column: &ColumnId| {
+                let facts = table.columns.get(usize::from(column.0));
+                facts.is_some_and(|facts| !facts.is_not_null)
+            };
+            match cells.iter().any(may_be_null) {
+                _ if index.nulls_are_equal => "it takes NULLs for equal",
+                true => return None,
+                false => "none of its columns may be NULL",
+            }
+        }
+    };
+    Some(Finding::error(
+        format!(
+            "unique index {} of table {} cannot have the rule {:?}: {problem}",
+            index.name,
+            table.def.name,
+            index.loser.name()
+        ),
+        "give it another rule in the fleet file; \"quarantine\" is always possible",
+    ))
+}

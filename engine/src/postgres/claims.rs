@@ -1,0 +1,215 @@
+//! Who holds what only one row may have: indexes of a replicated table that refuse a second row, and
+//! the statements that find the first one.
+
+use std::borrow::Cow;
+
+use landfall_protocol::schema::{ColumnId, TableDef};
+use landfall_protocol::unique::Loser;
+use landfall_protocol::value::Value;
+
+use crate::postgres::access::TableAccess;
+use crate::postgres::catalog::{ClaimIndex, LocalTable};
+use crate::postgres::sql::{quote_identifier, quote_table};
+
+/// An index that lets only one row of a table have something.
+#[derive(Debug, Clone)]
+pub struct ClaimAccess {
+    /// Its name.
+    pub name: String,
+    /// Whether an EXCLUDE constraint made it.
+    pub excludes: bool,
+    /// The columns on which it depends, the key's among them.
+    pub columns: Vec<ColumnId>,
+    /// Those of them that are no part of the key.
+    pub cells: Vec<ColumnId>,
+    /// What becomes of a row that has to give way.
+    pub remedy: ClaimRemedy,
+    table: String,
+    needed: Vec<Needed>,
+    index: ClaimIndex,
+    key_texts: String,
+}
+
+/// How a row gives way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ClaimRemedy {
+    /// It is put aside.
+    Quarantine,
+    /// The column's value gets an ending; so many characters it can hold at most.
+    Suffix(ColumnId, Option<usize>),
+    /// These columns are emptied.
+    Null(Vec<ColumnId>),
+}
+
+/// A column that the index looks at.
+#[derive(Debug, Clone)]
+struct Needed {
+    name: String,
+    cast: String,
+    source: NeededSource,
+    default: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum NeededSource {
+    /// This column of the key.
+    Key(usize),
+    /// A cell.
+    Cell(ColumnId),
+}
+
+/// The indexes of a table by which rows clash, as far as it can be found out with whom.
+pub fn of_table(def: &TableDef, local: &LocalTable, access: &TableAccess) -> Vec<ClaimAccess> {
+    local.claims.iter().filter_map(|index| build(def, local, access, index)).collect()
+}
+
+fn build(
+    def: &TableDef,
+    local: &LocalTable,
+    access: &TableAccess,
+    index: &ClaimIndex,
+) -> Option<ClaimAccess> {
+    if index.parts.iter().any(|part| part.operator.is_none()) {
+        return None;
+    }
+    let needed = |name: &String| {
+        let id = def.column(name)?;
+        let facts = local.columns.get(usize::from(local.def.column(name)?.0))?;
+        let source = match def.key.iter().position(|key| *key == id) {
+            Some(place) => NeededSource::Key(place),
+            None => NeededSource::Cell(id),
+        };
+        let (cast, default) = (facts.cast.clone(), facts.default.clone());
+        Some(Needed { name: quote_identifier(name), cast, source, default })
+    };
+    let columns = index.columns.iter().map(|name| def.column(name)).collect::<Option<Vec<_>>>()?;
+    Some(ClaimAccess {
+        name: index.name.clone(),
+        excludes: index.excludes,
+        remedy: remedy(def, local, index, &columns),
+        cells: columns.iter().copied().filter(|column| !def.is_key(*column)).collect(),
+        columns,
+        table: quote_table(&def.name),
+        needed: index.columns.iter().map(needed).collect::<Option<Vec<_>>>()?,
+        index: index.clone(),
+        key_texts: access.key_texts("t"),
+    })
+}
+
+/// What the fleet file asks for, where the columns can have it.
+fn remedy(
+    def: &TableDef,
+    local: &LocalTable,
+    index: &ClaimIndex,
+    columns: &[ColumnId],
+) -> ClaimRemedy {
+    let found = match index.loser {
+        Loser::Quarantine => None,
+        Loser::Suffix => columns.iter().find_map(|column| suffix(def, *column)),
+        Loser::Null if index.nulls_are_equal => None,
+        Loser::Null => {
+            let may_be_null = |column: &&ColumnId| {
+                let name = def.column_def(**column).map(|def| &def.name);
+                let id = name.and_then(|name| local.def.column(name));
+                let facts = id.and_then(|id| local.columns.get(usize::from(id.0)));
+                !def.is_key(**column) && facts.is_some_and(|facts| !facts.is_not_null)
+            };
+            let columns: Vec<ColumnId> = columns.iter().filter(may_be_null).copied().collect();
+            (!columns.is_empty()).then_some(ClaimRemedy::Null(columns))
+        }
+    };
+    found.unwrap_or(ClaimRemedy::Quarantine)
+}
+
+fn suffix(def: &TableDef, column: ColumnId) -> Option<ClaimRemedy> {
+    let type_name = &def.column_def(column).filter(|_| !def.is_key(column))?.type_name;
+    Some(ClaimRemedy::Suffix(column, suffix_room(type_name)?))
+}
+
+/// How many characters a text of this type can have; `None` where it cannot get an ending.
+pub(super) fn suffix_room(type_name: &str) -> Option<Option<usize>> {
+    match type_name {
+        "text" | "character varying" | "citext" => Some(None),
+        limited => {
+            let length = limited.strip_prefix("character varying(")?.strip_suffix(')')?;
+            length.parse().ok().map(Some)
+        }
+    }
+}
+
+impl ClaimAccess {
+    /// What the index needs to know of a row that has this key and these new cells, in the order in
+    /// which it needs it; `None` for what is as it was, or gets its default.
+    pub(super) fn needed<'v>(
+        &self,
+        key: &'v [Value],
+        cells: &'v [(ColumnId, Cow<'_, Value>)],
+    ) -> Vec<Option<&'v Value>> {
+        let value = |needed: &Needed| match needed.source {
+            NeededSource::Key(place) => key.get(place),
+            NeededSource::Cell(id) => {
+                let cell = cells.iter().find(|(column, _)| *column == id);
+                cell.map(|(_, value)| value.as_ref())
+            }
+        };
+        self.needed.iter().map(value).collect()
+    }
+
+    /// Finds and locks the rows of the index that cannot be there beside a row: the parameters are the
+    /// row as it was, if `has_base`, and what is `given` of what [`ClaimAccess::needed`] tells.
+    pub(super) fn holders_sql(&self, has_base: bool, given: &[bool]) -> String {
+        let mut next = usize::from(has_base);
+        let values = self.needed.iter().zip(given).map(|(needed, is_given)| {
+            let Needed { name, cast, default, .. } = needed;
+            let value = match (is_given, has_base) {
+                (true, _) => {
+                    next += 1;
+                    format!("${next}::text::{cast}")
+                }
+                (false, true) => format!("b.{name}"),
+                (false, false) => format!("({})::{cast}", default.as_deref().unwrap_or("NULL")),
+            };
+            format!("{value} AS {name}")
+        });
+        let values: Vec<String> = values.collect();
+        let base = match has_base {
+            true => format!(" FROM (SELECT ($1::text::{}).*) b", self.table),
+            false => String::new(),
+        };
+        let ClaimIndex { parts, predicate, nulls_are_equal, .. } = &self.index;
+        let told = parts.iter().enumerate();
+        let told = told.map(|(at, part)| format!("{} AS landfall_{at}", part.expression));
+        let clashes = parts.iter().enumerate().map(|(at, part)| {
+            let (ours, operator) = (&part.expression, part.operator.as_deref().unwrap_or("="));
+            let same = format!("{ours} {operator} n.landfall_{at}");
+            match nulls_are_equal {
+                true => format!("({same} OR {ours} IS NULL AND n.landfall_{at} IS NULL)"),
+                false => same,
+            }
+        });
+        let predicate = predicate.as_deref().unwrap_or("true");
+        format!(
+            "WITH n AS MATERIALIZED (SELECT {} FROM (SELECT {}{base}) t WHERE {predicate}) \
+             SELECT ARRAY[{}]::text[] FROM {} t, n WHERE {} AND {predicate} FOR UPDATE OF t",
+            told.collect::<Vec<_>>().join(", "),
+            values.join(", "),
+            self.key_texts,
+            self.table,
+            clashes.collect::<Vec<_>>().join(" AND "),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_texts_get_an_ending() {
+        assert_eq!(suffix_room("text"), Some(None));
+        assert_eq!(suffix_room("character varying(20)"), Some(Some(20)));
+        for other in ["integer", "uuid", "character(9)", "text[]", "character varying(20)[]"] {
+            assert_eq!(suffix_room(other), None, "{other}");
+        }
+    }
+}

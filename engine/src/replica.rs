@@ -54,7 +54,7 @@ use crate::postgres::model::{ApplyConnection, Fault, Model};
 use crate::random;
 use crate::replica::aside::Returning;
 use crate::replica::barrier::Barrier;
-use crate::replica::group::{Attempt, Mode};
+use crate::replica::group::{Attempt, Mode, Refusal};
 use crate::replica::large::Lane;
 use crate::replica::orphans::HiddenRows;
 use crate::replica::parked::Parking;
@@ -623,16 +623,18 @@ impl Replica {
             Tried::Refused(_) if count > 1 => {
                 return Box::pin(self.apply_front(context, origin, 1)).await;
             }
-            Tried::Refused(_) => {
+            Tried::Refused(refusal) => {
                 // The catalog may have changed since it was read; then it is no refusal.
                 self.learn_schema(context).await?;
                 let Some(again) = self.front(origin, count) else { return Ok(Turn::Worked) };
                 front = again;
-                tracing::warn!(%origin, seq = %front.group.first, "PostgreSQL refuses a transaction, trying row by row");
+                refusal.log(origin, front.group.first);
                 match self.try_for_a_turn(&front.group, Mode::RowByRow).await? {
                     Tried::Done => {}
                     Tried::Waits(cause) => return Ok(Turn::Waits(waits(&front.group, cause))),
-                    Tried::Refused(reason) => self.set_aside(&front.group, &reason).await?,
+                    Tried::Refused(refusal) => {
+                        self.set_aside(&front.group, &refusal.reason).await?;
+                    }
                 }
             }
         }
@@ -728,7 +730,7 @@ struct Front {
 /// What trying a group for a turn came to.
 enum Tried {
     Done,
-    Refused(String),
+    Refused(Refusal),
     Waits(&'static str),
 }
 

@@ -6,6 +6,7 @@
 //! sites may say so; that does no harm. Whoever has the value by then keeps it, however new its claim:
 //! nobody is sent away for a row that nobody missed.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ use landfall_protocol::dictionary::RowId;
 use landfall_protocol::fold::{Emission, Marker, Remedy};
 use landfall_protocol::lattice::RowClock;
 use landfall_protocol::schema::{ColumnId, TableDef, TableName};
-use landfall_protocol::value::RowKey;
+use landfall_protocol::value::{RowKey, Value};
 
 use crate::postgres::access::LockStrength;
 use crate::postgres::apply::{ApplyError, AsideLine, LockPhase, LockRequest};
@@ -42,6 +43,9 @@ pub(super) struct Returning {
     /// No pass begins before this.
     not_before: Option<Instant>,
 }
+
+/// Rows that others put aside, with their clocks since, and `None` for those that are aside no more.
+pub(super) type Moves<'w> = BTreeMap<&'w RowId, Option<RowClock>>;
 
 /// A row as the list names it.
 type Place = (TableName, RowKey);
@@ -192,27 +196,29 @@ impl Replica {
 
     /// Lists rows that others put aside, before they are taken away, and takes those off that are
     /// aside no more.
-    pub(super) async fn list_moves(
-        &mut self,
-        moves: &BTreeMap<&RowId, bool>,
-    ) -> Result<(), ReplicaError> {
-        let aside: Vec<&RowId> =
-            moves.iter().filter(|(_, aside)| **aside).map(|(row, _)| *row).collect();
-        let shown = match aside.is_empty() {
-            true => BTreeMap::new(),
-            false => self.apply.shown(&aside).await?,
+    pub(super) async fn list_moves(&mut self, moves: &Moves<'_>) -> Result<(), ReplicaError> {
+        if moves.is_empty() {
+            return Ok(());
+        }
+        let goes = moves.iter().filter_map(|(row, clock)| Some((*row, clock.clone()?.returned())));
+        let mut goes: BTreeMap<&RowId, RowClock> = goes.collect();
+        let rows: Vec<&RowId> = goes.keys().copied().collect();
+        let mut cells = self.apply.shown(&rows).await?;
+        // What was never shown here is in the log.
+        goes.retain(|row, _| !cells.contains_key(*row));
+        for (row, write) in self.due_writes(&goes, &BTreeSet::new()).await? {
+            let text = |value: &Value| value.text().map(Cow::into_owned);
+            let due = write.cells().iter().map(|(column, value)| (*column, text(value)));
+            cells.insert(row.clone(), due.collect());
+        }
+        let reason = "another site found that it cannot stand beside an older row";
+        let line = |row: &RowId| {
+            let text = |column: ColumnId| cells.get(row)?.get(&column).cloned().flatten();
+            self.aside_line(row, reason.to_owned(), text)
         };
-        let lines = aside.into_iter().filter_map(|row| {
-            let reason = "another site found that it cannot stand beside an older row";
-            let cells = shown.get(row);
-            let text = |column: ColumnId| cells?.get(&column).cloned().flatten();
-            let mut line = self.aside_line(row, reason.to_owned(), text)?;
-            line.cells = line.cells.filter(|_| cells.is_some());
-            Some(line)
-        });
-        let lines: Vec<AsideLine> = lines.collect();
+        let lines: Vec<AsideLine> = rows.into_iter().filter_map(line).collect();
         self.list(&lines).await?;
-        let back = moves.iter().filter(|(_, aside)| !**aside);
+        let back = moves.iter().filter(|(_, clock)| clock.is_none());
         let back = back.filter_map(|(row, _)| {
             Some((self.dictionary.table(row.table)?.name.clone(), row.key.clone()))
         });

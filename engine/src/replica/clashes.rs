@@ -20,6 +20,7 @@ use landfall_protocol::value::Value;
 
 use crate::postgres::apply::{ApplyError, AsideLine, RowWrite, Target};
 use crate::postgres::claims::{ClaimAccess, ClaimRemedy};
+use crate::replica::aside::Moves;
 use crate::replica::barrier::BarrierError;
 use crate::replica::group::Write;
 use crate::replica::references::{Again, Changed, Kept, Tells};
@@ -37,7 +38,7 @@ pub(super) struct Beside<'g> {
     /// Rows that stand because this site takes a delete back, and whether they were there before.
     pub(super) revives: &'g [(&'g RowId, bool)],
     /// Rows that the group puts aside.
-    pub(super) aside: &'g BTreeMap<&'g RowId, bool>,
+    pub(super) aside: &'g Moves<'g>,
 }
 
 /// Refused rows, and what they were to become.
@@ -94,8 +95,11 @@ impl Replica {
         let may_stand = |row: &RowId| refused.contains_key(row) && !self.orphaned.contains_key(row);
         let wanted = beside.wanted.iter().filter(|(_, write)| *write != RowWrite::Delete);
         let wanted: Vec<_> = wanted.filter(|(row, _)| may_stand(row)).cloned().collect();
-        let mut goes: BTreeSet<RowId> =
-            aside.iter().filter(|(_, aside)| **aside).map(|(row, _)| (*row).clone()).collect();
+        let mut goes: BTreeSet<RowId> = aside
+            .iter()
+            .filter(|(_, aside)| aside.is_some())
+            .map(|(row, _)| (*row).clone())
+            .collect();
         goes.retain(|row| self.is_referenced(row.table));
         if wanted.is_empty() && goes.is_empty() {
             return Ok(Ok(()));

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use landfall_protocol::dictionary::RowId;
 use landfall_protocol::fold::{Emission, Marker, Obstacle, ParkedChange};
+use landfall_protocol::id::{Origin, Seq};
 use landfall_protocol::lattice::RowClock;
 use landfall_protocol::plan::{Conflict, Group, RowWork, Source, Verdict};
 use landfall_protocol::schema::{ColumnId, TableId};
@@ -19,6 +20,7 @@ use crate::postgres::apply::{
     ApplyError, LockPhase, LockRequest, Opening, ParentRequest, RowWrite,
 };
 use crate::postgres::history::ConflictLine;
+use crate::replica::aside::Moves;
 use crate::replica::barrier::BarrierError;
 use crate::replica::clashes::Beside;
 use crate::replica::references::{Changed, Kept, Tells};
@@ -50,8 +52,34 @@ pub(super) enum Attempt {
     Again(&'static str),
     /// Taking the locks took too long, for many rows or large values; try again, patiently.
     Late,
-    /// PostgreSQL refuses a value; the reason.
-    Refused(String),
+    /// PostgreSQL refuses a value.
+    Refused(Refusal),
+}
+
+/// Why a transaction is refused as a whole.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    /// What to tell of it.
+    pub(super) reason: String,
+    /// Whether rows may only be in each other's way, which is settled row by row.
+    clashes: bool,
+}
+
+impl Refusal {
+    fn of(sqlstate: &str, message: &str) -> Self {
+        // unique_violation, exclusion_violation
+        let clashes = matches!(sqlstate, "23505" | "23P01");
+        Self { reason: format!("{message} (SQLSTATE {sqlstate})"), clashes }
+    }
+
+    /// Says in the log that a transaction is tried row by row.
+    pub(super) fn log(&self, origin: Origin, seq: Seq) {
+        if self.clashes {
+            tracing::info!(%origin, %seq, "rows of a transaction clash, trying row by row");
+        } else {
+            tracing::warn!(%origin, %seq, "PostgreSQL refuses a transaction, trying row by row");
+        }
+    }
 }
 
 /// The rows of one attempt, in the order in which they are locked. What is found out about each
@@ -103,8 +131,8 @@ struct Decided<'w> {
     kept: Vec<Write<'w>>,
     /// Rows that stand because this site takes a delete back.
     revives: Vec<&'w RowId>,
-    /// Rows that are put aside from here on, and those that are not any more.
-    aside: BTreeMap<&'w RowId, bool>,
+    /// Rows that are put aside from here on, with their clocks, and those that are not any more.
+    aside: Moves<'w>,
     /// The clocks once the group is joined, of rows that others may reference, and row by row of all.
     clocks: BTreeMap<RowId, RowClock>,
 }
@@ -154,7 +182,7 @@ impl Replica {
             }
             Err(ReplicaError::Apply(ApplyError::Data { sqlstate, message })) => {
                 self.apply.rollback().await?;
-                Ok(Attempt::Refused(format!("{message} (SQLSTATE {sqlstate})")))
+                Ok(Attempt::Refused(Refusal::of(&sqlstate, &message)))
             }
             Err(error) => Err(error),
         }
@@ -300,7 +328,7 @@ impl Replica {
         if let Some(reason) = kept.orphans.values().next().cloned() {
             self.orphaned.extend(kept.orphans);
             return Ok(Some(match mode {
-                Mode::SetBased => Attempt::Refused(reason),
+                Mode::SetBased => Attempt::Refused(Refusal { reason, clashes: false }),
                 Mode::RowByRow => Attempt::Again("a parent is not here"),
             }));
         }
@@ -318,7 +346,7 @@ impl Replica {
         &self,
         writes: Vec<Write<'w>>,
         speculative: &[Write<'_>],
-        aside: &BTreeMap<&RowId, bool>,
+        aside: &Moves<'_>,
     ) -> (Vec<&'w RowId>, Vec<Write<'w>>) {
         let was_there = |row: &RowId| speculative.iter().all(|(other, _)| *other != row);
         let is_held = |(row, write): &Write<'_>| {
@@ -496,7 +524,7 @@ impl Replica {
             }
             let is_aside = decision.clock.is_aside();
             if was_aside != is_aside {
-                aside.insert(row, is_aside);
+                aside.insert(row, is_aside.then(|| decision.clock.clone()));
             }
             let is_referenced = self.is_referenced(row.table);
             if is_referenced || mode == Mode::RowByRow {

@@ -165,14 +165,16 @@ impl Replica {
         let walk = match self.try_large(large, Mode::SetBased).await? {
             (Tried::Done, walk) => walk,
             (Tried::Waits(cause), _) => return Ok(Turn::Waits(large.waits(cause))),
-            (Tried::Refused(_), _) => {
+            (Tried::Refused(refusal), _) => {
                 // The catalog may have changed since it was read; then it is no refusal.
                 self.learn_schema(context).await?;
-                tracing::warn!(%origin, seq = %first, "PostgreSQL refuses a transaction, trying row by row");
+                refusal.log(origin, first);
                 match self.try_large(large, Mode::RowByRow).await? {
                     (Tried::Done, walk) => walk,
                     (Tried::Waits(cause), _) => return Ok(Turn::Waits(large.waits(cause))),
-                    (Tried::Refused(reason), _) => self.set_large_aside(large, &reason).await?,
+                    (Tried::Refused(refusal), _) => {
+                        self.set_large_aside(large, &refusal.reason).await?
+                    }
                 }
             }
         };

@@ -132,7 +132,7 @@ pub trait ApplySession: fmt::Debug + Send + Sync {
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "there is one per session")]
 pub(crate) enum ApplyConnection {
-    Server(super::apply::ApplyConnection),
+    Server(Box<super::apply::ApplyConnection>),
     Model(ModelApply),
 }
 
@@ -154,7 +154,7 @@ macro_rules! either {
 
 impl ApplyConnection {
     pub(crate) fn new(client: tokio_postgres::Client) -> Self {
-        Self::Server(super::apply::ApplyConnection::new(client))
+        Self::Server(Box::new(super::apply::ApplyConnection::new(client)))
     }
 
     pub(crate) fn modelled(session: Box<dyn ApplySession>) -> Self {

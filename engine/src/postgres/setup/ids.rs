@@ -19,12 +19,14 @@ pub(super) fn step(plan: &Plan<'_>) -> Step {
     let site = plan.fleet.member_named(plan.member).map_or(0, |member| member.site.number());
     let sql = format!(
         "CREATE SEQUENCE IF NOT EXISTS {OWN_SCHEMA}.id_clock MINVALUE 0;
+SELECT setval('{OWN_SCHEMA}.id_clock', {}) FROM {OWN_SCHEMA}.id_clock WHERE NOT is_called;
 {}
 {}
 {}
 GRANT USAGE ON SCHEMA {OWN_SCHEMA} TO PUBLIC;
 GRANT EXECUTE ON FUNCTION landfall.next_id() TO PUBLIC;
 GRANT EXECUTE ON FUNCTION landfall.id_parts(bigint) TO PUBLIC;",
+        present(),
         next_id(site),
         id_parts(),
         use_next_id()
@@ -48,8 +50,7 @@ fn next_id(site: u16) -> String {
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $function$
 -- Of site {site} of the fleet.
 DECLARE
-    present bigint := ((extract(epoch FROM clock_timestamp()) * 1000)::bigint - {EPOCH_MS})
-        << {COUNTER_BITS};
+    present bigint := {present};
     tick bigint;
 BEGIN
     PERFORM pg_advisory_xact_lock_shared(hashtext('landfall.id_clock'));
@@ -70,8 +71,16 @@ BEGIN
         | ({site}::bigint << {COUNTER_BITS})
         | (tick & {counter_mask});
 END $function$;",
+        present = present(),
         low = COUNTER_BITS + SITE_BITS,
         counter_mask = (1 << COUNTER_BITS) - 1,
+    )
+}
+
+/// The step of the sequence that is now.
+fn present() -> String {
+    format!(
+        "((extract(epoch FROM clock_timestamp()) * 1000)::bigint - {EPOCH_MS}) << {COUNTER_BITS}"
     )
 }
 

@@ -389,8 +389,8 @@ impl RowWork {
         // What gave way to a delete stands again when the group also brings the row back.
         let stands = |conflict: &Conflict| {
             let has = |column| joined.has(column, conflict.loser);
-            let is_shown = conflict.rule != Rule::CounterClamped;
-            is_live && is_shown && conflict.column.is_some_and(has)
+            let was_deleted = conflict.rule == Rule::DeleteWins;
+            is_live && was_deleted && conflict.column.is_some_and(has)
         };
         conflicts.retain(|conflict| !stands(conflict));
         conflicts.extend(revival.clone());

@@ -130,7 +130,6 @@ pub trait ApplySession: fmt::Debug + Send + Sync {
 
 /// [`super::apply::ApplyConnection`], or what stands for it.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "there is one per session")]
 pub(crate) enum ApplyConnection {
     Server(Box<super::apply::ApplyConnection>),
     Model(ModelApply),

@@ -561,6 +561,19 @@ impl Step {
             };
             conflicts.push(Conflict { column: Some(cell.column), rule, winner, loser, lost });
         }
+        self.decided(def, before, outcome, (present, lost_value), conflicts);
+    }
+
+    /// What gives way to a change, or makes it give way, that says whether the row is there.
+    fn decided(
+        &self,
+        def: &TableDef,
+        before: &RowClock,
+        outcome: &crate::lattice::JoinOutcome,
+        (present, lost_value): (bool, LostValue),
+        conflicts: &mut Vec<Conflict>,
+    ) {
+        let was_live = before.is_live(present);
         match self.change.op {
             RowOp::Delete if outcome.existence_won && was_live => {
                 self.lost_to_this_delete(def, before, &lost_value, conflicts);

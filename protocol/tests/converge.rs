@@ -3,6 +3,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+#[path = "shared/sites.rs"]
+#[expect(dead_code, reason = "here large transactions are ready in their own way")]
+mod sites;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -18,7 +22,7 @@ use landfall_protocol::id::{Incarnation, Origin, Seq, SiteId, TxnId};
 use landfall_protocol::lattice::RowClock;
 use landfall_protocol::merged::{End, Json, Key, Kind, Part, State};
 use landfall_protocol::plan::{
-    Due, Group, RowWork, ShownCells, Source, Verdict, merged_value, shown_value, visible,
+    Due, RowWork, ShownCells, Source, Verdict, merged_value, shown_value, visible,
 };
 use landfall_protocol::queue::{Head, Readiness, TrustedTime, readiness};
 use landfall_protocol::schema::rules::{Bounds, ColumnRule, TableRules};
@@ -173,21 +177,12 @@ impl Site {
         marker: Option<Marker>,
         log: &mut Log,
     ) -> BTreeSet<RowId> {
-        let foreign: ForeignTransactions = match &marker {
-            Some(Marker::Apply { origin, first, last, .. }) => (first.0..=last.0)
-                .map(|seq| TxnId { origin: *origin, seq: Seq(seq) })
-                .map(|txn| (txn, log.transactions[&txn].clone()))
-                .collect(),
-            _ => ForeignTransactions::new(),
-        };
-        let commit_ms = self.now_ms;
-        let fragment = Fragment::Whole;
+        let foreign = sites::named(marker.as_ref(), |txn| &log.transactions[&txn]);
         let rows = match marker {
             None => rows.into_iter().map(sparse).collect(),
             Some(_) => rows,
         };
-        let captured =
-            CapturedTransaction { commit_ms, actor: None, rows, marker, fragment, piece: None };
+        let captured = sites::captured(self.now_ms, rows, marker);
         self.fold(vec![captured], &foreign, log)
     }
 
@@ -375,9 +370,7 @@ impl Site {
         if group.is_empty() {
             return false;
         }
-        let mut tables = self.fold.foreign_tables.get(&from).cloned().unwrap_or_default();
-        let mut seen = self.fold.origin_vectors.get(&from).cloned().unwrap_or_default();
-        let group = Group::build(from, &group, &self.fold.dictionary, &mut tables, &mut seen);
+        let group = sites::group(&self.fold, from, &group);
         assert!(group.parked.is_empty());
         let mut writes = Vec::new();
         let mut parked = Vec::new();

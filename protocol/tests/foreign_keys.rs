@@ -4,23 +4,24 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+#[path = "shared/sites.rs"]
+mod sites;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use landfall_protocol::change::{Fragment, RowOp};
+use landfall_protocol::change::RowOp;
 use landfall_protocol::clock::Stamp;
 use landfall_protocol::dictionary::RowId;
 use landfall_protocol::fold::{
-    CapturedTransaction, Emission, Fold, ForeignTransaction, ForeignTransactions, Marker, Remedy,
-    Row as RowValues, RowEvent,
+    Emission, Fold, ForeignTransaction, Marker, Remedy, Row as RowValues, RowEvent,
 };
-use landfall_protocol::id::{Incarnation, Origin, Seq, SiteId, TxnId};
+use landfall_protocol::id::{Origin, TxnId};
 use landfall_protocol::lattice::RowClock;
 use landfall_protocol::merged;
 use landfall_protocol::plan::{
     Due, Group, ShownCells, Source, Verdict, merged_value, shown_value, visible,
 };
-use landfall_protocol::queue::{Head, Readiness, TrustedTime, readiness};
 use landfall_protocol::references::{Action, Doomed, Reference};
 use landfall_protocol::schema::rules::{ColumnRule, DeleteRule, TableRules};
 use landfall_protocol::schema::{ColumnDef, ColumnId, SetId, TableDef, TableId, TableName};
@@ -28,6 +29,7 @@ use landfall_protocol::value::{RowKey, Value};
 use landfall_protocol::version::VersionVector;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner};
+use sites::origin;
 
 const SITES: usize = 3;
 const TABLES: usize = 3;
@@ -73,11 +75,6 @@ struct Log {
     by_users: BTreeSet<TxnId>,
     /// The row, the counter's birth, the difference.
     added: Vec<(At, Option<Stamp>, i64)>,
-}
-
-fn origin(site: usize) -> Origin {
-    let incarnation = Incarnation::new(9).unwrap();
-    Origin { site: SiteId::new(site as u16 + 1).unwrap(), incarnation }
 }
 
 fn def(table: usize, schema: &Schema) -> TableDef {
@@ -168,17 +165,9 @@ impl Site {
     }
 
     fn commit(&mut self, rows: Vec<RowEvent>, marker: Option<Marker>, log: &mut Log) -> usize {
-        let foreign: ForeignTransactions = match &marker {
-            Some(Marker::Apply { origin, first, last, .. }) => (first.0..=last.0)
-                .map(|seq| TxnId { origin: *origin, seq: Seq(seq) })
-                .map(|txn| (txn, log.transactions[&txn].clone()))
-                .collect(),
-            _ => ForeignTransactions::new(),
-        };
-        let (commit_ms, fragment) = (self.now_ms, Fragment::Whole);
+        let foreign = sites::named(marker.as_ref(), |txn| &log.transactions[&txn]);
         let by_user = marker.is_none();
-        let captured =
-            CapturedTransaction { commit_ms, actor: None, rows, marker, fragment, piece: None };
+        let captured = sites::captured(self.now_ms, rows, marker);
         let localized = self.fold.localize(vec![captured], &foreign).unwrap();
         let touched = localized.touched().into_iter();
         let clocks = touched.filter_map(|row| Some((row.clone(), self.clocks.get(&row)?.clone())));
@@ -251,32 +240,12 @@ impl Site {
         assert_eq!(dirty, 0, "own changes are right by definition");
     }
 
-    /// Up to `most` transactions of an origin that may be applied now.
-    fn ready(&self, from: Origin, most: usize, log: &Log) -> Vec<ForeignTransaction> {
-        let mut applied = self.fold.applied.clone();
-        let mut group = Vec::new();
-        let time = TrustedTime { now_ms: u64::MAX >> 20, drift_ms_max: 0 };
-        while group.len() < most {
-            let seq = applied.get(from).next();
-            let Some(next) = log.transactions.get(&TxnId { origin: from, seq }) else { break };
-            let head = Head { origin: from, seq, vector: &next.vector, hlc: next.transaction.hlc };
-            if readiness(&head, &applied, self.fold.origin, time) != Readiness::Ready {
-                break;
-            }
-            applied.advance(from, seq);
-            group.push(next.clone());
-        }
-        group
-    }
-
     fn apply(&mut self, from: Origin, most: usize, log: &mut Log) -> bool {
-        let group = self.ready(from, most, log);
+        let group = sites::ready(&self.fold, from, most, |txn| log.transactions.get(&txn));
         if group.is_empty() {
             return false;
         }
-        let mut tables = self.fold.foreign_tables.get(&from).cloned().unwrap_or_default();
-        let mut seen = self.fold.origin_vectors.get(&from).cloned().unwrap_or_default();
-        let group = Group::build(from, &group, &self.fold.dictionary, &mut tables, &mut seen);
+        let group = sites::group(&self.fold, from, &group);
         let mut pass = Pass::default();
         let mut events = Vec::new();
         for (row, work) in &group.rows {

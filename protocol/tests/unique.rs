@@ -3,20 +3,21 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+#[path = "shared/sites.rs"]
+mod sites;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use landfall_protocol::change::{Fragment, RowOp};
+use landfall_protocol::change::RowOp;
 use landfall_protocol::clock::Stamp;
 use landfall_protocol::dictionary::RowId;
 use landfall_protocol::fold::{
-    CapturedTransaction, Emission, Fold, ForeignTransaction, ForeignTransactions, Marker, Remedy,
-    Row as RowValues, RowEvent,
+    Emission, Fold, ForeignTransaction, Marker, Remedy, Row as RowValues, RowEvent,
 };
-use landfall_protocol::id::{Incarnation, Origin, Seq, SiteId, TxnId};
+use landfall_protocol::id::{Origin, TxnId};
 use landfall_protocol::lattice::RowClock;
-use landfall_protocol::plan::{Due, Group, Source, Verdict, visible};
-use landfall_protocol::queue::{Head, Readiness, TrustedTime, readiness};
+use landfall_protocol::plan::{Due, Source, Verdict, visible};
 use landfall_protocol::schema::rules::TableRules;
 use landfall_protocol::schema::{ColumnDef, ColumnId, SetId, TableDef, TableId, TableName};
 use landfall_protocol::unique::{Claim, Loser};
@@ -24,6 +25,7 @@ use landfall_protocol::value::{RowKey, Value};
 use landfall_protocol::version::VersionVector;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner};
+use sites::origin;
 
 const SITES: usize = 3;
 const UNIQUE: ColumnId = ColumnId(1);
@@ -56,11 +58,6 @@ struct Site {
 
 /// Transactions, and whether an application made them.
 type Log = BTreeMap<TxnId, (ForeignTransaction, bool)>;
-
-fn origin(site: usize) -> Origin {
-    let incarnation = Incarnation::new(9).unwrap();
-    Origin { site: SiteId::new(site as u16 + 1).unwrap(), incarnation }
-}
 
 fn def() -> TableDef {
     let column = |name: &str| ColumnDef { name: name.into(), type_name: "bigint".into() };
@@ -144,17 +141,9 @@ impl Site {
     }
 
     fn commit(&mut self, rows: Vec<RowEvent>, marker: Option<Marker>, log: &mut Log) -> usize {
-        let foreign: ForeignTransactions = match &marker {
-            Some(Marker::Apply { origin, first, last, .. }) => (first.0..=last.0)
-                .map(|seq| TxnId { origin: *origin, seq: Seq(seq) })
-                .map(|txn| (txn, log[&txn].0.clone()))
-                .collect(),
-            _ => ForeignTransactions::new(),
-        };
+        let foreign = sites::named(marker.as_ref(), |txn| &log[&txn].0);
         let by_user = marker.is_none();
-        let (commit_ms, fragment) = (self.now_ms, Fragment::Whole);
-        let captured =
-            CapturedTransaction { commit_ms, actor: None, rows, marker, fragment, piece: None };
+        let captured = sites::captured(self.now_ms, rows, marker);
         let localized = self.fold.localize(vec![captured], &foreign).unwrap();
         let touched = localized.touched().into_iter();
         let clocks = touched.filter_map(|row| Some((row.clone(), self.clocks.get(&row)?.clone())));
@@ -200,31 +189,13 @@ impl Site {
         assert_eq!(dirty, 0, "own changes are right by definition");
     }
 
-    fn ready(&self, from: Origin, most: usize, log: &Log) -> Vec<ForeignTransaction> {
-        let mut applied = self.fold.applied.clone();
-        let mut group = Vec::new();
-        let time = TrustedTime { now_ms: u64::MAX >> 20, drift_ms_max: 0 };
-        while group.len() < most {
-            let seq = applied.get(from).next();
-            let Some((next, _)) = log.get(&TxnId { origin: from, seq }) else { break };
-            let head = Head { origin: from, seq, vector: &next.vector, hlc: next.transaction.hlc };
-            if readiness(&head, &applied, self.fold.origin, time) != Readiness::Ready {
-                break;
-            }
-            applied.advance(from, seq);
-            group.push(next.clone());
-        }
-        group
-    }
-
     fn apply(&mut self, from: Origin, most: usize, log: &mut Log) -> bool {
-        let group = self.ready(from, most, log);
+        let group =
+            sites::ready(&self.fold, from, most, |txn| log.get(&txn).map(|(found, _)| found));
         if group.is_empty() {
             return false;
         }
-        let mut tables = self.fold.foreign_tables.get(&from).cloned().unwrap_or_default();
-        let mut seen = self.fold.origin_vectors.get(&from).cloned().unwrap_or_default();
-        let group = Group::build(from, &group, &self.fold.dictionary, &mut tables, &mut seen);
+        let group = sites::group(&self.fold, from, &group);
         let mut clocks = self.clocks.clone();
         let (mut new, mut seekers) = (self.rows.clone(), Vec::new());
         for (row, work) in &group.rows {

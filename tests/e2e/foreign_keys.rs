@@ -1,20 +1,12 @@
 //! Foreign keys across sites: whatever happens at the same time, no snapshot of any site shows a row
 //! without its parent, and all sites show the same in the end.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
-
 use landfall_tests::dice::Dice;
-use landfall_tests::fleet::{Builder, DB, Fleet, SOON};
-use landfall_tests::session::{Session, sqlstate};
+use landfall_tests::fleet::SOON;
 use landfall_tests::wait::wait_until;
 
 use crate::support::{assert_quiet, value};
-
-const A: &str = "ship-a";
-const B: &str = "ship-b";
-const C: &str = "ship-c";
-const SITES: [&str; 3] = [A, B, C];
+use crate::trio::{A, B, C, SITES, Writer, all_say, cut, heal, is_sound, join, race, rules, three};
 
 /// Wards 1 to 9 and the desk, ward 0, are older than every log.
 const WARDS: &str = "\
@@ -34,33 +26,6 @@ const ORPHANS: &str = "\
 SELECT count(*) FROM (SELECT ward FROM keep UNION ALL SELECT ward FROM cascade
     UNION ALL SELECT ward FROM empty UNION ALL SELECT ward FROM usual) c
 WHERE ward IS NOT NULL AND NOT EXISTS (SELECT FROM ward w WHERE w.id = c.ward)";
-
-fn three(schema: &str, tables: &[&str]) -> Builder {
-    let sites = Fleet::new(schema, tables).site(A).site(B).site(C);
-    sites.link(A, B).link(B, C).link(A, C).unsynced()
-}
-
-fn cut(fleet: &Fleet) {
-    fleet.links().for_each(|link| link.cut());
-}
-
-fn heal(fleet: &Fleet) {
-    fleet.links().for_each(|link| link.heal());
-    fleet.converge();
-}
-
-/// Every site answers the same to a query.
-#[track_caller]
-fn all_say(fleet: &Fleet, sql: &str, expected: &str) {
-    assert_eq!(SITES.map(|site| value(fleet, site, sql)), [expected; 3], "{sql}");
-}
-
-/// How often each rule stands in a site's history.
-fn rules(fleet: &Fleet, site: &str) -> String {
-    let sql = "SELECT coalesce(string_agg(rule || ' ' || n, ', ' ORDER BY rule), '') FROM \
-               (SELECT rule, count(*) n FROM landfall.conflict GROUP BY 1) r";
-    value(fleet, site, sql)
-}
 
 #[test]
 fn a_child_of_a_deleted_parent_keeps_it_goes_too_or_lets_go() {
@@ -89,12 +54,11 @@ fn a_child_of_a_deleted_parent_keeps_it_goes_too_or_lets_go() {
     all_say(&fleet, "SELECT concat_ws(' ', id, ward, said) FROM usual", "5 0 as usual");
     all_say(&fleet, ORPHANS, "0");
     // Who met both sides first says so; who hears of the remedy with the delete has nothing to say.
-    let told = SITES.map(|site| rules(&fleet, site)).join("; ");
+    let told = rules(&fleet);
     for rule in ["fk_restrict 2", "fk_cascade 1", "fk_set_null 1", "fk_set_default 1"] {
         assert!(told.contains(rule), "{rule} is missing: {told}");
     }
-    assert_eq!(fleet.repaired_rows(), 0);
-    assert_quiet(&fleet, &SITES, &[]);
+    is_sound(&fleet);
 }
 
 #[test]
@@ -134,8 +98,7 @@ fn what_is_beneath_keeps_the_whole_chain() {
     all_say(&fleet, "SELECT count(*) FROM bed WHERE house = 2", "0");
     all_say(&fleet, "SELECT string_agg(name, ' ' ORDER BY id) FROM part", "root leaf twig");
     all_say(&fleet, "SELECT (SELECT count(*) FROM man) + (SELECT count(*) FROM wife)", "2");
-    assert_eq!(fleet.repaired_rows(), 0);
-    assert_quiet(&fleet, &SITES, &[]);
+    is_sound(&fleet);
 }
 
 #[test]
@@ -156,13 +119,12 @@ fn an_update_wins_over_a_delete_where_the_fleet_file_says_so() {
     let beds =
         "SELECT string_agg(concat_ws(' ', id, patient, note, uses), ', ' ORDER BY id) FROM bed";
     all_say(&fleet, beds, "1 Bob old 5, 2 nobody new 16");
-    let told = SITES.map(|site| rules(&fleet, site)).join("; ");
+    let told = rules(&fleet);
     assert!(told.contains("update_wins"), "{told}");
     fleet.sql(A, "DELETE FROM bed WHERE id = 1");
     fleet.converge();
     all_say(&fleet, "SELECT string_agg(id::text, ' ') FROM bed", "2");
-    assert_eq!(fleet.repaired_rows(), 0);
-    assert_quiet(&fleet, &SITES, &[]);
+    is_sound(&fleet);
 }
 
 #[test]
@@ -218,8 +180,7 @@ fn a_large_transaction_is_looked_at_as_a_whole() {
     all_say(&fleet, "SELECT string_agg(name, ', ' ORDER BY id) FROM item", "item 7");
     all_say(&fleet, "SELECT string_agg(note, ', ') FROM line", "new");
     all_say(&fleet, "SELECT string_agg(item::text, ', ') FROM tag", "7");
-    assert_eq!(fleet.repaired_rows(), 0);
-    assert_quiet(&fleet, &SITES, &[]);
+    is_sound(&fleet);
 }
 
 /// Parents that are named by a UNIQUE constraint, cut into partitions, or only in part let go of.
@@ -248,7 +209,7 @@ fn a_parent_may_have_another_name_partitions_and_a_key_of_several_columns() {
         B,
         "INSERT INTO door VALUES (1, 1, 1, 'one'), (2, 11, 1, 'two'), (3, 5, NULL, 'three')",
     );
-    fleet.links().for_each(|link| link.heal());
+    join(&fleet);
     // Nobody can tell which row is missing, so a child waits until another site has brought it back.
     wait_until("the child of a parent by another name", SOON * 2, || {
         let sql = "SELECT count(*) FROM thing, kind";
@@ -271,27 +232,7 @@ fn a_parent_may_have_another_name_partitions_and_a_key_of_several_columns() {
 #[test]
 fn nobody_ever_sees_an_orphan_while_applications_race() {
     let fleet = three(WARDS, &WARD_TABLES).start();
-    let done = AtomicBool::new(false);
-    let mut dice = Dice::new(7);
-    thread::scope(|scope| {
-        let readers = SITES.map(|site| {
-            let (fleet, done) = (&fleet, &done);
-            scope.spawn(move || look_for_orphans(fleet, site, done))
-        });
-        let writers = SITES.map(|site| {
-            let (fleet, dice) = (&fleet, dice.split());
-            scope.spawn(move || write(fleet, site, dice))
-        });
-        for writer in writers {
-            writer.join().expect("a writer");
-        }
-        let outcome = fleet.try_converge(landfall_tests::fleet::CONVERGE);
-        done.store(true, Ordering::Relaxed);
-        for reader in readers {
-            reader.join().expect("a reader");
-        }
-        outcome.expect("the fleet converges");
-    });
+    race(&fleet, 7, ORPHANS, &["23503"], write);
     all_say(&fleet, ORPHANS, "0");
     let remedies = "SELECT count(*) FROM landfall.conflict WHERE rule LIKE 'fk_%'";
     let remedies = SITES.map(|site| value(&fleet, site, remedies));
@@ -306,27 +247,13 @@ fn without_remedies_orphans_are_seen() {
     cut(&fleet);
     fleet.sql(A, "DELETE FROM ward WHERE id = 1");
     fleet.sql(B, "INSERT INTO keep VALUES (1, 1, 'x')");
-    fleet.links().for_each(|link| link.heal());
+    join(&fleet);
     fleet.converge_planted();
     all_say(&fleet, ORPHANS, "1");
 }
 
-fn open(fleet: &Fleet, site: &str) -> Session {
-    let cluster = fleet.member(site).cluster();
-    Session::open(&cluster.socket_conninfo(DB)).unwrap_or_else(|error| panic!("{error:#}"))
-}
-
-fn look_for_orphans(fleet: &Fleet, site: &str, done: &AtomicBool) {
-    let mut looks = 0;
-    while !done.load(Ordering::Relaxed) {
-        assert_eq!(value(fleet, site, ORPHANS), "0", "{site} after {looks} looks");
-        looks += 1;
-    }
-}
-
-fn write(fleet: &Fleet, site: &str, mut dice: Dice) {
-    let session = open(fleet, site);
-    let first = SITES.iter().position(|other| *other == site).expect("a site") * 100_000;
+fn write(writer: &Writer<'_>, mut dice: Dice) {
+    let (site, first) = (writer.site, writer.place * 100_000);
     for number in 0..300 {
         let (ward, child) = (dice.below(10), first + number);
         let table = ["keep", "cascade", "empty", "usual"][dice.below(4) as usize];
@@ -341,10 +268,6 @@ fn write(fleet: &Fleet, site: &str, mut dice: Dice) {
             3 => format!("UPDATE {table} SET ward = {ward} WHERE id % 7 = {}", dice.below(7)),
             _ => format!("INSERT INTO {table} VALUES ({child}, {ward}, '{site}')"),
         };
-        if let Err(error) = session.batch(&sql) {
-            // What its own foreign keys refuse is the application's affair.
-            let state = sqlstate(&error).unwrap_or("none").to_owned();
-            assert_eq!(state, "23503", "{site}: {error:#}");
-        }
+        writer.try_write(&sql);
     }
 }

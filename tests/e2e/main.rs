@@ -29,6 +29,7 @@ mod restart;
 mod setup;
 mod slot;
 mod support;
+mod trio;
 mod tutorial;
 mod types;
 mod unique;

@@ -1,19 +1,13 @@
 //! Values that only one row may have: whatever happens at the same time, no snapshot of any site shows
 //! one twice, nothing halts, nothing is lost, and all sites show the same in the end.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
-
 use landfall_tests::dice::Dice;
-use landfall_tests::fleet::{Builder, DB, Fleet};
-use landfall_tests::session::{Session, sqlstate};
+use landfall_tests::fleet::Fleet;
 
 use crate::support::{assert_quiet, value, wait_value};
-
-const A: &str = "ship-a";
-const B: &str = "ship-b";
-const C: &str = "ship-c";
-const SITES: [&str; 3] = [A, B, C];
+use crate::trio::{
+    A, B, C, SITES, Writer, all_say, cut, heal, is_sound, is_sound_but_for, race, rules, three,
+};
 
 const PERSON: &str = "\
 CREATE TABLE person (id int PRIMARY KEY, email text UNIQUE, name text, visits int DEFAULT 0);
@@ -21,45 +15,6 @@ INSERT INTO person VALUES (1, 'one', 'old', 1), (2, 'two', 'old', 2), (3, 'three
 const PEOPLE: &str = "SELECT string_agg(concat_ws(' ', id, coalesce(email, '-'), name), ', ' ORDER BY id) FROM person";
 const ASIDE: &str = "SELECT coalesce(string_agg(row_key || ' ' || (cells ->> 'email'), ', ' \
                      ORDER BY row_key), '') FROM landfall.aside";
-
-fn three(schema: &str, tables: &[&str]) -> Builder {
-    let sites = Fleet::new(schema, tables).site(A).site(B).site(C);
-    sites.link(A, B).link(B, C).link(A, C).unsynced()
-}
-
-fn cut(fleet: &Fleet) {
-    fleet.links().for_each(|link| link.cut());
-}
-
-fn heal(fleet: &Fleet) {
-    fleet.links().for_each(|link| link.heal());
-    fleet.converge();
-}
-
-/// Every site comes to answer the same to a query.
-#[track_caller]
-fn all_say(fleet: &Fleet, sql: &str, expected: &str) {
-    SITES.iter().for_each(|site| wait_value(fleet, site, sql, expected));
-}
-
-/// How often each rule stands in all histories.
-fn rules(fleet: &Fleet) -> String {
-    let sql = "SELECT coalesce(string_agg(rule || ' ' || n, ', ' ORDER BY rule), '') FROM \
-               (SELECT rule, count(*) n FROM landfall.conflict GROUP BY 1) r";
-    SITES.map(|site| value(fleet, site, sql)).join("; ")
-}
-
-#[track_caller]
-fn is_sound(fleet: &Fleet) {
-    is_sound_but_for(fleet, &[]);
-}
-
-#[track_caller]
-fn is_sound_but_for(fleet: &Fleet, alarms: &[&str]) {
-    fleet.converge();
-    assert_eq!(fleet.repaired_rows(), 0);
-    assert_quiet(fleet, &SITES, alarms);
-}
 
 #[test]
 fn the_older_row_keeps_its_value_and_the_other_comes_back_when_it_is_free() {
@@ -256,43 +211,16 @@ fn nobody_ever_sees_a_value_twice_while_applications_race() {
     let unique = "[[table]]\nname = \"public.slot\"\n\
         unique = [{ columns = [\"tag\"], loser = \"suffix\" }]\n";
     let fleet = three(schema, &["public.slot"]).rules(unique).start();
-    let done = AtomicBool::new(false);
-    let mut dice = Dice::new(11);
-    thread::scope(|scope| {
-        let readers = SITES.map(|site| {
-            let (fleet, done) = (&fleet, &done);
-            scope.spawn(move || look_for_twins(fleet, site, done))
-        });
-        let writers = SITES.map(|site| {
-            let (fleet, dice) = (&fleet, dice.split());
-            scope.spawn(move || write(fleet, site, dice))
-        });
-        for writer in writers {
-            writer.join().expect("a writer");
-        }
-        let outcome = fleet.try_converge(landfall_tests::fleet::CONVERGE);
-        done.store(true, Ordering::Relaxed);
-        for reader in readers {
-            reader.join().expect("a reader");
-        }
-        outcome.expect("the fleet converges");
-    });
+    let twins =
+        "SELECT count(place) - count(DISTINCT place) + count(tag) - count(DISTINCT tag) FROM slot";
+    race(&fleet, 11, twins, &["23505"], write);
+    let told = rules(&fleet);
+    assert!(told.contains("unique_quarantine") && told.contains("unique_suffix"), "{told}");
     assert_quiet(&fleet, &SITES, &["rewrote rows"]);
 }
 
-fn look_for_twins(fleet: &Fleet, site: &str, done: &AtomicBool) {
-    let twins =
-        "SELECT count(place) - count(DISTINCT place) + count(tag) - count(DISTINCT tag) FROM slot";
-    while !done.load(Ordering::Relaxed) {
-        assert_eq!(value(fleet, site, twins), "0", "{site}");
-    }
-}
-
-fn write(fleet: &Fleet, site: &str, mut dice: Dice) {
-    let cluster = fleet.member(site).cluster();
-    let session = Session::open(&cluster.socket_conninfo(DB));
-    let session = session.unwrap_or_else(|error| panic!("{error:#}"));
-    let first = SITES.iter().position(|other| *other == site).expect("a site") * 100_000;
+fn write(writer: &Writer<'_>, mut dice: Dice) {
+    let first = writer.place * 100_000;
     for number in 0..150 {
         let (place, id) = (dice.below(40), first + number);
         let sql = match dice.below(5) {
@@ -305,11 +233,7 @@ fn write(fleet: &Fleet, site: &str, mut dice: Dice) {
             2 => format!("UPDATE slot SET tag = 't{place}' WHERE place = {}", dice.below(40)),
             _ => format!("INSERT INTO slot VALUES ({id}, {place}, 't{}')", dice.below(60)),
         };
-        if let Err(error) = session.batch(&sql) {
-            // What its own constraints refuse is the application's affair.
-            let state = sqlstate(&error).unwrap_or("none").to_owned();
-            assert_eq!(state, "23505", "{site}: {error:#}");
-        }
+        writer.try_write(&sql);
     }
 }
 

@@ -56,12 +56,20 @@ impl MetricsServer {
                 biased;
                 () = stop.cancelled() => return Ok(()),
                 Some(()) = open.next(), if !open.is_empty() => {}
-                accepted = self.0.accept(), if open.len() < CONNECTIONS_MAX => match accepted {
-                    Ok((stream, _)) => open.push(serve_one(stream, &status)),
-                    Err(error) => {
-                        tracing::info!(%error, "a connection for metrics was not accepted");
-                        tokio::time::sleep(ACCEPT_AGAIN).await;
-                    }
+                stream = self.accept(), if open.len() < CONNECTIONS_MAX => {
+                    open.push(serve_one(stream, &status));
+                }
+            }
+        }
+    }
+
+    async fn accept(&self) -> TcpStream {
+        loop {
+            match self.0.accept().await {
+                Ok((stream, _)) => return stream,
+                Err(error) => {
+                    tracing::info!(%error, "a connection for metrics was not accepted");
+                    tokio::time::sleep(ACCEPT_AGAIN).await;
                 }
             }
         }

@@ -4,7 +4,7 @@
 use landfall_protocol::change::ACTOR_BYTES_MAX;
 use landfall_protocol::fleet::OWN_SCHEMA;
 
-use super::steps::Step;
+use super::steps::{Step, is_as_made};
 use crate::postgres::sql::quote_literal;
 
 /// Columns of `landfall.conflict` with their types, besides those it was first made with. Lines
@@ -68,14 +68,13 @@ END $function$;
 GRANT USAGE ON SCHEMA {OWN_SCHEMA} TO PUBLIC;
 GRANT EXECUTE ON FUNCTION landfall.act_as(text) TO PUBLIC;"
     );
-    Step::new(
-        "everybody may name on whose behalf a transaction is made (landfall.act_as)",
-        sql,
-        format!(
-            "SELECT to_regprocedure('landfall.act_as(text)') IS NOT NULL
+    let probe = format!(
+        "SELECT {}
     AND coalesce(has_schema_privilege('public', to_regnamespace('{OWN_SCHEMA}')::oid, 'USAGE'), false)
     AND coalesce(has_function_privilege('public', to_regprocedure('landfall.act_as(text)')::oid,
-        'EXECUTE'), false)"
-        ),
-    )
+        'EXECUTE'), false)",
+        is_as_made("landfall.act_as(text)", &sql)
+    );
+    let what = "everybody may name on whose behalf a transaction is made (landfall.act_as)";
+    Step::new(what, sql, probe)
 }

@@ -3,7 +3,7 @@
 use landfall_protocol::fleet::OWN_SCHEMA;
 
 use super::Plan;
-use super::steps::Step;
+use super::steps::{Step, is_as_made};
 
 /// Bits of the counter within a millisecond, and of the site's number above it. The time has the
 /// other 41 of 63 bits, which lasts from 2025 for 69 years.
@@ -17,25 +17,24 @@ const LAG_MAX: u32 = 1000 << COUNTER_BITS;
 /// The step, behind those that make our tables.
 pub(super) fn step(plan: &Plan<'_>) -> Step {
     let site = plan.fleet.member_named(plan.member).map_or(0, |member| member.site.number());
+    let functions = [
+        ("landfall.next_id()", next_id(site)),
+        ("landfall.id_parts(bigint)", id_parts()),
+        ("landfall.use_next_id(regclass, name)", use_next_id()),
+    ];
+    let made = functions.each_ref().map(|(_, sql)| sql.as_str()).join("\n");
+    let are_made = functions.each_ref().map(|(name, sql)| is_as_made(name, sql)).join("\n    AND ");
     let sql = format!(
         "CREATE SEQUENCE IF NOT EXISTS {OWN_SCHEMA}.id_clock MINVALUE 0;
 SELECT setval('{OWN_SCHEMA}.id_clock', {}) FROM {OWN_SCHEMA}.id_clock WHERE NOT is_called;
-{}
-{}
-{}
+{made}
 GRANT USAGE ON SCHEMA {OWN_SCHEMA} TO PUBLIC;
 GRANT EXECUTE ON FUNCTION landfall.next_id() TO PUBLIC;
 GRANT EXECUTE ON FUNCTION landfall.id_parts(bigint) TO PUBLIC;",
         present(),
-        next_id(site),
-        id_parts(),
-        use_next_id()
     );
     let probe = format!(
-        "SELECT coalesce((SELECT prosrc LIKE '%site {site} of the fleet%' FROM pg_proc
-        WHERE oid = to_regprocedure('landfall.next_id()')), false)
-    AND to_regprocedure('landfall.id_parts(bigint)') IS NOT NULL
-    AND to_regprocedure('landfall.use_next_id(regclass, name)') IS NOT NULL
+        "SELECT {are_made}
     AND coalesce(has_schema_privilege('public', to_regnamespace('{OWN_SCHEMA}')::oid, 'USAGE'), false)"
     );
     Step::new("everybody may draw keys that no other site draws (landfall.next_id)", sql, probe)
@@ -43,34 +42,41 @@ GRANT EXECUTE ON FUNCTION landfall.id_parts(bigint) TO PUBLIC;",
 
 /// The sequence holds time and counter, and gives each number once, whatever the clock does. When it
 /// lags it is moved to the present, by one session while no other may draw: who draws holds a shared
-/// lock. Where that cannot be had the number is older than it could be, and as good.
+/// lock, for as long as that takes and not to the end of its transaction, which would keep movers out.
+/// Where they are kept out all the same the number is older than it could be, and as good.
 fn next_id(site: u16) -> String {
     format!(
         "CREATE OR REPLACE FUNCTION landfall.next_id() RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $function$
--- Of site {site} of the fleet.
 DECLARE
     present bigint := {present};
     tick bigint;
 BEGIN
-    PERFORM pg_advisory_xact_lock_shared(hashtext('landfall.id_clock'));
     IF (SELECT present - last_value > {LAG_MAX} FROM landfall.id_clock)
-        AND pg_try_advisory_lock(hashtext('landfall.id_clock'))
+        AND pg_try_advisory_lock({lock})
     THEN
         BEGIN
             PERFORM setval('landfall.id_clock', present) FROM landfall.id_clock
                 WHERE present - last_value > {LAG_MAX};
-            PERFORM pg_advisory_unlock(hashtext('landfall.id_clock'));
+            PERFORM pg_advisory_unlock({lock});
         EXCEPTION WHEN query_canceled OR OTHERS THEN
-            PERFORM pg_advisory_unlock(hashtext('landfall.id_clock'));
+            PERFORM pg_advisory_unlock({lock});
             RAISE;
         END;
     END IF;
-    tick := nextval('landfall.id_clock');
+    PERFORM pg_advisory_lock_shared({lock});
+    BEGIN
+        tick := nextval('landfall.id_clock');
+        PERFORM pg_advisory_unlock_shared({lock});
+    EXCEPTION WHEN query_canceled OR OTHERS THEN
+        PERFORM pg_advisory_unlock_shared({lock});
+        RAISE;
+    END;
     RETURN (tick >> {COUNTER_BITS} << {low})
         | ({site}::bigint << {COUNTER_BITS})
         | (tick & {counter_mask});
 END $function$;",
+        lock = "hashtext('landfall.id_clock')",
         present = present(),
         low = COUNTER_BITS + SITE_BITS,
         counter_mask = (1 << COUNTER_BITS) - 1,

@@ -31,6 +31,17 @@ impl Step {
     }
 }
 
+/// Asks whether a function is there as this version makes it; its body stands in `sql` between two
+/// `$function$`.
+pub(super) fn is_as_made(signature: &str, sql: &str) -> String {
+    let body = sql.split("$function$").nth(1).unwrap_or_default();
+    format!(
+        "coalesce((SELECT prosrc = {} FROM pg_proc WHERE oid = to_regprocedure({})), false)",
+        quote_literal(body),
+        quote_literal(signature)
+    )
+}
+
 /// Pieces of long values on their way into a row. Nothing stays in it, so it needs no log.
 const PIECE: &str = "piece";
 /// What could not be shown here.
@@ -302,7 +313,9 @@ END $landfall$;",
     let probe = format!(
         "SELECT NOT {partitioned} OR EXISTS (SELECT FROM pg_event_trigger
     WHERE evtname = 'landfall_partitions' AND evtenabled = 'A'
-    AND evtfoid = to_regprocedure('landfall.prepare_partitions()'))"
+    AND evtfoid = to_regprocedure('landfall.prepare_partitions()'))
+    AND {}",
+        is_as_made("landfall.prepare_partitions()", &sql)
     );
     Step::new("partitions that are made later are prepared as well", sql, probe)
 }

@@ -65,7 +65,8 @@ const PACE: Duration = Duration::from_millis(5);
 /// Transactions per fold from which the application counts as busy; with more of them the socket
 /// would be full before the pause is over, and the server would wait.
 const PACED: Range<usize> = 8..64;
-/// How often the server hears from us when nothing else happens.
+/// How often the server hears from us when nothing else happens, and how long it keeps log at most that
+/// has nothing for us.
 const REPORT_EVERY: Duration = Duration::from_secs(5);
 /// Pause before a new connection.
 const RECONNECT_AFTER: Duration = Duration::from_millis(500);
@@ -564,6 +565,7 @@ impl Capture<'_> {
                     rest = (is_dry && flight.is_some()).then(|| Rest::after(0));
                 }
                 _ = report.tick() => {
+                    self.batch.wanted = true;
                     self.report();
                     // The stream may not be read for long, and the server must hear of us.
                     self.stream.flush_writes().await?;

@@ -54,10 +54,10 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             budget_bytes: None,
-            cache_bytes: 8 << 20,
+            cache_bytes: 7 << 20,
             ballast_bytes: 16 << 20,
-            unit_cache_bytes: 8 << 20,
-            recent_clocks_bytes: 6 << 20,
+            unit_cache_bytes: 6 << 20,
+            recent_clocks_bytes: 5 << 20,
             unit_bytes_max: UNIT_PLAIN_BYTES_TARGET,
             checkpoint_bytes: 16 << 20,
         }

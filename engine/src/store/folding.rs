@@ -114,8 +114,10 @@ impl Writer<'_> {
         Ok(doubtful)
     }
 
-    /// Moves the position over WAL without content; says which position is recorded.
+    /// Moves the position over WAL without content; says which position is recorded. A new session of
+    /// capture passes once more what the last one passed without a record.
     pub(super) fn advance(&mut self, end_lsn: u64, advance: Advance) -> Result<u64, StoreError> {
+        let end_lsn = end_lsn.max(self.state.seen_lsn);
         self.check_position(end_lsn)?;
         self.state.seen_lsn = end_lsn;
         let recorded = &mut self.state.progress.fold_lsn;

@@ -33,6 +33,10 @@ pub enum RowOp {
 }
 
 impl RowOp {
+    /// All of them, in the order of the numbers they are written as.
+    pub const ALL: [Self; 6] =
+        [Self::Insert, Self::Update, Self::Delete, Self::Revive, Self::Quarantine, Self::Return];
+
     /// The stamp of a change's cells, given that of its transaction. What a row had before there
     /// was a log is older than all that is in it.
     pub fn cells_at(self, stamp: Stamp) -> Stamp {
@@ -75,14 +79,8 @@ impl RowChange {
     /// Writes the canonical form.
     pub fn encode(&self, out: &mut Writer) {
         out.varint(u64::from(self.table.0));
-        out.u8(match self.op {
-            RowOp::Insert => 0,
-            RowOp::Update => 1,
-            RowOp::Delete => 2,
-            RowOp::Revive => 3,
-            RowOp::Quarantine => 4,
-            RowOp::Return => 5,
-        });
+        let tag = RowOp::ALL.iter().position(|op| *op == self.op);
+        out.u8(tag.unwrap_or_default() as u8);
         out.bytes(self.key.as_bytes());
         out.varint(self.cells.len() as u64);
         let mut last = 0;
@@ -99,15 +97,10 @@ impl RowChange {
     /// Fails when cut short, over a limit, or when cells are out of order.
     pub fn decode(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let table = TableId(from.u32()?);
-        let op = match from.u8()? {
-            0 => RowOp::Insert,
-            1 => RowOp::Update,
-            2 => RowOp::Delete,
-            3 => RowOp::Revive,
-            4 => RowOp::Quarantine,
-            5 => RowOp::Return,
-            tag => return Err(DecodeError::UnknownTag { what: "row change", tag }),
-        };
+        let tag = from.u8()?;
+        let op = *RowOp::ALL
+            .get(usize::from(tag))
+            .ok_or(DecodeError::UnknownTag { what: "row change", tag })?;
         let key = RowKey::from_bytes(from.bytes(VALUE_BYTES_MAX)?);
         key.values()?;
         let count = from.count(COLUMNS_MAX)?;
@@ -384,16 +377,11 @@ mod tests {
             let bytes = bytes(&change(op, vec![(1, value.clone())]));
             RowChange::decode(&mut Reader::new(&bytes)).is_ok()
         };
-        let all = [
-            RowOp::Insert,
-            RowOp::Update,
-            RowOp::Delete,
-            RowOp::Revive,
-            RowOp::Quarantine,
-            RowOp::Return,
-        ];
-        assert_eq!(all.map(|op| reads(op, &share())), [false, true, false, false, false, false]);
+        assert_eq!(
+            RowOp::ALL.map(|op| reads(op, &share())),
+            [false, true, false, false, false, false]
+        );
         let base = Value::Base("10".into());
-        assert_eq!(all.map(|op| reads(op, &base)), [false, false, true, true, true, true]);
+        assert_eq!(RowOp::ALL.map(|op| reads(op, &base)), [false, false, true, true, true, true]);
     }
 }

@@ -131,15 +131,7 @@ pub(super) fn check_value(bytes: &[u8]) {
         assert_eq!(out.into_bytes(), read, "a table has two forms");
     }
     let text = String::from_utf8_lossy(bytes);
-    for kind in [
-        ValueKind::Text,
-        ValueKind::Bool,
-        ValueKind::Int,
-        ValueKind::Uuid,
-        ValueKind::Bytes,
-        ValueKind::Timestamp,
-        ValueKind::TimestampTz,
-    ] {
+    for kind in ValueKind::ALL {
         let value = Value::from_text(kind, &text);
         assert_eq!(value.text().as_deref(), Some(&*text), "a text was changed as {kind:?}");
     }

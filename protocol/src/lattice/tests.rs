@@ -36,19 +36,11 @@ struct Change {
 
 /// Changes with a stamp each.
 fn changes() -> impl Strategy<Value = Vec<Change>> {
-    let ops = [
-        RowOp::Insert,
-        RowOp::Update,
-        RowOp::Delete,
-        RowOp::Revive,
-        RowOp::Quarantine,
-        RowOp::Return,
-    ];
     let columns = proptest::sample::subsequence(vec![1, 2, 3], 0..=3);
     let change = (0usize..6, 0u16..3, columns, 1i64..9);
     proptest::collection::vec(change, 1..12).prop_map(move |changes| {
         let made = changes.into_iter().zip(1..).map(|((op, site, columns, by), time)| {
-            let (op, stamp) = (ops[op], stamp(site, time));
+            let (op, stamp) = (RowOp::ALL[op], stamp(site, time));
             let cells = match op {
                 RowOp::Insert => cells(&[1, 2, 3, 9]),
                 RowOp::Update => {

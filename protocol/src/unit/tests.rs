@@ -395,14 +395,7 @@ fn any_changes() -> impl Strategy<Value = Vec<RowChange>> {
             .map(|((table, key), (op, cells))| RowChange {
                 table: TableId(table),
                 key: RowKey::new(&key),
-                op: [
-                    RowOp::Insert,
-                    RowOp::Update,
-                    RowOp::Delete,
-                    RowOp::Revive,
-                    RowOp::Quarantine,
-                    RowOp::Return,
-                ][op],
+                op: RowOp::ALL[op],
                 cells: into_cells(if op >= 2 { BTreeMap::new() } else { cells }),
             })
             .collect();

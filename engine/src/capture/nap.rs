@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
@@ -10,9 +11,17 @@ use rustix::time::{
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, sleep_until};
 
+/// How much longer a pause is where the runtime's clock is a model's: it goes by milliseconds, and a fold
+/// that takes many of them shall not be many pauses.
+#[cfg(feature = "simulation")]
+const MODELLED: Duration = Duration::from_millis(10);
+
 /// A timer of the system's; where there is none, the runtime's.
 #[derive(Debug)]
-pub(super) struct Nap(Option<AsyncFd<OwnedFd>>);
+pub(super) struct Nap {
+    timer: Option<AsyncFd<OwnedFd>>,
+    longer: Duration,
+}
 
 impl Nap {
     /// A timer that is not set.
@@ -20,23 +29,23 @@ impl Nap {
     pub(super) fn new() -> Self {
         let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
         let timer = timerfd_create(TimerfdClockId::Monotonic, flags).map_err(io::Error::from);
-        Self(timer.and_then(AsyncFd::new).ok())
+        Self { timer: timer.and_then(AsyncFd::new).ok(), longer: Duration::ZERO }
     }
 
     /// Goes by the runtime's clock, which a model may hold still.
     #[cfg(feature = "simulation")]
     pub(super) fn modelled() -> Self {
-        Self(None)
+        Self { timer: None, longer: MODELLED }
     }
 
     /// Waits until then. May be dropped and called anew.
     pub(super) async fn until(&self, at: Instant) {
-        if let Some(timer) = &self.0
+        if let Some(timer) = &self.timer
             && wait(timer, at).await.is_ok()
         {
             return;
         }
-        sleep_until(at).await;
+        sleep_until(at + self.longer).await;
     }
 }
 
@@ -60,14 +69,12 @@ async fn wait(timer: &AsyncFd<OwnedFd>, at: Instant) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[tokio::test]
     async fn it_is_over_when_it_is_over_and_not_before() {
         let nap = Nap::new();
-        assert!(nap.0.is_some(), "the system has timers");
+        assert!(nap.timer.is_some(), "the system has timers");
         for _ in 0..3 {
             let at = Instant::now() + Duration::from_micros(300);
             // Dropped once, as a select does.

@@ -3,6 +3,7 @@
 use crate::clock::{Hlc, Stamp};
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::id::{Origin, Seq};
+use crate::merged::Part;
 use crate::schema::{COLUMNS_MAX, ColumnId, TableDef, TableId};
 use crate::value::{RowKey, VALUE_BYTES_MAX, Value};
 
@@ -124,11 +125,14 @@ impl RowChange {
     }
 }
 
-/// What was done to a merged column is an update. With what it was born tells who says that a row is
-/// there or shown, or is not.
+/// What was done to a merged column is an update, or an insert that adds up with others. With what it
+/// was born tells who says that a row is there or shown, or is not.
 fn may_have(op: RowOp, value: &Value) -> bool {
     match value {
-        Value::Share(_) => op == RowOp::Update,
+        Value::Share(share) => match op {
+            RowOp::Insert => share.birth.is_some() && matches!(share.part, Part::Sum(_)),
+            op => op == RowOp::Update,
+        },
         Value::Base(_) => !matches!(op, RowOp::Insert | RowOp::Update),
         _ => true,
     }
@@ -319,7 +323,7 @@ mod tests {
     use super::*;
     use crate::decimal::Decimal;
     use crate::golden;
-    use crate::merged::{Part, Share};
+    use crate::merged::{End, Share};
 
     fn change(op: RowOp, cells: Vec<(u16, Value)>) -> RowChange {
         let cell = |(column, value)| Cell { column: ColumnId(column), value };
@@ -327,9 +331,9 @@ mod tests {
         RowChange { table: TableId(3), key: RowKey::new(&[Value::Int(-4)]), op, cells }
     }
 
-    fn share() -> Value {
+    fn share(birth: Option<Stamp>) -> Value {
         let part = Part::Sum(Decimal::parse("10").expect("a number"));
-        Value::Share(Box::new(Share { birth: None, part }))
+        Value::Share(Box::new(Share { birth, part }))
     }
 
     fn bytes(change: &RowChange) -> Vec<u8> {
@@ -372,16 +376,29 @@ mod tests {
     }
 
     #[test]
+    fn an_insert_that_adds_up_is_as_recorded() {
+        let cells = vec![(1, Value::Text("north".into())), (4, share(Some(Stamp::least())))];
+        let change = change(RowOp::Insert, cells);
+        let all = bytes(&change);
+        golden::check("row-tally-v1", &all);
+        assert_eq!(RowChange::decode(&mut Reader::new(&all)), Ok(change));
+    }
+
+    #[test]
     fn merged_columns_travel_as_what_they_are() {
         let reads = |op, value: &Value| {
             let bytes = bytes(&change(op, vec![(1, value.clone())]));
             RowChange::decode(&mut Reader::new(&bytes)).is_ok()
         };
-        assert_eq!(
-            RowOp::ALL.map(|op| reads(op, &share())),
-            [false, true, false, false, false, false]
-        );
+        let all = RowOp::ALL;
+        let known = share(None);
+        assert_eq!(all.map(|op| reads(op, &known)), [false, true, false, false, false, false]);
+        let begun = share(Some(Stamp::least()));
+        assert_eq!(all.map(|op| reads(op, &begun)), [true, true, false, false, false, false]);
+        let part = Part::Extreme(End::Max, "10".into());
+        let other = Value::Share(Box::new(Share { birth: Some(Stamp::least()), part }));
+        assert_eq!(all.map(|op| reads(op, &other)), [false, true, false, false, false, false]);
         let base = Value::Base("10".into());
-        assert_eq!(RowOp::ALL.map(|op| reads(op, &base)), [false, false, true, true, true, true]);
+        assert_eq!(all.map(|op| reads(op, &base)), [false, false, true, true, true, true]);
     }
 }

@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use crate::id::{Origin, Seq, TxnId};
+use crate::id::{Incarnation, Origin, Seq, SiteId, TxnId};
 
 /// A hybrid logical clock reading: 48 bits of milliseconds since 1970 and a 16-bit counter. When
 /// the counter overflows it carries into the milliseconds, so that readings only ever grow.
@@ -63,6 +63,14 @@ impl Stamp {
     /// The stamp of transaction `seq` of `origin`.
     pub fn new(hlc: Hlc, origin: Origin, seq: Seq) -> Self {
         Self { hlc, txn: TxnId { origin, seq } }
+    }
+
+    /// Older than every transaction, and newer than what was there [before the
+    /// log](Self::before_the_log).
+    pub fn least() -> Self {
+        let site = SiteId::new(1).expect("1 is a site's number");
+        let incarnation = Incarnation::new(1).expect("1 is not 0");
+        Self::new(Hlc(1), Origin { site, incarnation }, Seq::ZERO)
     }
 
     /// A stamp older than everything in any log, by which this transaction is found all the same.

@@ -263,10 +263,11 @@ impl Localized {
 }
 
 impl LocalizedOwn {
-    /// The rows whose clocks must be known. What an insert says is newer than all that was folded.
+    /// The rows whose clocks must be known. What an insert says is newer than all that was folded, but
+    /// one that adds up with others must know which delete it comes after.
     fn touched(&self) -> impl Iterator<Item = RowId> + '_ {
-        let changes = self.changes.iter().map(|own| &own.change);
-        changes.filter(|change| change.op != RowOp::Insert).map(row_of)
+        let asks = |own: &&OwnChange| own.change.op != RowOp::Insert || own.adds_up;
+        self.changes.iter().filter(asks).map(|own| row_of(&own.change))
     }
 }
 
@@ -483,7 +484,10 @@ impl Fold {
             let clock = rows.entry(row.clone());
             let rules = self.dictionary.table(row.table).map(|def| &def.rules);
             match own.change.op {
-                RowOp::Insert => *clock = RowClock::default(),
+                RowOp::Insert => {
+                    let birth = std::mem::take(clock).birthplace();
+                    own.take_births(rules, birth);
+                }
                 RowOp::Update => own.take_shares(stamp, clock, is_doubtful),
                 RowOp::Delete | RowOp::Revive | RowOp::Quarantine | RowOp::Return => {
                     own.keep_unlogged(rules, clock, is_doubtful);

@@ -19,7 +19,8 @@
 //! neither a delete nor an update is lost to it, and it ends where somebody says that the row is there.
 //!
 //! A [merged column](crate::merged) is a cell whose stamp is its birth, and beside it what was done
-//! to it since.
+//! to it since. An insert may do something to it instead of writing it: then it begins with nothing at
+//! the delete that the insert came after, and inserts that came after the same delete are of one life.
 
 mod merged;
 #[cfg(test)]
@@ -33,6 +34,9 @@ use crate::codec::{DecodeError, Reader, Writer};
 use crate::merged::{Share, State};
 use crate::schema::{COLUMNS_MAX, ColumnId};
 use crate::value::Value;
+
+/// What a column begins with to which an insert does something.
+const NOTHING: &str = "0";
 
 /// Whether a row exists, and since when that is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -259,9 +263,10 @@ impl RowClock {
         match op {
             RowOp::Insert => {
                 self.join_existence(Existence { stamp, live: true }, &mut outcome);
+                self.join_births(cells);
                 self.join_cells(stamp, cells, &mut outcome);
                 self.note_lost_to_tombstone(stamp, &mut outcome);
-                self.raise_base(stamp);
+                self.raise_base(stamp, cells);
             }
             RowOp::Update => {
                 self.join_cells(stamp, cells, &mut outcome);
@@ -352,6 +357,29 @@ impl RowClock {
         }
     }
 
+    /// The delete after which the row can be inserted so that columns add up with other inserts after
+    /// the same one; `None` when somebody has made it again already.
+    pub fn birthplace(&self) -> Option<Stamp> {
+        match self.existence {
+            None => Some(Stamp::least()),
+            Some(Existence { stamp, live: false }) => Some(stamp),
+            Some(Existence { live: true, .. }) => None,
+        }
+    }
+
+    /// Columns to which an insert does something begin anew with nothing, unless they did so later.
+    fn join_births(&mut self, cells: &[Cell]) {
+        for Cell { column, value } in cells {
+            let Value::Share(share) = value else { continue };
+            let Some(birth) = share.birth.filter(|birth| self.cell(*column) < Some(*birth)) else {
+                continue;
+            };
+            self.set(*column, birth);
+            let merged = self.merged_mut(*column);
+            merged.rebirth(Some(birth), Some(NOTHING.into()));
+        }
+    }
+
     fn join_cells(&mut self, stamp: Stamp, cells: &[Cell], outcome: &mut JoinOutcome) {
         for Cell { column, value } in cells {
             let known = self.cell(*column);
@@ -433,14 +461,29 @@ impl RowClock {
         }
     }
 
-    fn raise_base(&mut self, stamp: Stamp) {
+    /// Lets an insert have written every cell, but for those to which it did something: they keep what
+    /// they had, even if that is older than the base by now.
+    fn raise_base(&mut self, stamp: Stamp, cells: &[Cell]) {
         let births: Vec<(ColumnId, Option<Stamp>)> =
             self.merged.iter().map(|merged| (merged.column, self.cell(merged.column))).collect();
-        if self.base.is_none_or(|base| base < stamp) {
+        let shared = |cell: &&Cell| matches!(cell.value, Value::Share(_));
+        let shared: Vec<ColumnId> = cells.iter().filter(shared).map(|cell| cell.column).collect();
+        for (column, cell) in &mut self.cells {
+            if *cell < stamp && !shared.contains(column) {
+                *cell = stamp;
+            }
+        }
+        let before = self.base;
+        if before.is_none_or(|base| base < stamp) {
             self.base = Some(stamp);
+            for column in shared {
+                if let (Err(_), Some(base)) = (self.place(column), before) {
+                    self.set(column, base);
+                }
+            }
         }
         let base = self.base;
-        self.cells.retain(|(_, cell)| Some(*cell) > base);
+        self.cells.retain(|(_, cell)| Some(*cell) != base);
         for (column, birth) in births {
             if self.cell(column) != birth {
                 self.rebirth(column, None);

@@ -330,8 +330,9 @@ impl RowWork {
 
     /// The merged columns it does something to, each as often as it does.
     fn shares(&self) -> impl Iterator<Item = ColumnId> + '_ {
-        let updates = self.steps.iter().filter(|step| step.change.op == RowOp::Update);
-        let cells = updates.flat_map(|step| &step.change.cells);
+        let writes = |op| matches!(op, RowOp::Insert | RowOp::Update);
+        let writes = self.steps.iter().filter(move |step| writes(step.change.op));
+        let cells = writes.flat_map(|step| &step.change.cells);
         cells.filter(|cell| matches!(cell.value, Value::Share(_))).map(|cell| cell.column)
     }
 
@@ -541,12 +542,18 @@ impl Step {
                 }
                 let rule = Rule::Reset(share.part.kind());
                 (rule, *winner, self.stamp, LostValue::Value(cell.value.clone()))
-            } else if let Value::Share(share) = &cell.value {
+            } else if let Value::Share(share) = &cell.value
+                && (share.birth <= known || self.change.op == RowOp::Update)
+            {
                 conflicts.extend(self.lost_places(before, cell.column, &share.part));
                 continue;
             } else if let Some((_, winner)) = lost_to {
                 (Rule::LastWriterWins, *winner, self.stamp, LostValue::Value(cell.value.clone()))
             } else if let Some(loser) = known
+            } else if let (Value::Share(_), Some((kind, loser))) =
+                (&cell.value, self.unseen(before, cell.column).filter(|_| was_live))
+            {
+                (Rule::Reset(kind), self.stamp, loser, lost_value.clone())
                 && was_live
                 && loser != self.stamp
                 && !self.knew(loser)

@@ -6,6 +6,7 @@
 //! | `tie-break` | two lives of one site may write with one stamp, and the first that comes stays |
 //! | `naked-deltas` | what travels of a counter is the last difference, not the sum |
 //! | `loose-groups` | a column of a group is written without the others |
+//! | `inserts-set` | of a tally, too, the insert after the latest delete sets what it begins with |
 //! | `arrival-order` | of two equal clock readings the one that comes last wins |
 
 use std::cell::RefCell;

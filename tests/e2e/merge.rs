@@ -78,6 +78,43 @@ fn what_two_sites_add_to_a_counter_adds_up() {
 }
 
 #[test]
+fn what_two_sites_begin_a_tally_with_adds_up() {
+    let rules = STOCK_RULES.replace("count = \"counter\", price", "count = \"tally\", price");
+    assert_ne!(rules, STOCK_RULES);
+    let fleet = Fleet::new(STOCK, &["public.stock", "public.shelf"]).rules(&rules);
+    let fleet = apart(fleet);
+    fleet.sql("a", "INSERT INTO stock VALUES (1, 'bay', 10, 1), (2, 'bay', 7, 1), (3, 'a', 4, 1)");
+    fleet.sql("a", "UPDATE stock SET count = count - 1 WHERE id = 1");
+    fleet.sql("b", "INSERT INTO stock VALUES (1, 'dock', 5, 2), (3, 'b', NULL, 1)");
+    fleet.sql("b", "UPDATE stock SET count = count + 20 WHERE id = 1");
+    heal(&fleet);
+    let all = "SELECT id, count, price, place FROM stock ORDER BY id";
+    // Nothing is what nobody can add to: who inserts it sets it. All else is the later insert's.
+    let due = "1 34 2.00 dock 2 7 1.00 bay 3  1.00 b".to_owned();
+    assert_eq!(shown(&fleet, all), [due.clone(), due]);
+    fleet.sql("b", "UPDATE stock SET count = count + 1 WHERE id < 3");
+    fleet.sql("a", "UPDATE stock SET count = 2 WHERE id = 3");
+    fleet.converge();
+    let counts = "SELECT string_agg(count::text, ' ' ORDER BY id) FROM stock";
+    assert_eq!(shown(&fleet, counts), ["35 8 2", "35 8 2"]);
+
+    // Made again by both after a delete that both know, and after one that only one of them does.
+    fleet.sql("a", "DELETE FROM stock WHERE id = 1");
+    fleet.converge();
+    fleet.link("a", "b").cut();
+    fleet.sql("a", "INSERT INTO stock VALUES (1, 'bay', 100, 1)");
+    fleet.sql("b", "INSERT INTO stock VALUES (1, 'dock', 1, 1)");
+    fleet.sql("a", "DELETE FROM stock WHERE id = 2; INSERT INTO stock VALUES (2, 'bay', 50, 1)");
+    fleet.sql("b", "UPDATE stock SET count = count + 1000 WHERE id = 2");
+    heal(&fleet);
+    assert_eq!(shown(&fleet, counts), ["101 50 2", "101 50 2"]);
+    let told = conflicts(&fleet, "b");
+    assert!(told.iter().any(|line| line.contains("2/count counter_reset")), "{told:?}");
+    assert_eq!(number(&fleet, "a", "SELECT count(*) FROM landfall.parked"), 0);
+    assert_eq!(fleet.repaired_rows(), 0);
+}
+
+#[test]
 fn counters_of_three_sites_lose_nothing_on_any_way() {
     let fleet = stock().unsynced().star("shore", &["a", "b", "c"]).start();
     fleet.sql("a", "INSERT INTO stock SELECT id, 'bay', 0, 0 FROM generate_series(1, 5) id");

@@ -190,8 +190,10 @@ impl Image {
             }
             (_, Some(after)) => (RowOp::Insert, after.into_cells(|_, _| true)),
         };
+        let is_tally = |cell: &Cell| rules.is_some_and(|rules| rules.is_tally(cell.column));
+        let adds_up = op == RowOp::Insert && cells.iter().any(is_tally);
         let change = RowChange { table: row.table, key: row.key, op, cells };
-        Some(OwnChange { change, merged })
+        Some(OwnChange { change, merged, adds_up })
     }
 
     /// What this site says of a row of which the transaction shows what others said.
@@ -217,7 +219,7 @@ impl Image {
             }
         };
         let change = RowChange { table: row.table, key: row.key, op, cells };
-        OwnChange { change, merged: Vec::new() }
+        OwnChange { change, merged: Vec::new(), adds_up: false }
     }
 }
 
@@ -228,6 +230,8 @@ pub(super) struct OwnChange {
     pub(super) change: RowChange,
     /// The merged columns among its cells.
     pub(super) merged: Vec<MergedChange>,
+    /// Whether it is an insert that may add up with others of its row.
+    pub(super) adds_up: bool,
 }
 
 /// A change of a merged column from one value to another.

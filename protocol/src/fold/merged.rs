@@ -5,6 +5,7 @@ use super::image::{Image, MergedChange, OwnChange};
 use super::shown::Shown;
 use crate::change::Cell;
 use crate::clock::Stamp;
+use crate::decimal::Decimal;
 use crate::lattice::RowClock;
 use crate::merged::{Part, Share};
 use crate::schema::rules::TableRules;
@@ -12,6 +13,21 @@ use crate::schema::{ColumnId, TableDef};
 use crate::value::Value;
 
 impl OwnChange {
+    /// Puts what an insert adds in the place of its values, where inserts add up; `birth` is the delete
+    /// that they come after. Without one the insert sets them.
+    pub(super) fn take_births(&mut self, rules: Option<&TableRules>, birth: Option<Stamp>) {
+        #[cfg(feature = "simulation")]
+        let birth = birth.filter(|_| !crate::planted::active("inserts-set"));
+        let (Some(rules), Some(birth)) = (rules, birth) else { return };
+        for Cell { column, value } in &mut self.change.cells {
+            let added = value.whole_text().and_then(|text| Decimal::parse(&text));
+            if let (true, Some(added)) = (rules.is_tally(*column), added) {
+                let part = Part::Sum(added);
+                *value = Value::Share(Box::new(Share { birth: Some(birth), part }));
+            }
+        }
+    }
+
     /// Puts what this site did to merged columns in the place of their new values. Where that cannot
     /// be told the value stays, and a new life begins with it.
     pub(super) fn take_shares(&mut self, stamp: Stamp, clock: &mut RowClock, is_doubtful: bool) {

@@ -57,6 +57,57 @@ fn changes() -> impl Strategy<Value = Vec<Change>> {
     })
 }
 
+/// A tally's column, which inserts set, add to, or do not name.
+const TALLY: ColumnId = ColumnId(8);
+
+/// Changes of a row with a tally. Nobody inserts at the deletes that they come after.
+fn tallied() -> impl Strategy<Value = Vec<Change>> {
+    let births = [Stamp::least(), stamp(5, 3), stamp(5, 7)];
+    let change = (0usize..5, 0u16..3, 0usize..3, 1i64..9);
+    proptest::collection::vec(change, 1..12).prop_map(move |changes| {
+        let made = changes.into_iter().zip(1..).map(|((op, site, birth, by), time)| {
+            let part = Part::Sum(Decimal::parse(&by.to_string()).expect("a number"));
+            let birth = Some(births[birth]);
+            let share = Value::Share(Box::new(Share { birth, part }));
+            let tally = |value| Cell { column: TALLY, value };
+            let (op, more) = match op {
+                0 => (RowOp::Insert, Some(tally(share))),
+                1 => (RowOp::Insert, Some(tally(Value::Int(by)))),
+                2 => (RowOp::Insert, None),
+                3 => (RowOp::Update, Some(tally(share))),
+                _ => (RowOp::Delete, None),
+            };
+            let named = if op == RowOp::Delete { Vec::new() } else { cells(&[1]) };
+            Change { op, stamp: stamp(site, time), cells: named.into_iter().chain(more).collect() }
+        });
+        made.collect()
+    })
+}
+
+#[test]
+fn inserts_after_one_delete_add_up() {
+    let insert = |birth, by: i64| {
+        let part = Part::Sum(Decimal::parse(&by.to_string()).expect("a number"));
+        let value = Value::Share(Box::new(Share { birth, part }));
+        [Cell { column: TALLY, value }]
+    };
+    let mut clock = RowClock::default();
+    assert_eq!(clock.birthplace(), Some(Stamp::least()));
+    clock.join(RowOp::Insert, stamp(0, 1), &insert(clock.birthplace(), 10));
+    assert_eq!(clock.birthplace(), None);
+    clock.join(RowOp::Insert, stamp(1, 2), &insert(Some(Stamp::least()), 5));
+    assert_eq!(clock.value(TALLY).as_deref(), Some("15"));
+    clock.join(RowOp::Delete, stamp(2, 4), &[]);
+    let after = clock.birthplace();
+    assert_eq!(after, Some(stamp(2, 4)));
+    clock.join(RowOp::Insert, stamp(1, 5), &insert(after, 3));
+    // Who had not heard of the delete.
+    let late = clock.join(RowOp::Insert, stamp(0, 3), &insert(Some(Stamp::least()), 100));
+    assert_eq!(late.lost.first(), Some(&(TALLY, stamp(2, 4))));
+    clock.join(RowOp::Insert, stamp(0, 6), &insert(after, 4));
+    assert_eq!(clock.value(TALLY).as_deref(), Some("7"));
+}
+
 fn joined<'c>(changes: impl Iterator<Item = &'c Change>) -> RowClock {
     let mut clock = RowClock::default();
     for Change { op, stamp, cells } in changes {
@@ -154,6 +205,23 @@ proptest! {
             other.join(*op, *stamp, cells);
         }
         prop_assert_eq!(&other, &again);
+        let mut out = Writer::new();
+        other.encode(&mut out);
+        prop_assert_eq!(RowClock::decode(&mut Reader::new(&out.into_bytes())), Ok(other));
+    }
+
+    #[test]
+    fn tallies_do_not_ask_for_order_either(
+        changes in tallied(),
+        order in proptest::collection::vec(any::<prop::sample::Index>(), 0..20),
+    ) {
+        let straight = joined(changes.iter());
+        let mixed: Vec<&Change> = order.iter().map(|index| index.get(&changes)).collect();
+        let other = joined(mixed.into_iter().chain(changes.iter().rev()));
+        prop_assert_eq!(other.cell(TALLY), straight.cell(TALLY));
+        prop_assert_eq!(other.cell(ColumnId(1)), straight.cell(ColumnId(1)));
+        prop_assert_eq!(&other.cells, &straight.cells);
+        prop_assert_eq!(other.life(TALLY), straight.life(TALLY));
         let mut out = Writer::new();
         other.encode(&mut out);
         prop_assert_eq!(RowClock::decode(&mut Reader::new(&out.into_bytes())), Ok(other));

@@ -22,11 +22,17 @@ pub enum ColumnRule {
     LastWriterWins,
     /// All writes count, each kind in its own way.
     Merged(Kind),
+    /// A counter of which inserts add up too that do not know of each other.
+    Tally,
 }
+
+/// The number of [`ColumnRule::Tally`] in a description; kinds have those below.
+const TALLY_TAG: u8 = 0x40;
 
 impl ColumnRule {
     fn all() -> impl Iterator<Item = Self> {
-        [Self::LastWriterWins].into_iter().chain(Kind::ALL.map(Self::Merged))
+        let merged = Kind::ALL.map(Self::Merged);
+        [Self::LastWriterWins].into_iter().chain(merged).chain([Self::Tally])
     }
 
     /// As in the fleet file.
@@ -34,6 +40,7 @@ impl ColumnRule {
         match self {
             Self::LastWriterWins => "last_writer_wins",
             Self::Merged(kind) => kind.name(),
+            Self::Tally => "tally",
         }
     }
 
@@ -52,12 +59,25 @@ impl ColumnRule {
         match self {
             Self::LastWriterWins => None,
             Self::Merged(kind) => Some(kind),
+            Self::Tally => Some(Kind::Counter),
         }
     }
 
     /// Its number in a description; 0 is never written.
     fn tag(self) -> u8 {
-        self.kind().map_or(0, |kind| kind.tag() + 1)
+        match self {
+            Self::LastWriterWins => 0,
+            Self::Merged(kind) => kind.tag() + 1,
+            Self::Tally => TALLY_TAG,
+        }
+    }
+
+    /// The rule of this number, but for the one that is never written.
+    fn tagged(tag: u8) -> Option<Self> {
+        match tag {
+            TALLY_TAG => Some(Self::Tally),
+            tag => tag.checked_sub(1).and_then(Kind::tagged).map(Self::Merged),
+        }
     }
 }
 
@@ -230,6 +250,11 @@ impl TableRules {
         let flags = self.table_flags();
         out.u8(match flags {
             0 => u8::from(!self.is_default()),
+    /// Whether inserts of this column add up.
+    pub fn is_tally(&self, column: ColumnId) -> bool {
+        self.column(&column) == ColumnRule::Tally
+    }
+
             _ => 2,
         });
         if self.is_default() {
@@ -273,12 +298,12 @@ impl TableRules {
         for _ in 0..from.count(COLUMNS_MAX)? {
             let column = column(from, columns)?;
             let tag = from.u8()?;
-            let kind = tag.checked_sub(1).and_then(Kind::tagged);
-            let kind = kind.ok_or(DecodeError::UnknownTag { what: "column rule", tag })?;
+            let rule = ColumnRule::tagged(tag);
+            let rule = rule.ok_or(DecodeError::UnknownTag { what: "column rule", tag })?;
             if rules.columns.last_key_value().is_some_and(|(last, _)| *last >= column) {
                 return Err(DecodeError::NotCanonical("column rules"));
             }
-            rules.columns.insert(column, ColumnRule::Merged(kind));
+            rules.columns.insert(column, rule);
         }
         for _ in 0..from.count(COLUMNS_MAX)? {
             let mut group = BTreeSet::new();
@@ -350,7 +375,8 @@ mod tests {
 
     fn rules() -> impl Strategy<Value = TableRules> {
         let column = (0u16..12).prop_map(ColumnId);
-        let kind = (0..Kind::ALL.len()).prop_map(|place| ColumnRule::Merged(Kind::ALL[place]));
+        let rules: Vec<ColumnRule> = ColumnRule::all().skip(1).collect();
+        let kind = proptest::sample::select(rules);
         let columns = proptest::collection::btree_map(column, kind, 0..5);
         let split = proptest::collection::vec(0usize..4, 12);
         let bounds =

@@ -18,6 +18,7 @@ mod parked;
 mod pending;
 mod references;
 mod repair;
+mod rest;
 mod stage;
 
 pub use barrier::{BARRIER_SETTINGS, BarrierError};

@@ -8,7 +8,7 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use landfall_protocol::dictionary::RowId;
 use landfall_protocol::fold::{Emission, Marker, Remedy};
@@ -21,15 +21,12 @@ use crate::postgres::apply::{ApplyError, AsideLine, LockPhase, LockRequest};
 use crate::postgres::catalog::Catalog;
 use crate::replica::barrier::BarrierError;
 use crate::replica::references::{Changed, Tells};
+use crate::replica::rest::rest_after;
 use crate::replica::{Replica, ReplicaError, key_text};
 use crate::time;
 
 /// Rows tried before the other work has its turn.
 const PAGE: usize = 50;
-/// Shortest pause between passes.
-const REST_MIN: Duration = Duration::from_secs(1);
-/// After a pass there are no others for this many times as long as it took.
-const REST_FACTOR: u32 = 20;
 
 /// Which rows that are aside are tried next.
 #[derive(Debug, Default)]
@@ -122,7 +119,7 @@ impl Replica {
         let ended = time::monotonic();
         let took = ended.duration_since(now);
         self.returning.pass = last.map(|last| (tables, last));
-        self.returning.not_before = Some(ended + REST_MIN.max(took * REST_FACTOR));
+        self.returning.not_before = Some(ended + rest_after(took));
         Ok(self.returning.wake_at())
     }
 

@@ -20,6 +20,7 @@ use crate::postgres::apply::{ApplyError, LockPhase, LockRequest, ParkedNote};
 use crate::postgres::catalog::Catalog;
 use crate::replica::barrier::BarrierError;
 use crate::replica::lines;
+use crate::replica::rest::rest_after;
 use crate::replica::{Replica, ReplicaContext, ReplicaError};
 use crate::store::{Log, ParkedPlace, Rejoined};
 use crate::time;
@@ -31,10 +32,6 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Shortest and longest time until everything is tried again though nothing was heard.
 const AGAIN_MIN: Duration = Duration::from_secs(60);
 const AGAIN_MAX: Duration = Duration::from_secs(3_600);
-/// Shortest pause between passes that written tables are the reason for.
-const REST_MIN: Duration = Duration::from_secs(1);
-/// After a pass there are no others for this many times as long as it took.
-const REST_FACTOR: u32 = 20;
 
 /// What is to be tried.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -247,7 +244,7 @@ impl Replica {
             self.parking.pass = next.map(|next| (scope, next));
             let ended = time::monotonic();
             let took = ended.duration_since(now);
-            self.parking.not_before = Some(ended + REST_MIN.max(took * REST_FACTOR));
+            self.parking.not_before = Some(ended + rest_after(took));
         }
         Ok(self.parking.wake_at())
     }

@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 use landfall_protocol::schema::{ColumnId, TableDef};
-use landfall_protocol::unique::Loser;
+use landfall_protocol::unique::{Loser, SUFFIX_CHARS};
 use landfall_protocol::value::Value;
 
 use crate::postgres::access::TableAccess;
@@ -86,7 +86,7 @@ fn build(
     Some(ClaimAccess {
         name: index.name.clone(),
         excludes: index.excludes,
-        remedy: remedy(def, local, index, &columns),
+        remedy: remedy(def, local, index).unwrap_or(ClaimRemedy::Quarantine),
         cells: columns.iter().copied().filter(|column| !def.is_key(*column)).collect(),
         columns,
         table: quote_table(&def.name),
@@ -96,38 +96,49 @@ fn build(
     })
 }
 
-/// What the fleet file asks for, where the columns can have it.
-fn remedy(
+/// What the fleet file asks for, by the numbers that columns have in `def`.
+///
+/// # Errors
+/// Why the columns cannot have it.
+pub(super) fn remedy(
     def: &TableDef,
     local: &LocalTable,
     index: &ClaimIndex,
-    columns: &[ColumnId],
-) -> ClaimRemedy {
-    let found = match index.loser {
-        Loser::Quarantine => None,
-        Loser::Suffix => columns.iter().find_map(|column| suffix(def, *column)),
-        Loser::Null if index.nulls_are_equal => None,
-        Loser::Null => {
-            let may_be_null = |column: &&ColumnId| {
-                let name = def.column_def(**column).map(|def| &def.name);
-                let id = name.and_then(|name| local.def.column(name));
-                let facts = id.and_then(|id| local.columns.get(usize::from(id.0)));
-                !def.is_key(**column) && facts.is_some_and(|facts| !facts.is_not_null)
-            };
-            let columns: Vec<ColumnId> = columns.iter().filter(may_be_null).copied().collect();
-            (!columns.is_empty()).then_some(ClaimRemedy::Null(columns))
+) -> Result<ClaimRemedy, &'static str> {
+    let cells = index.columns.iter().filter_map(|name| Some((name, def.column(name)?)));
+    let mut cells = cells.filter(|(_, column)| !def.is_key(*column));
+    match index.loser {
+        Loser::Quarantine => Ok(ClaimRemedy::Quarantine),
+        Loser::Suffix => {
+            let room =
+                |(_, column)| Some((column, suffix_room(&def.column_def(column)?.type_name)?));
+            match cells.find_map(room) {
+                None => Err("none of its columns is text or varchar"),
+                Some((_, Some(room))) if room <= SUFFIX_CHARS => {
+                    Err("its text has no room for an ending")
+                }
+                Some((column, room)) => Ok(ClaimRemedy::Suffix(column, room)),
+            }
         }
-    };
-    found.unwrap_or(ClaimRemedy::Quarantine)
-}
-
-fn suffix(def: &TableDef, column: ColumnId) -> Option<ClaimRemedy> {
-    let type_name = &def.column_def(column).filter(|_| !def.is_key(column))?.type_name;
-    Some(ClaimRemedy::Suffix(column, suffix_room(type_name)?))
+        Loser::Null if index.nulls_are_equal => Err("it takes NULLs for equal"),
+        Loser::Null => {
+            let may_be_null = |name: &String| {
+                let facts = local.def.column(name);
+                let facts = facts.and_then(|id| local.columns.get(usize::from(id.0)));
+                facts.is_some_and(|facts| !facts.is_not_null)
+            };
+            let columns = cells.filter(|(name, _)| may_be_null(name));
+            let columns: Vec<ColumnId> = columns.map(|(_, column)| column).collect();
+            match columns.is_empty() {
+                true => Err("none of its columns may be NULL"),
+                false => Ok(ClaimRemedy::Null(columns)),
+            }
+        }
+    }
 }
 
 /// How many characters a text of this type can have; `None` where it cannot get an ending.
-pub(super) fn suffix_room(type_name: &str) -> Option<Option<usize>> {
+fn suffix_room(type_name: &str) -> Option<Option<usize>> {
     match type_name {
         "text" | "character varying" | "citext" => Some(None),
         limited => {

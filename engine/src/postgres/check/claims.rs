@@ -3,12 +3,11 @@
 use std::collections::BTreeSet;
 
 use landfall_protocol::fleet::Fleet;
-use landfall_protocol::schema::ColumnId;
-use landfall_protocol::unique::{Loser, SUFFIX_CHARS, UniqueRule};
+use landfall_protocol::unique::UniqueRule;
 
 use super::Finding;
 use crate::postgres::catalog::{ClaimIndex, LocalTable};
-use crate::postgres::claims::suffix_room;
+use crate::postgres::claims::remedy;
 
 pub(super) fn judge(table: &LocalTable, fleet: &Fleet) -> Vec<Finding> {
     let rules = fleet.unique(&table.def.name);
@@ -75,31 +74,7 @@ fn nondeterministic(table: &LocalTable, index: &ClaimIndex) -> Option<Finding> {
 
 /// Why rows cannot give way as the fleet file says.
 fn unfit(table: &LocalTable, index: &ClaimIndex) -> Option<Finding> {
-    let cells = index.columns.iter().filter_map(|name| table.def.column(name));
-    let cells: Vec<ColumnId> = cells.filter(|column| !table.def.is_key(*column)).collect();
-    let problem = match index.loser {
-        Loser::Quarantine => return None,
-        Loser::Suffix => {
-            let types = cells.iter().filter_map(|column| table.def.column_def(*column));
-            let room = types.filter_map(|def| suffix_room(&def.type_name)).next();
-            match room {
-                None => "none of its columns is text or varchar",
-                Some(Some(room)) if room <= SUFFIX_CHARS => "its text has no room for an ending",
-                Some(_) => return None,
-            }
-        }
-        Loser::Null => {
-            let may_be_null = |column: &ColumnId| {
-                let facts = table.columns.get(usize::from(column.0));
-                facts.is_some_and(|facts| !facts.is_not_null)
-            };
-            match cells.iter().any(may_be_null) {
-                _ if index.nulls_are_equal => "it takes NULLs for equal",
-                true => return None,
-                false => "none of its columns may be NULL",
-            }
-        }
-    };
+    let problem = remedy(&table.def, table, index).err()?;
     Some(Finding::error(
         format!(
             "unique index {} of table {} cannot have the rule {:?}: {problem}",

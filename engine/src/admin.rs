@@ -4,6 +4,7 @@
 //! goes in, a line of JSON comes out. The same numbers are served as metrics over HTTP where the
 //! configuration says so.
 
+pub mod aside;
 pub mod client;
 pub mod explain;
 pub mod metrics;

@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod apply;
+pub mod aside;
 pub mod catalog;
 pub mod check;
 pub mod claims;

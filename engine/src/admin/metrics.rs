@@ -207,6 +207,17 @@ impl Page<'_> {
             "How long the oldest parked change waits; absent when none does",
             known(status.parked.oldest_ms_ago),
         )?;
+        let aside = status.aside.as_ref();
+        self.gauge(
+            "aside_rows",
+            "Rows that no site shows because an older one has what only one row may have",
+            known(aside.map(|aside| aside.rows)),
+        )?;
+        self.gauge(
+            "aside_oldest_age_milliseconds",
+            "How long the oldest of them has been put aside; absent when none is",
+            known(aside.and_then(|aside| aside.oldest_ms_ago)),
+        )?;
         let repaired = alone(status.repaired_rows);
         self.counter("repaired_rows", "Rows found different and rewritten", repaired)?;
         let Some(counters) = &status.apply_counters else { return Ok(()) };

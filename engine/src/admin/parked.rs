@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::aside::AsideEntry;
+
 /// How much is parked, for `status`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ParkedStatus {
@@ -88,7 +90,10 @@ pub struct ParkedEntry {
 pub struct ParkedList {
     /// The first ones, oldest of each origin first.
     pub entries: Vec<ParkedEntry>,
-    /// Whether there are more.
+    /// Rows that are put aside, oldest first.
+    #[serde(default)]
+    pub aside: Vec<AsideEntry>,
+    /// Whether there are more of either.
     pub truncated: bool,
 }
 
@@ -110,10 +115,11 @@ impl ParkedList {
                 frees(entry)
             );
         }
+        text.extend(self.aside.iter().map(AsideEntry::explained));
         if self.truncated {
             text += "There are more.\n";
-        } else if self.entries.is_empty() {
-            text += "Nothing is parked.\n";
+        } else if text.is_empty() {
+            text += "Nothing is parked, and no row is put aside.\n";
         }
         text
     }

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::aside::AsideStatus;
 use super::parked::ParkedStatus;
 use crate::postgres::lsn::Lsn;
 
@@ -55,6 +56,9 @@ pub struct Status {
     pub fates: Fates,
     /// What could not be shown here.
     pub parked: ParkedStatus,
+    /// Rows that no site shows; `None` without a PostgreSQL, or when it cannot be asked.
+    #[serde(default)]
+    pub aside: Option<AsideStatus>,
     /// Rows whose image was not what the lattice says, and were put right.
     pub repaired_rows: u64,
     /// Rows whose image is not what the lattice says, and which are about to be put right.

@@ -4,8 +4,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+use super::aside::{AsideEntry, AsideStatus};
 use super::explain::Explained;
-use super::parked::ParkedStatus;
+use super::parked::{ParkedList, ParkedStatus};
 use super::server::AdminServer;
 use super::status::{
     ApplyCounters, DaemonState, Fates, HistoryStatus, OriginStatus, Part, PartState, PeerState,
@@ -71,6 +72,7 @@ fn status() -> Status {
         held_units: 0,
         fates: Fates { received: 5, applied: 3, merged: 1, superseded: 1, parked: 0, pending: 0 },
         parked: ParkedStatus::default(),
+        aside: Some(AsideStatus::default()),
         repaired_rows: 0,
         rows_to_repair: 0,
         history: Some(HistoryStatus { keep_days: 365, removed: 7, cause: None }),
@@ -190,6 +192,34 @@ fn a_full_store_and_a_slot_that_is_soon_lost_are_explained() {
     ] {
         assert!(text.contains(part), "{part:?} is not in\n{text}");
     }
+}
+
+#[test]
+fn rows_that_are_put_aside_are_named_with_what_frees_them() {
+    let mut status = status();
+    let aside = AsideStatus { rows: 2, oldest_ms_ago: Some(7_500) };
+    status.warnings = aside.warning().into_iter().collect();
+    status.aside = Some(aside);
+    let text = Explained(&status).to_string();
+    assert!(text.contains("Warning: 2 rows are put aside because older ones have"), "{text}");
+    assert!(text.contains("the oldest for 7 s; landfall-node parked list names them."), "{text}");
+    let metrics = metrics::encode(status);
+    for line in ["landfall_aside_rows 2\n", "landfall_aside_oldest_age_milliseconds 7500\n"] {
+        assert!(metrics.contains(line), "{line} is not in\n{metrics}");
+    }
+    assert_eq!(AsideStatus::default().warning(), None);
+    let entry = AsideEntry {
+        table: "public.person".into(),
+        row_key: "11".into(),
+        reason: "row 10 has what person_email_key lets only one row have, and had it first".into(),
+        aside_ms_ago: 2_000,
+    };
+    let mut list = ParkedList { entries: Vec::new(), aside: vec![entry], truncated: false };
+    let told = list.explained();
+    assert!(told.starts_with("public.person row 11: put aside for 2 s, row 10 has what"), "{told}");
+    assert!(told.contains("it comes back when that row is changed"), "{told}");
+    list.aside.clear();
+    assert_eq!(list.explained(), "Nothing is parked, and no row is put aside.\n");
 }
 
 /// Serves `answer` on a fresh socket while `work` runs.

@@ -102,8 +102,11 @@ impl Reporter {
             });
             true
         });
-        let truncated = listed.await.map_err(|error| error.to_string())?;
-        let list = ParkedList { entries, truncated };
+        let mut truncated = listed.await.map_err(|error| error.to_string())?;
+        let mut aside = self.aside_list(table.as_deref(), ANSWER_ENTRIES_MAX + 1).await?;
+        truncated |= aside.len() > ANSWER_ENTRIES_MAX;
+        aside.truncate(ANSWER_ENTRIES_MAX);
+        let list = ParkedList { entries, aside, truncated };
         serde_json::to_value(list).map_err(|error| error.to_string())
     }
 

@@ -8,6 +8,7 @@ use landfall_protocol::id::Origin;
 use landfall_protocol::version::VersionVector;
 use tokio_postgres::Client;
 
+use crate::admin::aside::{AsideEntry, AsideStatus};
 use crate::admin::status::{
     ApplyCounters, DaemonState, Fates, HistoryStatus, OriginStatus, Part, PartState, PeerState,
     PeerStatus, SlotStatus, Status, StoreStatus,
@@ -18,7 +19,10 @@ use crate::config::DaemonConfig;
 use crate::daemon::DatabaseParts;
 use crate::daemon::parked::Counted;
 use crate::links::{self, LinksHandle};
+use crate::postgres::aside;
+use crate::postgres::connect::ConnectError;
 use crate::postgres::lsn::Lsn;
+use crate::postgres::sql;
 use crate::replica::{self, ReplicaStatus};
 use crate::store::{Log, Severity, Sizes, Store, StoreError};
 use crate::tasks::Child;
@@ -40,11 +44,29 @@ pub(super) struct Reporter {
     counted: Mutex<Option<Counted>>,
 }
 
+/// What the server tells.
+struct Told {
+    /// The end of its log.
+    end: Lsn,
+    /// What our slot holds back, if there is one.
+    slot: Option<SlotStatus>,
+    /// `None` when that cannot be told.
+    aside: Option<AsideStatus>,
+}
+
 /// A session with the task that drives it.
 #[derive(Debug)]
 struct Session {
     client: Client,
     _driver: Child<Result<(), tokio_postgres::Error>>,
+}
+
+impl Session {
+    async fn open(parts: &DatabaseParts) -> Result<Self, ConnectError> {
+        let (client, driver) = parts.settings.connect("landfall status", &[]).await?;
+        let driver = parts.tasks.spawn_child("status connection", driver);
+        Ok(Self { client, _driver: driver })
+    }
 }
 
 impl Reporter {
@@ -94,12 +116,17 @@ impl Reporter {
         for peer in self.links.peers() {
             peers.push(self.peer(&log, peer).await?);
         }
-        let (wal_lsn, slot) = self.server().await;
+        let told = self.server().await;
+        let asked = self.parts.as_ref().map(|parts| parts.capture.borrow().server_lsn);
+        let wal_lsn = told.as_ref().map(|told| told.end).or(asked);
+        let (slot, aside) = told.map(|told| (told.slot, told.aside)).unzip();
+        let (slot, aside) = (slot.flatten(), aside.flatten());
         let store = self.store_status(&sizes);
         let (state, why) = state(&log, &store, capture.as_ref(), replica.as_ref());
         let parked = known(self.parked_status(log.fates.parked).await)?;
         let held = slot.iter().filter_map(SlotStatus::warning);
-        let warnings: Vec<String> = held.chain(parked.warning()).collect();
+        let put_aside = aside.iter().filter_map(AsideStatus::warning);
+        let warnings: Vec<String> = held.chain(parked.warning()).chain(put_aside).collect();
         Ok(Status {
             site: self.own.site.number(),
             name: self.config.name.clone(),
@@ -132,6 +159,7 @@ impl Reporter {
                 pending: log.received_changes.saturating_sub(log.fates.total()),
             },
             parked,
+            aside,
             repaired_rows: log.repaired,
             rows_to_repair: log.dirty,
             history: self.parts.as_ref().map(|parts| self.history(parts)),
@@ -139,34 +167,27 @@ impl Reporter {
         })
     }
 
-    /// The end of the server's log as it is now, and what our slot holds back; the last end it told
-    /// us when it cannot be asked.
-    async fn server(&self) -> (Option<Lsn>, Option<SlotStatus>) {
-        let Some(parts) = &self.parts else { return (None, None) };
-        let asked = tokio::time::timeout(ASK_WITHIN, self.ask_server(parts)).await;
-        match asked.ok().flatten() {
-            Some((end, slot)) => (Some(end), slot),
-            None => (Some(parts.capture.borrow().server_lsn), None),
-        }
+    /// What the server says now; `None` when it cannot be asked.
+    async fn server(&self) -> Option<Told> {
+        let parts = self.parts.as_ref()?;
+        tokio::time::timeout(ASK_WITHIN, self.ask_server(parts)).await.ok().flatten()
     }
 
     /// Asks over the session of the last time, or over a new one: `wait` asks ten times a second.
-    async fn ask_server(&self, parts: &DatabaseParts) -> Option<(Lsn, Option<SlotStatus>)> {
+    async fn ask_server(&self, parts: &DatabaseParts) -> Option<Told> {
         if let Some(session) = self.take_session()
             && let Ok(answer) = self.ask(&session.client).await
         {
             self.keep_session(session);
             return Some(answer);
         }
-        let (client, driver) = parts.settings.connect("landfall status", &[]).await.ok()?;
-        let driver = parts.tasks.spawn_child("status connection", driver);
-        let session = Session { client, _driver: driver };
+        let session = Session::open(parts).await.ok()?;
         let answer = self.ask(&session.client).await.ok()?;
         self.keep_session(session);
         Some(answer)
     }
 
-    async fn ask(&self, client: &Client) -> Result<(Lsn, Option<SlotStatus>), SlotError> {
+    async fn ask(&self, client: &Client) -> Result<Told, SlotError> {
         let slot = self.config.postgres.as_ref().map_or("", |postgres| &postgres.slot);
         let retained = slot::retained(client, slot).await?;
         let status = retained.map(|retained| SlotStatus {
@@ -174,7 +195,31 @@ impl Reporter {
             retained_bytes_max: retained.bytes_max,
             left_bytes: retained.left_bytes,
         });
-        Ok((slot::end_of_log(client).await?, status))
+        // That it cannot be read must not hide all else.
+        let listed = aside::count(client).await.ok();
+        let aside =
+            listed.map(|aside::Listed { rows, oldest_ms_ago }| AsideStatus { rows, oldest_ms_ago });
+        Ok(Told { end: slot::end_of_log(client).await?, slot: status, aside })
+    }
+
+    /// Rows that are put aside, of one table or of all; `most` at most.
+    pub(super) async fn aside_list(
+        &self,
+        table: Option<&str>,
+        most: usize,
+    ) -> Result<Vec<AsideEntry>, String> {
+        let Some(parts) = &self.parts else { return Ok(Vec::new()) };
+        let cannot = |error: String| format!("cannot read landfall.aside: {error}");
+        let session = Session::open(parts).await.map_err(|error| cannot(error.to_string()))?;
+        let lines = aside::list(&session.client, table, most).await;
+        let lines = lines.map_err(|error| cannot(sql::describe(&error)))?;
+        let entry = |aside::Line { table, row_key, reason, aside_ms_ago }| AsideEntry {
+            table,
+            row_key,
+            reason,
+            aside_ms_ago,
+        };
+        Ok(lines.into_iter().map(entry).collect())
     }
 
     fn store_status(&self, sizes: &Sizes) -> StoreStatus {

@@ -32,7 +32,7 @@ use crate::postgres::sql::TEXT_SETTINGS;
 use crate::postgres::text_array::TextArray;
 use crate::time;
 
-pub use aside::AsideLine;
+pub use aside::{AsideLine, FoundBy};
 pub use claims::Target;
 pub use error::ApplyError;
 pub use references::{DefaultParent, Missing};

@@ -15,8 +15,8 @@ use landfall_protocol::value::{LongValue, RowKey, Value};
 
 use super::access::TableAccess;
 use super::apply::{
-    ApplyError, AsideLine, DefaultParent, LockPhase, LockRequest, Missing, Opening, ParentRequest,
-    ParkedLine, ParkedNote, RowWrite, Target,
+    ApplyError, AsideLine, DefaultParent, FoundBy, LockPhase, LockRequest, Missing, Opening,
+    ParentRequest, ParkedLine, ParkedNote, RowWrite, Target,
 };
 use super::catalog::Catalog;
 use super::claims::ClaimAccess;
@@ -365,9 +365,13 @@ impl ApplyConnection {
         }
     }
 
-    pub(crate) async fn write_aside(&mut self, lines: &[AsideLine]) -> Result<(), ApplyError> {
+    pub(crate) async fn write_aside(
+        &mut self,
+        lines: &[AsideLine],
+        found_by: FoundBy,
+    ) -> Result<(), ApplyError> {
         match self {
-            Self::Server(server) => server.write_aside(lines).await,
+            Self::Server(server) => server.write_aside(lines, found_by).await,
             Self::Model(_) => Ok(()),
         }
     }

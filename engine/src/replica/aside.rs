@@ -13,11 +13,11 @@ use std::time::Instant;
 use landfall_protocol::dictionary::RowId;
 use landfall_protocol::fold::{Emission, Marker, Remedy};
 use landfall_protocol::lattice::RowClock;
-use landfall_protocol::schema::{ColumnId, TableDef, TableName};
+use landfall_protocol::schema::{ColumnId, TableDef, TableId, TableName};
 use landfall_protocol::value::{RowKey, Value};
 
 use crate::postgres::access::LockStrength;
-use crate::postgres::apply::{ApplyError, AsideLine, LockPhase, LockRequest};
+use crate::postgres::apply::{ApplyError, AsideLine, FoundBy, LockPhase, LockRequest};
 use crate::postgres::catalog::Catalog;
 use crate::replica::barrier::BarrierError;
 use crate::replica::references::{Changed, Tells};
@@ -208,13 +208,12 @@ impl Replica {
             let due = write.cells().iter().map(|(column, value)| (*column, text(value)));
             cells.insert(row.clone(), due.collect());
         }
-        let reason = "another site found that it cannot stand beside an older row";
         let line = |row: &RowId| {
             let text = |column: ColumnId| cells.get(row)?.get(&column).cloned().flatten();
-            self.aside_line(row, reason.to_owned(), text)
+            self.aside_line(row, self.why_elsewhere(row.table), text)
         };
         let lines: Vec<AsideLine> = rows.into_iter().filter_map(line).collect();
-        self.list(&lines).await?;
+        self.list(&lines, FoundBy::Another).await?;
         let back = moves.iter().filter(|(_, clock)| clock.is_none());
         let back = back.filter_map(|(row, _)| {
             Some((self.dictionary.table(row.table)?.name.clone(), row.key.clone()))
@@ -224,11 +223,15 @@ impl Replica {
     }
 
     /// Writes lines of rows that are put aside.
-    pub(super) async fn list(&mut self, lines: &[AsideLine]) -> Result<(), ReplicaError> {
+    pub(super) async fn list(
+        &mut self,
+        lines: &[AsideLine],
+        found_by: FoundBy,
+    ) -> Result<(), ReplicaError> {
         if !lines.is_empty() {
             self.returning.listed();
         }
-        Ok(self.apply.write_aside(lines).await?)
+        Ok(self.apply.write_aside(lines, found_by).await?)
     }
 
     /// The line of a row that is put aside.
@@ -244,6 +247,22 @@ impl Replica {
             .filter_map(|column| Some((def.column_def(column)?.name.clone(), text(column))));
         let (table, key, row_key) = (def.name.clone(), row.key.clone(), key_text(row));
         Some(AsideLine { table, key, row_key, reason, cells: Some(cells.collect()) })
+    }
+
+    /// The line's reason for a row of this table of which another site says that it is aside.
+    fn why_elsewhere(&self, table: TableId) -> String {
+        let claims = self.apply.claims(table);
+        let names: Vec<&str> = claims.iter().map(|claim| claim.name.as_str()).collect();
+        match &names[..] {
+            [] => "another site found that the row to which it belongs is put aside".to_owned(),
+            [name] => {
+                format!("another site found an older row with what {name} lets only one row have")
+            }
+            names => format!(
+                "another site found an older row with what one of {} lets only one row have",
+                names.join(", ")
+            ),
+        }
     }
 
     /// The line's reason for a row whose parent is put aside.

@@ -18,7 +18,7 @@ use landfall_protocol::schema::ColumnId;
 use landfall_protocol::unique::{Claim, suffixed};
 use landfall_protocol::value::Value;
 
-use crate::postgres::apply::{ApplyError, AsideLine, RowWrite, Target};
+use crate::postgres::apply::{ApplyError, AsideLine, FoundBy, RowWrite, Target};
 use crate::postgres::claims::{ClaimAccess, ClaimRemedy};
 use crate::replica::aside::Moves;
 use crate::replica::barrier::BarrierError;
@@ -119,7 +119,7 @@ impl Replica {
         let conflicts: Vec<(&RowId, Conflict)> =
             settled.conflicts.iter().map(|(row, conflict)| (row, conflict.clone())).collect();
         kept.lines.extend(self.conflict_lines(&group.rows, &conflicts, &[]).await?);
-        self.list(&settled.aside).await?;
+        self.list(&settled.aside, FoundBy::Us).await?;
         let again = self.keep_parents(beside, &settled.placed, refused);
         match again.await? {
             Ok(more) => kept.extend(more),

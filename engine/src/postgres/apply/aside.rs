@@ -21,11 +21,21 @@ pub struct AsideLine {
     pub cells: Option<Vec<(String, Option<String>)>>,
 }
 
+/// Who found out that a row cannot be shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FoundBy {
+    /// This site, which knows what stands in its way.
+    Us,
+    /// Another one; what we have found out ourselves says more.
+    Another,
+}
+
 const WRITE: &str = "\
 INSERT INTO landfall.aside (table_schema, table_name, key, row_key, reason, cells) \
 VALUES ($1, $2, $3, $4, $5, $6::text::jsonb) \
 ON CONFLICT (table_schema, table_name, key) DO UPDATE \
-SET reason = excluded.reason, cells = coalesce(excluded.cells, aside.cells)";
+SET reason = CASE WHEN $7 THEN excluded.reason ELSE aside.reason END, \
+cells = coalesce(excluded.cells, aside.cells)";
 
 const FREE: &str = "\
 DELETE FROM landfall.aside WHERE table_schema = $1 AND table_name = $2 AND key = $3";
@@ -39,7 +49,11 @@ impl ApplyConnection {
     ///
     /// # Errors
     /// Passes the server's error on.
-    pub async fn write_aside(&mut self, lines: &[AsideLine]) -> Result<(), ApplyError> {
+    pub async fn write_aside(
+        &mut self,
+        lines: &[AsideLine],
+        found_by: FoundBy,
+    ) -> Result<(), ApplyError> {
         for line in lines {
             let statement = self.prepare(WRITE).await.map_err(ApplyError::of_history)?;
             let AsideLine { table, key, row_key, reason, cells } = line;
@@ -47,8 +61,9 @@ impl ApplyConnection {
                 let cells = cells.iter().map(|(name, text)| (name.clone(), text.clone().into()));
                 serde_json::Value::Object(cells.collect()).to_string()
             });
-            let params: [&(dyn ToSql + Sync); 6] =
-                [&table.schema, &table.name, &key.as_bytes(), row_key, reason, &cells];
+            let says_more = found_by == FoundBy::Us;
+            let params: [&(dyn ToSql + Sync); 7] =
+                [&table.schema, &table.name, &key.as_bytes(), row_key, reason, &cells, &says_more];
             self.client.execute(&statement, &params).await.map_err(ApplyError::classify)?;
         }
         Ok(())

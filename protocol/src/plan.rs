@@ -176,6 +176,8 @@ pub enum Rule {
     FkRestrict,
     /// A row goes with the row that it references.
     FkCascade,
+    /// A row is put aside with the row that it references.
+    FkQuarantine,
     /// A column that references a deleted row is emptied.
     FkSetNull,
     /// A column that references a deleted row gets its default.
@@ -206,6 +208,7 @@ impl Rule {
             Self::ExcludeQuarantine => "exclude_quarantine",
             Self::FkRestrict => "fk_restrict",
             Self::FkCascade => "fk_cascade",
+            Self::FkQuarantine => "fk_quarantine",
             Self::FkSetNull => "fk_set_null",
             Self::FkSetDefault => "fk_set_default",
         }
@@ -547,13 +550,13 @@ impl Step {
             {
                 conflicts.extend(self.lost_places(before, cell.column, &share.part));
                 continue;
-            } else if let Some((_, winner)) = lost_to {
-                (Rule::LastWriterWins, *winner, self.stamp, LostValue::Value(cell.value.clone()))
-            } else if let Some(loser) = known
             } else if let (Value::Share(_), Some((kind, loser))) =
                 (&cell.value, self.unseen(before, cell.column).filter(|_| was_live))
             {
                 (Rule::Reset(kind), self.stamp, loser, lost_value.clone())
+            } else if let Some((_, winner)) = lost_to {
+                (Rule::LastWriterWins, *winner, self.stamp, LostValue::Value(cell.value.clone()))
+            } else if let Some(loser) = known
                 && was_live
                 && loser != self.stamp
                 && !self.knew(loser)

@@ -98,6 +98,13 @@ pub fn suffixed(value: &str, key: &RowKey, chars_max: Option<usize>) -> Option<S
     Some(kept.chain(suffix.chars()).collect())
 }
 
+/// Whether a text is this value with an ending that some row got, cut or not.
+pub fn is_suffixed(text: &str, value: &str) -> bool {
+    let Some((kept, ending)) = text.rsplit_once('~') else { return false };
+    let is_digit = |letter: u8| letter.is_ascii_digit() || (b'a'..=b'f').contains(&letter);
+    ending.len() == SUFFIX_DIGITS && ending.bytes().all(is_digit) && value.starts_with(kept)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -148,9 +155,12 @@ mod tests {
         let whole = suffixed("ann", &key, None).expect("there is room");
         assert!(whole.starts_with("ann~") && whole.len() == 12, "{whole}");
         assert_eq!(suffixed(&whole, &key, None), None);
-        assert_ne!(suffixed("ann", &row(2).key, None), Some(whole));
+        assert_ne!(suffixed("ann", &row(2).key, None).as_ref(), Some(&whole));
         let cut = suffixed("änne", &key, Some(11)).expect("there is room");
         assert!(cut.starts_with("än~") && cut.chars().count() == 11, "{cut}");
         assert_eq!(suffixed("ann", &key, Some(8)), None);
+        assert!(is_suffixed(&whole, "ann") && is_suffixed(&cut, "änne"));
+        assert!(!is_suffixed(&whole, "bob") && !is_suffixed("ann", "ann"));
+        assert!(!is_suffixed("ann~1234567", "ann") && !is_suffixed("ann~x2345678", "ann"));
     }
 }

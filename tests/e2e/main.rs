@@ -1,5 +1,6 @@
 //! End-to-end tests: real PostgreSQL, real processes, one file per promise.
 
+mod aside;
 mod atomic;
 mod chain;
 mod commands;
@@ -32,5 +33,6 @@ mod support;
 mod trio;
 mod tutorial;
 mod types;
+mod undo;
 mod unique;
 mod walsender;

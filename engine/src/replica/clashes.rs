@@ -9,9 +9,10 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
-use landfall_protocol::clock::Stamp;
+use landfall_protocol::clock::{Hlc, Stamp};
 use landfall_protocol::dictionary::RowId;
 use landfall_protocol::fold::{Emission, Remedy};
+use landfall_protocol::id::Seq;
 use landfall_protocol::lattice::RowClock;
 use landfall_protocol::plan::{Conflict, Group, LostValue, RowWork, Rule};
 use landfall_protocol::schema::ColumnId;
@@ -79,6 +80,9 @@ struct Holder {
     row: RowId,
 }
 
+/// Rows that are put aside, and who has what they wanted.
+type Sent = BTreeMap<RowId, Stamp>;
+
 /// How a row gives way.
 type NewCells = Vec<(ColumnId, Value)>;
 
@@ -95,12 +99,11 @@ impl Replica {
         let may_stand = |row: &RowId| refused.contains_key(row) && !self.orphaned.contains_key(row);
         let wanted = beside.wanted.iter().filter(|(_, write)| *write != RowWrite::Delete);
         let wanted: Vec<_> = wanted.filter(|(row, _)| may_stand(row)).cloned().collect();
-        let mut goes: BTreeSet<RowId> = aside
-            .iter()
-            .filter(|(_, aside)| aside.is_some())
-            .map(|(row, _)| (*row).clone())
-            .collect();
-        goes.retain(|row| self.is_referenced(row.table));
+        let sent = aside.iter().filter(|(row, _)| self.is_referenced(row.table));
+        let sent = sent.filter_map(|(row, clock)| {
+            Some(((*row).clone(), clock.as_ref()?.decided().unwrap_or(self.unlogged())))
+        });
+        let mut goes: Sent = sent.collect();
         if wanted.is_empty() && goes.is_empty() {
             return Ok(Ok(()));
         }
@@ -112,9 +115,8 @@ impl Replica {
             Ok(settled) => settled,
             Err(again) => return Ok(Err(again)),
         };
-        let aside = settled.remedies.iter().filter(|(_, remedy)| **remedy == Remedy::Quarantine);
-        goes.extend(aside.map(|(row, _)| row.clone()));
-        self.follow_aside(goes, &mut settled).await?;
+        goes.extend(settled.sent());
+        self.follow_aside(goes, clocks, &mut settled).await?;
         refused.retain(|row, _| !settled.has(row));
         let conflicts: Vec<(&RowId, Conflict)> =
             settled.conflicts.iter().map(|(row, conflict)| (row, conflict.clone())).collect();
@@ -399,12 +401,13 @@ impl Replica {
     /// Rows that reference what is put aside are put aside with it.
     async fn follow_aside(
         &mut self,
-        aside: BTreeSet<RowId>,
+        sent: Sent,
+        clocks: &BTreeMap<RowId, RowClock>,
         settled: &mut Settled,
     ) -> Result<(), ReplicaError> {
-        let mut frontier = aside;
+        let mut frontier = sent;
         while !frontier.is_empty() {
-            frontier = self.children_aside(&frontier, settled).await?;
+            frontier = self.children_aside(&frontier, clocks, settled).await?;
         }
         Ok(())
     }
@@ -412,13 +415,13 @@ impl Replica {
     /// Puts the children of rows that are not there any more aside.
     async fn children_aside(
         &mut self,
-        parents: &BTreeSet<RowId>,
+        sent: &Sent,
+        clocks: &BTreeMap<RowId, RowClock>,
         settled: &mut Settled,
-    ) -> Result<BTreeSet<RowId>, ReplicaError> {
-        let mut next = BTreeSet::new();
+    ) -> Result<Sent, ReplicaError> {
+        let mut next = Sent::new();
         for key in self.apply.foreign_keys().iter() {
-            let parents: Vec<&RowId> =
-                parents.iter().filter(|row| row.table == key.parent).collect();
+            let parents: Vec<&RowId> = sent.keys().filter(|row| row.table == key.parent).collect();
             if parents.is_empty() || !key.names_key {
                 continue;
             }
@@ -426,15 +429,40 @@ impl Replica {
                 let shown = self.apply.shown(&[&child]).await?.remove(&child).unwrap_or_default();
                 let text = |column: ColumnId| shown.get(&column).cloned().flatten();
                 if self.write_rows(&[(&child, RowWrite::Delete)]).await? {
+                    let winner = sent.get(&parent).copied().unwrap_or(self.unlogged());
+                    let loser = self.newest(&child, clocks).await?;
+                    let column = self.dictionary.table(child.table).and_then(|def| {
+                        let named = |column: &ColumnId| key.columns.contains(column);
+                        def.cell_columns().find(named).or(def.cell_columns().next())
+                    });
+                    settled.tell_child(&child, column, text, (winner, loser));
                     let reason = self.why_orphaned(&parent);
                     settled.aside.extend(self.aside_line(&child, reason, text));
                     settled.remedies.insert(child.clone(), Remedy::Quarantine);
                     settled.placed.remove(&child);
-                    next.insert(child);
+                    next.insert(child, winner);
                 }
             }
         }
         Ok(next)
+    }
+
+    /// Who wrote a row last; what nobody wrote since there is a log was there before.
+    async fn newest(
+        &self,
+        row: &RowId,
+        clocks: &BTreeMap<RowId, RowClock>,
+    ) -> Result<Stamp, ReplicaError> {
+        let clock = match clocks.get(row) {
+            Some(clock) => Some(clock.clone()),
+            None => self.store.clocks(vec![row.clone()]).await?.pop().flatten(),
+        };
+        Ok(clock.and_then(|clock| clock.newest()).unwrap_or(self.unlogged()))
+    }
+
+    /// The stamp of what was there before there was a log.
+    fn unlogged(&self) -> Stamp {
+        Stamp::new(Hlc::ZERO, self.own, Seq::ZERO)
     }
 }
 
@@ -531,6 +559,29 @@ impl Settled {
     /// Whether a row is refused no more.
     fn has(&self, row: &RowId) -> bool {
         self.placed.contains(row) || self.remedies.contains_key(row)
+    }
+
+    /// The rows that are put aside, with those to whom they gave way.
+    fn sent(&self) -> impl Iterator<Item = (RowId, Stamp)> {
+        let aside = self.remedies.iter().filter(|(_, remedy)| **remedy == Remedy::Quarantine);
+        aside.filter_map(|(row, _)| {
+            // Of several the last one is why.
+            let told = self.conflicts.iter().rev().find(|(loser, _)| loser == row);
+            told.map(|(_, conflict)| (row.clone(), conflict.winner))
+        })
+    }
+
+    /// Notes for the history that a row is put aside with the one that it references.
+    fn tell_child(
+        &mut self,
+        child: &RowId,
+        column: Option<ColumnId>,
+        text: impl Fn(ColumnId) -> Option<String>,
+        (winner, loser): (Stamp, Stamp),
+    ) {
+        let lost = column.and_then(text).map_or(Value::Null, |text| Value::Text(text.into()));
+        let (rule, lost) = (Rule::FkQuarantine, LostValue::Value(lost));
+        self.conflicts.push((child.clone(), Conflict { column, rule, winner, loser, lost }));
     }
 
     /// Notes for the history who gave way to whom.

@@ -223,6 +223,7 @@ impl Told<'_> {
             | Rule::Revived
             | Rule::Quarantined
             | Rule::ExcludeQuarantine => Wrote::Unknown,
+            | Rule::FkQuarantine
             Rule::LastWriterWins | Rule::Reset(_) | Rule::DocumentKey => {
                 let column = self.conflict.column;
                 let own = column.and_then(|column| self.work?.value_of(winner.txn, column));

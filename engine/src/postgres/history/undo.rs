@@ -7,13 +7,15 @@ mod target;
 use std::collections::BTreeMap;
 
 use landfall_protocol::change::Actor;
+use landfall_protocol::unique::is_suffixed;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Transaction};
 
 use super::line::is_note;
 use super::read::lock_together;
 use super::{Entry, HistoryError, Undone, sql};
 use crate::postgres::catalog::Catalog;
-use target::Target;
+use target::{ShownCell, Target};
 
 /// What is to be undone, and how.
 #[derive(Clone, Debug)]
@@ -78,17 +80,27 @@ pub enum UndoError {
     TooOld(i64),
     /// Only writes that gave way to another value or to a delete can be brought back.
     #[error(
-        "conflict {id} ({rule}) cannot be undone by itself, because what gave way is no value; change row {row} of {table} with ordinary SQL instead"
+        "conflict {id} ({rule}) cannot be undone by itself, because what gave way is no value; {advice}"
     )]
     NoValue {
         /// The line.
         id: i64,
         /// Its rule.
         rule: String,
+        /// What to do instead.
+        advice: String,
+    },
+    /// What gave way is a row, and it is still kept.
+    #[error(
+        "row {row} of {table} is put aside, because {reason}; it comes back by itself when that row is changed, deleted or shown again, at any site"
+    )]
+    PutAside {
         /// The table.
         table: String,
         /// The row.
         row: String,
+        /// What stands in its way.
+        reason: String,
     },
     /// The table, the column or the key is not what it was.
     #[error(
@@ -165,7 +177,14 @@ impl UndoError {
             return HistoryError::Query { what: "undo the conflict", source: error }.into();
         };
         let detail = refusal.detail().map(|detail| format!("; {detail}")).unwrap_or_default();
-        Self::Refused(sql::describe(&error) + &detail)
+        let advice = match refusal.code() {
+            &SqlState::UNIQUE_VIOLATION | &SqlState::EXCLUSION_VIOLATION => {
+                "; change or delete the row that has the value now, then undo this"
+            }
+            &SqlState::FOREIGN_KEY_VIOLATION => "; bring back the row that it references first",
+            _ => "",
+        };
+        Self::Refused(sql::describe(&error) + &detail + advice)
     }
 }
 
@@ -192,18 +211,18 @@ pub async fn undo(
     let target = Target::find(&transaction, catalog, line).await?;
     let written = match (line.winner.is.as_deref(), line.loser.is.as_deref(), &line.column) {
         (_, Some("long"), Some(column)) => return Err(UndoError::NotKept(format!("({column})"))),
+        _ if PUTS_ASIDE.contains(&&*line.rule) => {
+            return Err(not_from_aside(&transaction, &target, line).await?);
+        }
         (Some("value" | "long" | "unknown"), Some("value"), Some(column))
-            if line.rule == "last_writer_wins" =>
+            if WRITES_A_CELL.contains(&&*line.rule) =>
         {
             undo_cell(&transaction, &target, line, column, request).await?
         }
         (Some("delete"), Some("value"), _) => {
             undo_delete(&transaction, &target, &lines, request).await?
         }
-        _ => {
-            let (rule, table, row) = (line.rule.clone(), line.table.clone(), line.row_key.clone());
-            return Err(UndoError::NoValue { id: line.id, rule, table, row });
-        }
+        _ => return Err(no_value(line)),
     };
     if request.dry_run {
         transaction.rollback().await.map_err(UndoError::of)?;
@@ -212,6 +231,55 @@ pub async fn undo(
     mark(&transaction, &written.lines, request.actor.as_ref()).await?;
     transaction.commit().await.map_err(UndoError::of)?;
     Ok(written)
+}
+
+/// Rules by which one cell shows another value than the one that gave way.
+const WRITES_A_CELL: [&str; 5] =
+    ["last_writer_wins", "unique_suffix", "unique_null", "fk_set_null", "fk_set_default"];
+/// Rules by which a row is put aside.
+const PUTS_ASIDE: [&str; 4] =
+    ["unique_quarantine", "exclude_quarantine", "fk_quarantine", "quarantined"];
+
+/// Why nothing is to be written for a row that was put aside: it is kept, and comes back.
+async fn not_from_aside(
+    transaction: &Transaction<'_>,
+    target: &Target<'_>,
+    line: &Entry,
+) -> Result<UndoError, UndoError> {
+    let (table, row) = (line.table.clone(), line.row_key.clone());
+    if target.is_there(transaction).await? {
+        return Ok(UndoError::RowIsBack { table, row });
+    }
+    Ok(match target.why_aside(transaction, &row).await? {
+        Some(reason) => UndoError::PutAside { table, row, reason },
+        None => UndoError::RowGone { table, row },
+    })
+}
+
+fn no_value(line: &Entry) -> UndoError {
+    let Entry { id, rule, table, row_key, .. } = line;
+    let advice = match (line.loser.is.as_deref(), rule.as_str()) {
+        (Some("delete"), "fk_restrict") => format!(
+            "delete row {row_key} of {table} with ordinary SQL if that is wanted, after what references it"
+        ),
+        (Some("delete"), _) => {
+            format!("delete row {row_key} of {table} with ordinary SQL if that is wanted")
+        }
+        _ => format!("change row {row_key} of {table} with ordinary SQL instead"),
+    };
+    UndoError::NoValue { id: *id, rule: rule.clone(), advice }
+}
+
+/// Whether a cell shows what it got when the other value gave way; `None` when nobody kept that.
+fn still_shows(line: &Entry, shown: &ShownCell) -> Option<bool> {
+    match line.rule.as_str() {
+        "unique_suffix" => {
+            let sides = shown.text.as_deref().zip(line.loser.value.as_deref());
+            Some(sides.is_some_and(|(text, value)| is_suffixed(text, value)))
+        }
+        "unique_null" => Some(shown.text.is_none()),
+        _ => (line.winner.is.as_deref() == Some("value")).then_some(shown.is_winner),
+    }
 }
 
 /// What the row of a conflict shows now.
@@ -254,14 +322,13 @@ async fn undo_cell(
     let Some(shown) = target.shows(transaction, column, sides).await? else {
         return Err(UndoError::RowGone { table, row });
     };
-    let knows_winner = line.winner.is.as_deref() == Some("value");
-    let still_shows = knows_winner && shown.is_winner;
-    if !request.force && !still_shows {
+    let still_shows = still_shows(line, &shown);
+    if !request.force && still_shows != Some(true) {
         let column = column.to_owned();
-        return Err(match (shown.is_loser, knows_winner) {
+        return Err(match (shown.is_loser, still_shows) {
             (true, _) => UndoError::ShowsAlready { column, row },
-            (false, true) => UndoError::WrittenSince { column, row, shows: shown.text },
-            (false, false) => UndoError::WinnerUnknown(line.id),
+            (false, Some(_)) => UndoError::WrittenSince { column, row, shows: shown.text },
+            (false, None) => UndoError::WinnerUnknown(line.id),
         });
     }
     if !request.dry_run {

@@ -80,6 +80,20 @@ impl<'c> Target<'c> {
         Ok(found.is_some())
     }
 
+    /// Why the row of this key, as the list of rows that are put aside has it, is there.
+    pub(super) async fn why_aside(
+        &self,
+        transaction: &Transaction<'_>,
+        row_key: &str,
+    ) -> Result<Option<String>, UndoError> {
+        let sql = "SELECT reason FROM landfall.aside \
+                   WHERE table_schema = $1 AND table_name = $2 AND row_key = $3 LIMIT 1";
+        let name = &self.local.def.name;
+        let found = transaction.query_opt(sql, &[&name.schema, &name.name, &row_key]).await;
+        let found = found.map_err(HistoryError::of("read landfall.aside"))?;
+        Ok(found.map(|row| row.get(0)))
+    }
+
     /// What a cell shows, and which of the two values that is.
     pub(super) async fn shows(
         &self,

@@ -210,6 +210,10 @@ pub struct GeneratedColumn {
     pub name: String,
     /// Whether it is stored; else it is computed when read, as version 18 can.
     pub is_stored: bool,
+    /// What it is, as an expression over the other columns.
+    pub expression: String,
+    /// The columns that the expression names.
+    pub needs: Vec<String>,
 }
 
 /// How an identity column treats a given value.
@@ -377,9 +381,17 @@ const COLUMNS: &str = "
 SELECT a.attrelid, a.attnum, a.attname::text, format_type(a.atttypid, a.atttypmod), a.atttypid,
        a.attnotnull, a.attidentity::text, a.attgenerated::text, s.schema, s.name, s.increment,
        quote_ident(tn.nspname) || '.' || quote_ident(t.typname),
-       pg_get_expr(d.adbin, d.adrelid)
+       CASE WHEN a.attgenerated = '' THEN pg_get_expr(d.adbin, d.adrelid) END,
+       coalesce(pg_get_expr(d.adbin, d.adrelid), ''),
+       ARRAY(SELECT b.attname::text FROM pg_attribute b
+             WHERE b.attrelid = a.attrelid AND b.attnum <> a.attnum AND a.attgenerated <> ''
+               AND EXISTS (SELECT FROM pg_depend p
+                           WHERE p.classid = 'pg_attrdef'::regclass AND p.objid = d.oid
+                             AND p.refclassid = 'pg_class'::regclass AND p.refobjid = a.attrelid
+                             AND p.refobjsubid = b.attnum)
+             ORDER BY b.attnum)
 FROM pg_attribute a
-LEFT JOIN pg_attrdef d ON (d.adrelid, d.adnum) = (a.attrelid, a.attnum) AND a.attgenerated = ''
+LEFT JOIN pg_attrdef d ON (d.adrelid, d.adnum) = (a.attrelid, a.attnum)
 JOIN pg_type t ON t.oid = a.atttypid
 JOIN pg_namespace tn ON tn.oid = t.typnamespace
 LEFT JOIN LATERAL (
@@ -573,7 +585,9 @@ impl Reader {
             match row.get(7) {
                 "" => {}
                 kind => {
-                    table.generated.push(GeneratedColumn { name, is_stored: kind == "s" });
+                    let (is_stored, expression) = (kind == "s", row.get(13));
+                    let needs = row.get(14);
+                    table.generated.push(GeneratedColumn { name, is_stored, expression, needs });
                     continue;
                 }
             }
@@ -646,6 +660,7 @@ impl Reader {
         for row in self.rows(snapshot, "unique indexes", claims::CLAIMS).await? {
             let Some(table) = self.tables.get_mut(&row.get(0)) else { continue };
             let mut claim = claims::claim(&row);
+            claim.look_through(&table.generated);
             let columns: BTreeSet<String> = claim.columns.iter().cloned().collect();
             let mut rules = fleet.unique(&table.def.name).iter();
             if let Some(rule) = rules.find(|rule| !claim.excludes && rule.columns == columns) {

@@ -187,7 +187,13 @@ impl ClaimAccess {
             true => format!(" FROM (SELECT ($1::text::{}).*) b", self.table),
             false => String::new(),
         };
-        let ClaimIndex { parts, predicate, nulls_are_equal, .. } = &self.index;
+        let ClaimIndex { parts, predicate, nulls_are_equal, generated, .. } = &self.index;
+        let mut row = format!("(SELECT {}{base}) t", values.join(", "));
+        if !generated.is_empty() {
+            let generated = generated.iter();
+            let made = generated.map(|(name, is)| format!("({is}) AS {}", quote_identifier(name)));
+            row = format!("(SELECT t.*, {} FROM {row}) t", made.collect::<Vec<_>>().join(", "));
+        }
         let told = parts.iter().enumerate();
         let told = told.map(|(at, part)| format!("{} AS landfall_{at}", part.expression));
         let clashes = parts.iter().enumerate().map(|(at, part)| {
@@ -200,10 +206,9 @@ impl ClaimAccess {
         });
         let predicate = predicate.as_deref().unwrap_or("true");
         format!(
-            "WITH n AS MATERIALIZED (SELECT {} FROM (SELECT {}{base}) t WHERE {predicate}) \
+            "WITH n AS MATERIALIZED (SELECT {} FROM {row} WHERE {predicate}) \
              SELECT ARRAY[{}]::text[] FROM {} t, n WHERE {} AND {predicate} FOR UPDATE OF t",
             told.collect::<Vec<_>>().join(", "),
-            values.join(", "),
             self.key_texts,
             self.table,
             clashes.collect::<Vec<_>>().join(" AND "),

@@ -3,6 +3,8 @@
 use landfall_protocol::unique::Loser;
 use tokio_postgres::Row;
 
+use super::GeneratedColumn;
+
 /// An index that lets only one row have something, other than the primary key's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClaimIndex {
@@ -18,8 +20,10 @@ pub struct ClaimIndex {
     pub nulls_are_equal: bool,
     /// Whether PostgreSQL looks at the end of a transaction only.
     pub is_deferrable: bool,
-    /// The columns on which all that depends.
+    /// The columns on which all that depends; of a generated one those that it is made of.
     pub columns: Vec<String>,
+    /// The generated columns among what it looks at, with what they are as expressions.
+    pub generated: Vec<(String, String)>,
     /// The collation under which different texts can be equal.
     pub nondeterministic: Option<String>,
     /// What becomes of a row whose values another one has.
@@ -33,6 +37,27 @@ pub struct ClaimPart {
     pub expression: String,
     /// The operator that says yes for rows that cannot both be there; `None` if there is no telling.
     pub operator: Option<String>,
+}
+
+impl ClaimIndex {
+    /// Puts the columns that generated ones are made of in their place.
+    pub(super) fn look_through(&mut self, generated: &[GeneratedColumn]) {
+        let mut columns = Vec::new();
+        for name in std::mem::take(&mut self.columns) {
+            match generated.iter().find(|column| column.name == name) {
+                Some(column) => {
+                    columns.extend(column.needs.iter().cloned());
+                    self.generated.push((name, column.expression.clone()));
+                }
+                None => columns.push(name),
+            }
+        }
+        for name in columns {
+            if !self.columns.contains(&name) {
+                self.columns.push(name);
+            }
+        }
+    }
 }
 
 /// What is written of an index's columns that are not in the index by themselves stands in
@@ -86,6 +111,7 @@ pub(super) fn claim(row: &Row) -> ClaimIndex {
         nulls_are_equal: row.get(3),
         is_deferrable: row.get(4),
         columns: row.get(8),
+        generated: Vec::new(),
         nondeterministic: row.get(9),
         loser: Loser::default(),
     }

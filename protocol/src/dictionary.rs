@@ -229,8 +229,8 @@ impl Dictionary {
     }
 }
 
-/// Sites that express the same column differently would overwrite each other's sums; a column that
-/// only one of them has is no matter. Which columns are written together is the writer's affair, as
+/// Sites that express the same column differently would overwrite each other's sums, and those to which
+/// different texts are equal would put different rows aside; what only one of them has is no matter. Which columns are written together is the writer's affair, as
 /// what came together has one stamp, and what a column can hold is everybody's own.
 fn same_rules(local: &TableDef, foreign: &TableDef) -> Result<(), Unshowable> {
     let (ours, theirs) = (&local.rules.columns, &foreign.rules.columns);
@@ -239,13 +239,15 @@ fn same_rules(local: &TableDef, foreign: &TableDef) -> Result<(), Unshowable> {
     let is_ours = |(column, rule): (Option<ColumnId>, ColumnRule)| {
         column.is_some_and(|column| local.rules.column(&column) == rule)
     };
-    if ours.len() == theirs.len() && rules.all(is_ours) {
+    let is_same_order = local.rules.collations == foreign.rules.collations;
+    if is_same_order && ours.len() == theirs.len() && rules.all(is_ours) {
         return Ok(());
     }
     let declared = |def: &TableDef, other: &TableDef| {
-        let mut columns = def.named_rules().columns;
+        let Rules { mut columns, mut collations, .. } = def.named_rules();
         columns.retain(|name, _| other.column(name).is_some());
-        Rules { columns, ..Rules::default() }
+        collations.retain(|name, _| other.rules.collations.contains_key(name));
+        Rules { columns, collations, ..Rules::default() }
     };
     let (ours, theirs) = (declared(local, foreign), declared(foreign, local));
     if ours == theirs {

@@ -15,7 +15,7 @@ use super::sql;
 mod claims;
 mod rules;
 
-pub use claims::{ClaimIndex, ClaimPart};
+pub use claims::{ClaimIndex, ClaimPart, IndexCollation};
 pub(super) use rules::{bounds_of_check, bounds_of_type};
 
 /// Why the catalog could not be read.
@@ -657,10 +657,16 @@ impl Reader {
         snapshot: &Transaction<'_>,
         fleet: &Fleet,
     ) -> Result<(), CatalogError> {
+        let mut collations: BTreeMap<u32, Vec<IndexCollation>> = BTreeMap::new();
+        for row in self.rows(snapshot, "collations", claims::COLLATIONS).await? {
+            let (index, collation) = claims::collation(&row);
+            collations.entry(index).or_default().push(collation);
+        }
         for row in self.rows(snapshot, "unique indexes", claims::CLAIMS).await? {
             let Some(table) = self.tables.get_mut(&row.get(0)) else { continue };
             let mut claim = claims::claim(&row);
             claim.look_through(&table.generated);
+            claim.collations = collations.remove(&row.get(9)).unwrap_or_default();
             let columns: BTreeSet<String> = claim.columns.iter().cloned().collect();
             let mut rules = fleet.unique(&table.def.name).iter();
             if let Some(rule) = rules.find(|rule| !claim.excludes && rule.columns == columns) {

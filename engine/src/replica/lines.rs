@@ -139,7 +139,8 @@ impl Replica {
                 ),
                 Unshowable::OtherRules { table, .. } => (
                     table.to_string(),
-                    "give both sites the same [[table]] entry in the fleet file and restart them",
+                    "give both sites the same [[table]] entry in the fleet file, and of a collation \
+                     the same version, and restart them",
                 ),
                 Unshowable::Malformed(name) => (name.to_string(), "report this as a bug"),
                 Unshowable::Undescribed(_) => (String::new(), "report this as a bug"),
@@ -222,8 +223,8 @@ impl Told<'_> {
             | Rule::UpdateWins
             | Rule::Revived
             | Rule::Quarantined
-            | Rule::ExcludeQuarantine => Wrote::Unknown,
             | Rule::FkQuarantine
+            | Rule::ExcludeQuarantine => Wrote::Unknown,
             Rule::LastWriterWins | Rule::Reset(_) | Rule::DocumentKey => {
                 let column = self.conflict.column;
                 let own = column.and_then(|column| self.work?.value_of(winner.txn, column));

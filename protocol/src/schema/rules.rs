@@ -14,6 +14,10 @@ use crate::decimal::Decimal;
 use crate::merged::Kind;
 use crate::schema::{COLUMNS_MAX, ColumnId};
 
+/// Longest list of columns, or description of collations, of a unique index. PostgreSQL has 32 columns in an
+/// index, with names of 63 bytes.
+const COLLATION_BYTES_MAX: usize = 16 << 10;
+
 /// How concurrent writes of a column merge.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ColumnRule {
@@ -123,6 +127,9 @@ pub struct Rules<C: Ord> {
     pub groups: BTreeSet<BTreeSet<C>>,
     /// The least and the greatest value that a counter may show.
     pub bounds: BTreeMap<C, Bounds>,
+    /// By the columns of a unique index that may take different texts for equal, by whose collation it does and
+    /// of which version: another version may think otherwise.
+    pub collations: BTreeMap<String, String>,
     /// Deletes against updates.
     pub deletes: DeleteRule,
     /// Whether a foreign key of a replicated table leads to this one, so that a deleted row may have
@@ -184,8 +191,9 @@ pub type TableRules = Rules<ColumnId>;
 
 impl<C: Ord> Default for Rules<C> {
     fn default() -> Self {
-        let (columns, groups, bounds) = Default::default();
-        Self { columns, groups, bounds, deletes: DeleteRule::default(), is_parent: false }
+        let (columns, groups, bounds, collations) = Default::default();
+        let deletes = DeleteRule::default();
+        Self { columns, groups, bounds, collations, deletes, is_parent: false }
     }
 }
 
@@ -202,7 +210,8 @@ impl<C: Ord> Rules<C> {
     }
 
     fn table_flags(&self) -> u8 {
-        u8::from(self.deletes == DeleteRule::UpdateWins) | u8::from(self.is_parent) << 1
+        let (deletes, parent) = (self.deletes == DeleteRule::UpdateWins, self.is_parent);
+        u8::from(deletes) | u8::from(parent) << 1 | u8::from(!self.collations.is_empty()) << 2
     }
 
     /// The rule of a column.
@@ -223,8 +232,9 @@ impl<C: Ord> Rules<C> {
         let bounds = self.bounds.iter();
         let bounds = bounds.filter_map(|(column, ends)| Some((name(column)?, ends.clone())));
         let (columns, groups) = (columns.collect(), groups.collect());
-        let Self { deletes, is_parent, .. } = *self;
-        Rules { columns, groups, bounds: bounds.collect(), deletes, is_parent }
+        let (Self { deletes, is_parent, .. }, collations) = (self, self.collations.clone());
+        let (deletes, is_parent) = (*deletes, *is_parent);
+        Rules { columns, groups, bounds: bounds.collect(), collations, deletes, is_parent }
     }
 
     /// What a merged column shows of its true value.
@@ -244,17 +254,17 @@ impl<C: Ord> Rules<C> {
 }
 
 impl TableRules {
+    /// Whether inserts of this column add up.
+    pub fn is_tally(&self, column: ColumnId) -> bool {
+        self.column(&column) == ColumnRule::Tally
+    }
+
     /// Writes the canonical form: one byte where nothing is said. What is said of the table as a
     /// whole stands at the end, if there is any.
     pub fn encode(&self, out: &mut Writer) {
         let flags = self.table_flags();
         out.u8(match flags {
             0 => u8::from(!self.is_default()),
-    /// Whether inserts of this column add up.
-    pub fn is_tally(&self, column: ColumnId) -> bool {
-        self.column(&column) == ColumnRule::Tally
-    }
-
             _ => 2,
         });
         if self.is_default() {
@@ -279,6 +289,13 @@ impl TableRules {
         }
         if flags != 0 {
             out.u8(flags);
+        }
+        if !self.collations.is_empty() {
+            out.varint(self.collations.len() as u64);
+            for (name, version) in &self.collations {
+                out.text(name);
+                out.text(version);
+            }
         }
     }
 
@@ -330,16 +347,35 @@ impl TableRules {
         }
         if tag == 2 {
             let flags = from.u8()?;
-            if !(1..=3).contains(&flags) {
+            if !(1..=7).contains(&flags) {
                 return Err(DecodeError::UnknownTag { what: "rules of a whole table", tag: flags });
             }
             rules.deletes = DeleteRule::ALL[usize::from(flags & 1)];
             rules.is_parent = flags & 2 != 0;
+            rules.collations = collations(from, flags)?;
         }
         if rules.is_default() {
             return Err(DecodeError::NotCanonical("rules"));
         }
         Ok(rules)
+    }
+}
+
+fn collations(from: &mut Reader<'_>, flags: u8) -> Result<BTreeMap<String, String>, DecodeError> {
+    let mut collations: BTreeMap<String, String> = BTreeMap::new();
+    if flags & 4 == 0 {
+        return Ok(collations);
+    }
+    for _ in 0..from.count(COLUMNS_MAX)? {
+        let name = from.text(COLLATION_BYTES_MAX)?.to_owned();
+        if collations.last_key_value().is_some_and(|(last, _)| *last >= name) {
+            return Err(DecodeError::NotCanonical("collations"));
+        }
+        collations.insert(name, from.text(COLLATION_BYTES_MAX)?.to_owned());
+    }
+    match collations.is_empty() {
+        true => Err(DecodeError::NotCanonical("collations")),
+        false => Ok(collations),
     }
 }
 
@@ -360,7 +396,9 @@ impl fmt::Display for Rules<String> {
             DeleteRule::DeleteWins => None,
             DeleteRule::UpdateWins => Some(format!("deletes = {:?}", self.deletes.name())),
         };
-        let all = columns.chain(self.groups.iter().map(group)).chain(deletes);
+        let collations = self.collations.iter();
+        let collations = collations.map(|(columns, by)| format!("{columns} compared by {by}"));
+        let all = columns.chain(self.groups.iter().map(group)).chain(deletes).chain(collations);
         let all: Vec<String> = all.collect();
         f.write_str(if all.is_empty() { "last writer wins" } else { "" })?;
         f.write_str(&all.join(", "))
@@ -381,7 +419,8 @@ mod tests {
         let split = proptest::collection::vec(0usize..4, 12);
         let bounds =
             proptest::collection::vec((0u16..12, any::<Option<i32>>(), any::<i32>()), 0..3);
-        let whole = (any::<bool>(), any::<bool>());
+        let versions = proptest::collection::btree_map("[a-c]", "[1-3]", 0..3);
+        let whole = (any::<bool>(), any::<bool>(), versions);
         (columns, split, bounds, whole).prop_map(|(columns, split, bounds, whole)| {
             let group = |number: usize| {
                 let members = split.iter().enumerate().filter(|(_, group)| **group == number);
@@ -400,6 +439,7 @@ mod tests {
                     .collect(),
                 deletes: DeleteRule::ALL[usize::from(whole.0)],
                 is_parent: whole.1,
+                collations: whole.2,
             }
         })
     }

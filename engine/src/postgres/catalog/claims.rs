@@ -1,5 +1,7 @@
 //! Indexes by which only one row may have something: unique ones, and those of EXCLUDE constraints.
 
+use std::fmt;
+
 use landfall_protocol::unique::Loser;
 use tokio_postgres::Row;
 
@@ -24,10 +26,38 @@ pub struct ClaimIndex {
     pub columns: Vec<String>,
     /// The generated columns among what it looks at, with what they are as expressions.
     pub generated: Vec<(String, String)>,
-    /// The collation under which different texts can be equal.
-    pub nondeterministic: Option<String>,
+    /// The collations by which it compares texts.
+    pub collations: Vec<IndexCollation>,
     /// What becomes of a row whose values another one has.
     pub loser: Loser,
+}
+
+/// A collation of an index.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IndexCollation {
+    /// Its name.
+    pub name: String,
+    /// Whether only equal bytes are equal.
+    pub is_deterministic: bool,
+    /// Whether it is the database's own.
+    pub is_default: bool,
+    /// Whose it is: `libc`, `icu` or `builtin`.
+    pub provider: String,
+    /// What it is made for.
+    pub locale: String,
+    /// The version with which its indexes were built; `None` for one that has no versions.
+    pub recorded: Option<String>,
+    /// The version that the server has now.
+    pub actual: Option<String>,
+}
+
+impl fmt::Display for IndexCollation {
+    /// As sites compare it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { provider, locale, actual, .. } = self;
+        write!(f, "{provider} {}", actual.as_deref().unwrap_or("without a version"))?;
+        write!(f, " for {locale:?}")
+    }
 }
 
 /// One of the things that an index compares.
@@ -40,6 +70,11 @@ pub struct ClaimPart {
 }
 
 impl ClaimIndex {
+    /// Its collations under which different texts can be equal.
+    pub fn loose_collations(&self) -> impl Iterator<Item = &IndexCollation> {
+        self.collations.iter().filter(|collation| !collation.is_deterministic)
+    }
+
     /// Puts the columns that generated ones are made of in their place.
     pub(super) fn look_through(&mut self, generated: &[GeneratedColumn]) {
         let mut columns = Vec::new();
@@ -88,8 +123,7 @@ SELECT i.indrelid, c.relname::text, i.indisexclusion, i.indnullsnotdistinct, NOT
                           AND d.refclassid = 'pg_class'::regclass AND d.refobjid = i.indrelid
                           AND d.refobjsubid = a.attnum))
              ORDER BY a.attnum),
-       (SELECT min(co.collname::text) FROM unnest(i.indcollation::oid[]) AS k(id)
-        JOIN pg_collation co ON co.oid = k.id WHERE NOT co.collisdeterministic)
+       c.oid
 FROM pg_index i
 JOIN pg_class c ON c.oid = i.indexrelid
 LEFT JOIN pg_constraint x ON x.conindid = i.indexrelid AND x.conrelid = i.indrelid
@@ -97,6 +131,40 @@ LEFT JOIN pg_constraint x ON x.conindid = i.indexrelid AND x.conrelid = i.indrel
 WHERE i.indrelid = ANY($1) AND (i.indisunique OR i.indisexclusion) AND NOT i.indisprimary
   AND i.indislive
 ORDER BY i.indrelid, c.relname";
+
+/// A database has a collation of its own since version 15, and what a collation is made for stands in another
+/// column since 17.
+pub(super) const COLLATIONS: &str = "
+SELECT i.indexrelid, co.collname::text, co.collisdeterministic, co.collprovider = 'd',
+       CASE CASE co.collprovider WHEN 'd' THEN d.datlocprovider ELSE co.collprovider END
+           WHEN 'c' THEN 'libc' WHEN 'i' THEN 'icu' ELSE 'builtin' END,
+       left(coalesce(to_jsonb(co) ->> 'colllocale', to_jsonb(co) ->> 'colliculocale',
+                     co.collcollate::text, ''), 200)
+           || coalesce(' with rules ' || md5(to_jsonb(co) ->> 'collicurules'), ''),
+       CASE co.collprovider WHEN 'd' THEN d.datcollversion ELSE co.collversion END,
+       CASE co.collprovider WHEN 'd' THEN pg_database_collation_actual_version(d.oid)
+           ELSE pg_collation_actual_version(co.oid) END
+FROM pg_index i
+CROSS JOIN LATERAL (SELECT DISTINCT unnest(i.indcollation::oid[]) AS id) k
+JOIN pg_collation co ON co.oid = k.id
+JOIN pg_database d ON d.datname = current_database()
+WHERE i.indrelid = ANY($1) AND (i.indisunique OR i.indisexclusion) AND NOT i.indisprimary
+  AND i.indislive
+ORDER BY i.indexrelid, 2";
+
+/// A line of [`COLLATIONS`], with the index that it is about.
+pub(super) fn collation(row: &Row) -> (u32, IndexCollation) {
+    let collation = IndexCollation {
+        name: row.get(1),
+        is_deterministic: row.get(2),
+        is_default: row.get(3),
+        provider: row.get(4),
+        locale: row.get(5),
+        recorded: row.get(6),
+        actual: row.get(7),
+    };
+    (row.get(0), collation)
+}
 
 /// A line of [`CLAIMS`].
 pub(super) fn claim(row: &Row) -> ClaimIndex {
@@ -112,7 +180,7 @@ pub(super) fn claim(row: &Row) -> ClaimIndex {
         is_deferrable: row.get(4),
         columns: row.get(8),
         generated: Vec::new(),
-        nondeterministic: row.get(9),
+        collations: Vec::new(),
         loser: Loser::default(),
     }
 }

@@ -29,6 +29,10 @@ pub(super) fn of(table: &LocalTable, declared: Option<&Rules<String>>) -> TableR
         columns
     }));
     let mut rules = Rules { groups, ..declared };
+    rules.collations.extend(table.claims.iter().filter_map(|index| {
+        let by: Vec<String> = index.loose_collations().map(ToString::to_string).collect();
+        (!by.is_empty()).then(|| (index.columns.join(", "), by.join(", ")))
+    }));
     let counters = rules.columns.iter().filter(|(_, rule)| rule.kind() == Some(Kind::Counter));
     for (column, _) in counters {
         let bounds = bounds_of(table, column);

@@ -6,8 +6,9 @@ use landfall_protocol::fleet::Fleet;
 use landfall_protocol::unique::UniqueRule;
 
 use super::Finding;
-use crate::postgres::catalog::{ClaimIndex, LocalTable};
+use crate::postgres::catalog::{ClaimIndex, IndexCollation, LocalTable};
 use crate::postgres::claims::remedy;
+use crate::postgres::sql::quote_identifier;
 
 pub(super) fn judge(table: &LocalTable, fleet: &Fleet) -> Vec<Finding> {
     let rules = fleet.unique(&table.def.name);
@@ -16,6 +17,7 @@ pub(super) fn judge(table: &LocalTable, fleet: &Fleet) -> Vec<Finding> {
     for index in &table.claims {
         findings.extend(not_found_out(table, index));
         findings.extend(nondeterministic(table, index));
+        findings.extend(outdated(table, index));
         findings.extend(unfit(table, index));
     }
     findings
@@ -61,14 +63,40 @@ fn not_found_out(table: &LocalTable, index: &ClaimIndex) -> Option<Finding> {
 }
 
 fn nondeterministic(table: &LocalTable, index: &ClaimIndex) -> Option<Finding> {
-    let collation = index.nondeterministic.as_ref()?;
+    let collation = index.loose_collations().next()?;
     Some(Finding::warning(
         format!(
-            "unique index {} of table {} has the nondeterministic collation {collation:?}: sites \
-             whose collation libraries differ may not agree which values are the same",
-            index.name, table.def.name
+            "unique index {} of table {} has the nondeterministic collation {:?} ({collation}): sites with \
+             another version of it do not exchange the table, as they may not agree which values are \
+             the same",
+            index.name, table.def.name, collation.name,
         ),
         "give all servers the same version of that library, or use a deterministic collation",
+    ))
+}
+
+/// An index that was built in another order finds neither what is there nor what is twice.
+fn outdated(table: &LocalTable, index: &ClaimIndex) -> Option<Finding> {
+    let is_old = |collation: &&IndexCollation| {
+        collation.recorded.is_some() && collation.recorded != collation.actual
+    };
+    let collation = index.collations.iter().find(is_old)?;
+    let IndexCollation { name, is_default, recorded, actual, .. } = collation;
+    let version = |version: &Option<String>| version.clone().unwrap_or("none".to_owned());
+    let refresh = match is_default {
+        true => "ALTER DATABASE … REFRESH COLLATION VERSION".to_owned(),
+        false => format!("ALTER COLLATION {} REFRESH VERSION", quote_identifier(name)),
+    };
+    Some(Finding::warning(
+        format!(
+            "unique index {} of table {} was built with version {} of collation {name:?}, and the server \
+             has {}: it may let in what is there already",
+            index.name,
+            table.def.name,
+            version(recorded),
+            version(actual),
+        ),
+        format!("run REINDEX on all that uses the collation, then {refresh}"),
     ))
 }
 

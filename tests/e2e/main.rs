@@ -3,6 +3,7 @@
 mod aside;
 mod atomic;
 mod chain;
+mod claims;
 mod commands;
 mod conflicts;
 mod crashes;

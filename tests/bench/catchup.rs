@@ -207,7 +207,7 @@ fn outbox_bytes(fleet: &Fleet) -> anyhow::Result<f64> {
 }
 
 /// Waits until b's own capture has seen what b applied: the next round starts from rest.
-fn settle(fleet: &Fleet) -> anyhow::Result<()> {
+pub(crate) fn settle(fleet: &Fleet) -> anyhow::Result<()> {
     wait::try_wait_until("b to come to rest", LIMIT, || {
         let status = fleet.member("b").status().map_err(|error| format!("{error:#}"))?;
         let pending = status["inbox_pending_changes"].as_u64();

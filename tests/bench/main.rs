@@ -11,6 +11,7 @@ mod catchup;
 mod cpu;
 mod figure;
 mod lag;
+mod merge;
 mod native;
 mod report;
 mod workload;
@@ -57,6 +58,7 @@ const BENCHES: &[Bench] = &[
     ("inserts", catchup::inserts),
     ("lag", lag::run),
     ("application", application::run),
+    ("merge", merge::run),
 ];
 
 fn main() -> ExitCode {

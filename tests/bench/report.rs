@@ -49,6 +49,11 @@ itself is good. Absolute numbers say as much about the machine and its neighbour
   not run; native's is a disabled subscription, for which nothing is decoded and the log is kept.
   *Drained by pg_recvlogical* has the log decoded and thrown away: the least that it costs to keep none
   of it for an absent peer.
+- *merge*: the backlog of *from the outbox*, in transactions of ten rows, scattered over 10,000: 100,000 that
+  add one to a counter, 40,000 that change one key of a document of twenty keys, 100,000 children of 10,000
+  parents; beside it the same on a plain column, and on a table without the foreign key. Of the text, single
+  words are changed, each in a transaction of its own; *until both show both* runs from the healing of the
+  link, redialling included.
 - *log held* is how far before the end of the load the slot keeps the log, after checkpoints.
 ";
 

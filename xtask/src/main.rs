@@ -36,7 +36,8 @@ enum Task {
     },
     /// Measures speed, processor time, memory and bytes beside PostgreSQL's own replication.
     Bench {
-        /// Which benchmarks; all of them unless told: capture, updates, inserts, lag, application.
+        /// Which benchmarks; all of them unless told: capture, updates, inserts, lag, application,
+        /// merge.
         names: Vec<String>,
         /// How often each is repeated; medians are told.
         #[arg(long, default_value_t = 3, value_name = "N")]

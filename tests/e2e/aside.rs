@@ -4,12 +4,8 @@ use landfall_tests::fleet::{Fleet, SOON};
 use landfall_tests::wait::wait_until;
 use serde_json::Value as Json;
 
-use crate::support::{assert_quiet, value, wait_value};
-
-const A: &str = "ship-a";
-const B: &str = "ship-b";
-const C: &str = "ship-c";
-const SITES: [&str; 3] = [A, B, C];
+use crate::sites::{A, B, C};
+use crate::support::{value, wait_value};
 
 const SCHEMA: &str = "\
 CREATE TABLE person (id int PRIMARY KEY, email text UNIQUE);
@@ -35,7 +31,7 @@ fn rows_that_are_put_aside_are_told_by_status_and_named_by_the_list() {
     fleet.sql(B, "INSERT INTO person VALUES (11, 'x'); INSERT INTO visit VALUES (7, 11, 'v')");
     wait_value(&fleet, C, "SELECT count(*) FROM visit", "1");
     fleet.link(A, B).heal();
-    for site in SITES {
+    for site in [A, B, C] {
         wait_until(&format!("{site} to tell of both rows"), SOON, || {
             let aside = status(&fleet, site)["aside"].clone();
             if aside["rows"] == 2 { Ok(()) } else { Err(format!("{aside}")) }
@@ -69,11 +65,11 @@ fn rows_that_are_put_aside_are_told_by_status_and_named_by_the_list() {
     assert_eq!(value(&fleet, B, told), "public.visit 7 fk_quarantine");
 
     fleet.sql(C, "DELETE FROM person WHERE id = 10");
-    for site in SITES {
+    for site in [A, B, C] {
         wait_value(&fleet, site, "SELECT count(*) FROM landfall.aside", "0");
         wait_value(&fleet, site, "SELECT note FROM visit WHERE person = 11", "v");
         assert_eq!(status(&fleet, site)["aside"]["rows"], 0);
     }
     fleet.converge();
-    assert_quiet(&fleet, &SITES, &[]);
+    fleet.assert_quiet(&[]);
 }

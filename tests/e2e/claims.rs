@@ -1,23 +1,11 @@
 //! Unique indexes that do not look at columns as they are: over generated ones, and under collations to
 //! which different texts are equal.
 
-use landfall_tests::fleet::{Builder, Fleet, SOON};
+use landfall_tests::fleet::{Fleet, SOON};
 use landfall_tests::wait::wait_until;
 
-use crate::support::{assert_quiet, value, wait_value};
-
-const A: &str = "ship-a";
-const B: &str = "ship-b";
-const SITES: [&str; 2] = [A, B];
-
-fn pair(schema: &str, tables: &[&str]) -> Builder {
-    Fleet::new(schema, tables).site(A).site(B).link(A, B).unsynced()
-}
-
-#[track_caller]
-fn both_say(fleet: &Fleet, sql: &str, expected: &str) {
-    SITES.iter().for_each(|site| wait_value(fleet, site, sql, expected));
-}
+use crate::sites::{A, B, all_say, two};
+use crate::support::{value, wait_value};
 
 #[test]
 fn rows_that_clash_by_a_generated_column_give_way_by_what_it_is_made_of() {
@@ -28,32 +16,32 @@ fn rows_that_clash_by_a_generated_column_give_way_by_what_it_is_made_of() {
             GENERATED ALWAYS AS (lower(name)) STORED UNIQUE);";
     let rules = "[[table]]\nname = \"public.tag\"\n\
                  unique = [{ columns = [\"name\"], loser = \"suffix\" }]\n";
-    let fleet = pair(schema, &["public.mail", "public.tag"]).rules(rules).start();
+    let fleet = two(schema, &["public.mail", "public.tag"]).rules(rules).start();
     fleet.link(A, B).cut();
     fleet.sql(A, "INSERT INTO mail (id, name) VALUES (1, 'Ann'), (3, 'bob')");
     fleet.sql(A, "INSERT INTO tag (id, name) VALUES (1, 'Ann')");
     fleet.sql(B, "INSERT INTO mail (id, name, at) VALUES (2, 'ANN', 'here'), (4, 'bob', 'there')");
     fleet.sql(B, "INSERT INTO tag (id, name) VALUES (2, 'ANN')");
     fleet.link(A, B).heal();
-    both_say(
+    all_say(
         &fleet,
         "SELECT string_agg(whole, ' ' ORDER BY id) FROM mail",
         "ann@here bob@here bob@there",
     );
-    both_say(&fleet, "SELECT string_agg(row_key, ' ') FROM landfall.aside", "2");
+    all_say(&fleet, "SELECT string_agg(row_key, ' ') FROM landfall.aside", "2");
     let tags =
         "SELECT string_agg(regexp_replace(name, '~[0-9a-f]{8}$', '~'), ' ' ORDER BY id) FROM tag";
-    both_say(&fleet, tags, "Ann ANN~");
+    all_say(&fleet, tags, "Ann ANN~");
     fleet.sql(B, "UPDATE mail SET at = 'away' WHERE id = 1");
-    both_say(&fleet, "SELECT count(*) FROM landfall.aside", "0");
-    both_say(
+    all_say(&fleet, "SELECT count(*) FROM landfall.aside", "0");
+    all_say(
         &fleet,
         "SELECT string_agg(whole, ' ' ORDER BY id) FROM mail WHERE id < 3",
         "ann@away ann@here",
     );
     assert_eq!(value(&fleet, A, "SELECT count(*) FROM landfall.parked"), "0");
     fleet.converge();
-    assert_quiet(&fleet, &SITES, &[]);
+    fleet.assert_quiet(&[]);
 }
 
 #[test]
@@ -88,7 +76,7 @@ fn sites_to_which_other_texts_are_equal_do_not_exchange_the_table() {
              CREATE TABLE bed (id int PRIMARY KEY);"
         )
     };
-    let fleet = pair(&schema(2), &["public.word", "public.bed"]).schema_of(B, &schema(1)).start();
+    let fleet = two(&schema(2), &["public.word", "public.bed"]).schema_of(B, &schema(1)).start();
     fleet.sql(A, "INSERT INTO word VALUES (1, 'é'), (2, 'e'); INSERT INTO bed VALUES (1)");
     wait_value(&fleet, B, "SELECT count(*) FROM bed", "1");
     let why = "SELECT string_agg(DISTINCT reason, ';') FROM landfall.parked";
@@ -107,9 +95,9 @@ fn sites_to_which_other_texts_are_equal_do_not_exchange_the_table() {
         "CREATE COLLATION same (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
          ALTER TABLE word ALTER said TYPE text COLLATE same",
     );
-    both_say(&fleet, "SELECT string_agg(said, '' ORDER BY id) FROM word", "ée");
+    all_say(&fleet, "SELECT string_agg(said, '' ORDER BY id) FROM word", "ée");
     fleet.sql(B, "INSERT INTO word VALUES (4, 'f')");
-    both_say(&fleet, "SELECT count(*) FROM word", "3");
+    all_say(&fleet, "SELECT count(*) FROM word", "3");
     fleet.converge();
-    assert_quiet(&fleet, &SITES, &[]);
+    fleet.assert_quiet(&[]);
 }

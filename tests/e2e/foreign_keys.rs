@@ -5,8 +5,10 @@ use landfall_tests::dice::Dice;
 use landfall_tests::fleet::SOON;
 use landfall_tests::wait::wait_until;
 
-use crate::support::{assert_quiet, value};
-use crate::trio::{A, B, C, SITES, Writer, all_say, cut, heal, is_sound, join, race, rules, three};
+use crate::sites::{
+    A, B, C, SITES, Writer, all_say, cut, heal, is_sound, join, race, rules, three,
+};
+use crate::support::value;
 
 /// Wards 1 to 9 and the desk, ward 0, are older than every log.
 const WARDS: &str = "\
@@ -155,7 +157,7 @@ fn a_row_that_went_with_its_parent_can_be_brought_back() {
     undo(None);
     fleet.converge();
     all_say(&fleet, "SELECT concat_ws(' ', id, ward, said) FROM cascade", "3 3 gone");
-    assert_quiet(&fleet, &SITES, &[]);
+    fleet.assert_quiet(&[]);
 }
 
 /// Parents and their children are deleted in different fragments.
@@ -224,7 +226,7 @@ fn a_parent_may_have_another_name_partitions_and_a_key_of_several_columns() {
                  FROM door";
     all_say(&fleet, doors, "one 1 -1, two 11 -1, three 5 -1");
     all_say(&fleet, "SELECT count(*) FROM landfall.parked", "0");
-    assert_quiet(&fleet, &SITES, &["PostgreSQL refuses a transaction"]);
+    fleet.assert_quiet(&["PostgreSQL refuses a transaction"]);
 }
 
 /// Applications insert children and delete parents at all sites, and a reader at each looks for a child
@@ -238,7 +240,7 @@ fn nobody_ever_sees_an_orphan_while_applications_race() {
     let remedies = SITES.map(|site| value(&fleet, site, remedies));
     assert!(remedies.iter().any(|count| count != "0"), "nobody met anybody");
     all_say(&fleet, "SELECT count(*) FROM landfall.parked", "0");
-    assert_quiet(&fleet, &SITES, &["rewrote rows", "PostgreSQL refuses a transaction"]);
+    fleet.assert_quiet(&["rewrote rows", "PostgreSQL refuses a transaction"]);
 }
 
 #[test]

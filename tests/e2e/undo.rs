@@ -1,27 +1,10 @@
 //! What gave way to a unique value or to a foreign key comes back, or the operator is told what to do.
 
-use landfall_tests::fleet::{Builder, Fleet, SOON};
+use landfall_tests::fleet::{Fleet, SOON};
 use landfall_tests::wait::wait_until;
 
-use crate::support::{UNMET, assert_quiet, refused, value, wait_value};
-
-const A: &str = "ship-a";
-const B: &str = "ship-b";
-const SITES: [&str; 2] = [A, B];
-
-fn pair(schema: &str, tables: &[&str]) -> Builder {
-    Fleet::new(schema, tables).site(A).site(B).link(A, B).unsynced()
-}
-
-fn meet(fleet: &Fleet) {
-    fleet.link(A, B).heal();
-    fleet.converge();
-}
-
-#[track_caller]
-fn both_say(fleet: &Fleet, sql: &str, expected: &str) {
-    SITES.iter().for_each(|site| wait_value(fleet, site, sql, expected));
-}
+use crate::sites::{A, B, all_say, heal, two};
+use crate::support::{UNMET, refused, value};
 
 /// The line of this rule about this row, and the site that has it.
 #[track_caller]
@@ -32,7 +15,7 @@ fn line(fleet: &Fleet, rule: &str, row: &str) -> (&'static str, String) {
     );
     let mut found = None;
     wait_until(&format!("a line of {rule} about row {row}"), SOON, || {
-        let lines = SITES.map(|site| (site, value(fleet, site, &sql)));
+        let lines = [A, B].map(|site| (site, value(fleet, site, &sql)));
         found = lines.into_iter().find(|(_, id)| id != "NULL");
         if found.is_some() { Ok(()) } else { Err("there is none") }
     });
@@ -59,12 +42,12 @@ fn a_value_that_got_an_ending_or_was_emptied_comes_back_once_it_is_free() {
         CREATE UNIQUE INDEX ON login (badge);";
     let unique = "[[table]]\nname = \"public.login\"\nunique = [\n\
         { columns = [\"name\"], loser = \"suffix\" }, { columns = [\"badge\"], loser = \"null\" }]\n";
-    let fleet = pair(schema, &["public.login"]).rules(unique).start();
+    let fleet = two(schema, &["public.login"]).rules(unique).start();
     fleet.link(A, B).cut();
     fleet.sql(A, "INSERT INTO login VALUES (1, 'annabella', 7), (10, 'cleo', 70)");
     fleet.sql(B, "INSERT INTO login VALUES (2, 'annabella', 8), (3, 'bob', 7)");
     fleet.sql(B, "INSERT INTO login VALUES (11, 'cleo', 70)");
-    meet(&fleet);
+    heal(&fleet);
     let ended = line(&fleet, "unique_suffix", "2");
     let emptied = line(&fleet, "unique_null", "3");
     not_undone(
@@ -80,7 +63,7 @@ fn a_value_that_got_an_ending_or_was_emptied_comes_back_once_it_is_free() {
     undo(&fleet, &emptied, &[]);
     let all = "SELECT string_agg(concat_ws(' ', id, name, badge), ', ' ORDER BY id) FROM login \
                WHERE id < 10";
-    both_say(&fleet, all, "1 anna 1, 2 annabella 8, 3 bob 7");
+    all_say(&fleet, all, "1 anna 1, 2 annabella 8, 3 bob 7");
     not_undone(&fleet, &ended, &["was undone at"]);
 
     // What was written since is not overwritten.
@@ -93,8 +76,8 @@ fn a_value_that_got_an_ending_or_was_emptied_comes_back_once_it_is_free() {
     fleet.sql(A, "UPDATE login SET badge = 70 WHERE id = 11");
     fleet.converge();
     not_undone(&fleet, &emptied, &["shows what gave way already"]);
-    both_say(&fleet, "SELECT concat_ws(' ', name, badge) FROM login WHERE id = 11", "cleo 70");
-    assert_quiet(&fleet, &SITES, &[]);
+    all_say(&fleet, "SELECT concat_ws(' ', name, badge) FROM login WHERE id = 11", "cleo 70");
+    fleet.assert_quiet(&[]);
 }
 
 #[test]
@@ -102,13 +85,13 @@ fn a_row_that_is_put_aside_is_not_undone_and_undo_says_what_frees_it() {
     let schema = "CREATE TABLE person (id int PRIMARY KEY, email text UNIQUE);
         CREATE TABLE pet (id int PRIMARY KEY, person int REFERENCES person ON DELETE CASCADE);
         CREATE TABLE booking (id int PRIMARY KEY, at int4range NOT NULL, EXCLUDE USING gist (at WITH &&));";
-    let fleet = pair(schema, &["public.person", "public.pet", "public.booking"]).start();
+    let fleet = two(schema, &["public.person", "public.pet", "public.booking"]).start();
     fleet.link(A, B).cut();
     fleet.sql(A, "INSERT INTO person VALUES (10, 'x'); INSERT INTO booking VALUES (20, '[1,9)')");
     fleet.sql(B, "INSERT INTO person VALUES (11, 'x'); INSERT INTO pet VALUES (5, 11)");
     fleet.sql(B, "INSERT INTO booking VALUES (21, '[2,3)')");
-    meet(&fleet);
-    both_say(&fleet, "SELECT count(*) FROM landfall.aside", "3");
+    heal(&fleet);
+    all_say(&fleet, "SELECT count(*) FROM landfall.aside", "3");
     let aside = line(&fleet, "unique_quarantine", "11");
     let comes_back = "it comes back by itself when that row is changed, deleted or shown again";
     not_undone(
@@ -121,14 +104,14 @@ fn a_row_that_is_put_aside_is_not_undone_and_undo_says_what_frees_it() {
     let pet = line(&fleet, "fk_quarantine", "5");
     not_undone(&fleet, &pet, &["row 5 of public.pet", "row 11 of table public.person", comes_back]);
     fleet.sql(B, "DELETE FROM person WHERE id = 10; DELETE FROM booking WHERE id = 20");
-    both_say(&fleet, "SELECT count(*) FROM landfall.aside", "0");
-    both_say(&fleet, "SELECT person FROM pet", "11");
+    all_say(&fleet, "SELECT count(*) FROM landfall.aside", "0");
+    all_say(&fleet, "SELECT person FROM pet", "11");
     fleet.converge();
     not_undone(&fleet, &aside, &["row 11 of public.person is there again"]);
     fleet.sql(A, "DELETE FROM booking");
     fleet.converge();
     not_undone(&fleet, &booking, &["row 21 of public.booking is gone", "insert it again"]);
-    assert_quiet(&fleet, &SITES, &[]);
+    fleet.assert_quiet(&[]);
 }
 
 #[test]
@@ -140,14 +123,14 @@ fn what_gave_way_to_a_foreign_key_comes_back_with_its_parent() {
         CREATE TABLE usual (id int PRIMARY KEY, ward int DEFAULT 0 REFERENCES ward ON DELETE SET DEFAULT);
         INSERT INTO ward SELECT n, 'old' FROM generate_series(0, 4) n;";
     let tables = ["ward", "keep", "cascade", "empty", "usual"].map(|name| format!("public.{name}"));
-    let fleet = pair(schema, &tables.each_ref().map(String::as_str)).start();
+    let fleet = two(schema, &tables.each_ref().map(String::as_str)).start();
     fleet.link(A, B).cut();
     fleet.sql(A, "DELETE FROM ward WHERE id > 0");
     fleet.sql(B, "INSERT INTO keep VALUES (10, 1); INSERT INTO cascade VALUES (20, 2, 'gone')");
     fleet.sql(B, "INSERT INTO empty VALUES (30, 3); INSERT INTO usual VALUES (40, 4)");
-    meet(&fleet);
-    both_say(&fleet, "SELECT coalesce(ward, -1) FROM empty", "-1");
-    both_say(&fleet, "SELECT ward FROM usual", "0");
+    heal(&fleet);
+    all_say(&fleet, "SELECT coalesce(ward, -1) FROM empty", "-1");
+    all_say(&fleet, "SELECT ward FROM usual", "0");
     let kept = line(&fleet, "fk_restrict", "1");
     not_undone(
         &fleet,
@@ -166,8 +149,8 @@ fn what_gave_way_to_a_foreign_key_comes_back_with_its_parent() {
     undo(&fleet, &gone, &[]);
     undo(&fleet, &emptied, &[]);
     undo(&fleet, &usual, &["--force"]);
-    both_say(&fleet, "SELECT concat_ws(' ', id, ward, said) FROM cascade", "20 2 gone");
-    both_say(&fleet, "SELECT concat_ws(' ', id, ward) FROM empty", "30 3");
-    both_say(&fleet, "SELECT concat_ws(' ', id, ward) FROM usual", "40 4");
-    assert_quiet(&fleet, &SITES, &[]);
+    all_say(&fleet, "SELECT concat_ws(' ', id, ward, said) FROM cascade", "20 2 gone");
+    all_say(&fleet, "SELECT concat_ws(' ', id, ward) FROM empty", "30 3");
+    all_say(&fleet, "SELECT concat_ws(' ', id, ward) FROM usual", "40 4");
+    fleet.assert_quiet(&[]);
 }

@@ -4,10 +4,10 @@
 use landfall_tests::dice::Dice;
 use landfall_tests::fleet::Fleet;
 
-use crate::support::{assert_quiet, value, wait_value};
-use crate::trio::{
-    A, B, C, SITES, Writer, all_say, cut, heal, is_sound, is_sound_but_for, race, rules, three,
+use crate::sites::{
+    A, B, C, Writer, all_say, cut, heal, is_sound, is_sound_but_for, race, rules, three,
 };
+use crate::support::{value, wait_value};
 
 const PERSON: &str = "\
 CREATE TABLE person (id int PRIMARY KEY, email text UNIQUE, name text, visits int DEFAULT 0);
@@ -216,7 +216,7 @@ fn nobody_ever_sees_a_value_twice_while_applications_race() {
     race(&fleet, 11, twins, &["23505"], write);
     let told = rules(&fleet);
     assert!(told.contains("unique_quarantine") && told.contains("unique_suffix"), "{told}");
-    assert_quiet(&fleet, &SITES, &["rewrote rows"]);
+    fleet.assert_quiet(&["rewrote rows"]);
 }
 
 fn write(writer: &Writer<'_>, mut dice: Dice) {

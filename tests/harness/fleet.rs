@@ -463,6 +463,12 @@ impl Fleet {
         self.members.get(name).unwrap_or_else(|| panic!("no member {name}"))
     }
 
+    /// The names of the members that have a database.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        let sites = self.members.iter().filter(|(_, member)| member.cluster.is_some());
+        sites.map(|(name, _)| name.as_str())
+    }
+
     /// The relay by which `from` dials `to`.
     ///
     /// # Panics

@@ -1,4 +1,5 @@
-//! Three sites that all reach each other, cut apart and joined, or written to by applications that race.
+//! Two or three sites that reach each other, cut apart and joined, or written to by applications that
+//! race.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -7,7 +8,7 @@ use landfall_tests::dice::Dice;
 use landfall_tests::fleet::{Builder, CONVERGE, DB, Fleet};
 use landfall_tests::session::{Session, sqlstate};
 
-use crate::support::{assert_quiet, value, wait_value};
+use crate::support::{value, wait_value};
 
 pub(crate) const A: &str = "ship-a";
 pub(crate) const B: &str = "ship-b";
@@ -17,6 +18,10 @@ pub(crate) const SITES: [&str; 3] = [A, B, C];
 pub(crate) fn three(schema: &str, tables: &[&str]) -> Builder {
     let sites = Fleet::new(schema, tables).site(A).site(B).site(C);
     sites.link(A, B).link(B, C).link(A, C).unsynced()
+}
+
+pub(crate) fn two(schema: &str, tables: &[&str]) -> Builder {
+    Fleet::new(schema, tables).site(A).site(B).link(A, B).unsynced()
 }
 
 pub(crate) fn cut(fleet: &Fleet) {
@@ -37,7 +42,7 @@ pub(crate) fn heal(fleet: &Fleet) {
 /// Every site comes to answer the same to a query.
 #[track_caller]
 pub(crate) fn all_say(fleet: &Fleet, sql: &str, expected: &str) {
-    SITES.iter().for_each(|site| wait_value(fleet, site, sql, expected));
+    fleet.names().for_each(|site| wait_value(fleet, site, sql, expected));
 }
 
 /// How often each rule stands in each site's history.
@@ -45,7 +50,7 @@ pub(crate) fn all_say(fleet: &Fleet, sql: &str, expected: &str) {
 pub(crate) fn rules(fleet: &Fleet) -> String {
     let sql = "SELECT coalesce(string_agg(rule || ' ' || n, ', ' ORDER BY rule), '') FROM \
                (SELECT rule, count(*) n FROM landfall.conflict GROUP BY 1) r";
-    SITES.map(|site| value(fleet, site, sql)).join("; ")
+    fleet.names().map(|site| value(fleet, site, sql)).collect::<Vec<_>>().join("; ")
 }
 
 /// All show the same, nothing was rewritten, and no alarm was raised.
@@ -58,7 +63,7 @@ pub(crate) fn is_sound(fleet: &Fleet) {
 pub(crate) fn is_sound_but_for(fleet: &Fleet, alarms: &[&str]) {
     fleet.converge();
     assert_eq!(fleet.repaired_rows(), 0);
-    assert_quiet(fleet, &SITES, alarms);
+    fleet.assert_quiet(alarms);
 }
 
 /// The applications of one site.
@@ -81,7 +86,7 @@ impl Writer<'_> {
     }
 }
 
-/// Lets `write` run at all sites at once until it ends, and then all converge. All the while each site
+/// Lets `write` run at all three sites at once until it ends, and then all converge. All the while each site
 /// must answer 0 to `wrong`. Writers may be refused with the SQLSTATEs `refusals`.
 #[track_caller]
 pub(crate) fn race(

@@ -198,15 +198,14 @@ impl Replica {
             return Ok(());
         }
         let goes = moves.iter().filter_map(|(row, clock)| Some((*row, clock.clone()?.returned())));
-        let mut goes: BTreeMap<&RowId, RowClock> = goes.collect();
+        let goes: BTreeMap<&RowId, RowClock> = goes.collect();
         let rows: Vec<&RowId> = goes.keys().copied().collect();
         let mut cells = self.apply.shown(&rows).await?;
-        // What was never shown here is in the log.
-        goes.retain(|row, _| !cells.contains_key(*row));
+        // What the row does not show yet, or never will, is in the log.
         for (row, write) in self.due_writes(&goes, &BTreeSet::new()).await? {
             let text = |value: &Value| value.text().map(Cow::into_owned);
             let due = write.cells().iter().map(|(column, value)| (*column, text(value)));
-            cells.insert(row.clone(), due.collect());
+            cells.entry(row.clone()).or_default().extend(due);
         }
         let line = |row: &RowId| {
             let text = |column: ColumnId| cells.get(row)?.get(&column).cloned().flatten();

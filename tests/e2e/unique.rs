@@ -47,16 +47,19 @@ fn the_younger_value_gets_an_ending_or_is_emptied_where_the_fleet_file_says_so()
         { columns = [\"name\"], loser = \"suffix\" }, { columns = [\"badge\"], loser = \"null\" }]\n";
     let fleet = three(schema, &["public.login"]).rules(unique).start();
     cut(&fleet);
-    fleet.sql(A, "INSERT INTO login VALUES (1, 'annabella', 7)");
+    fleet.sql(A, "INSERT INTO login VALUES (1, 'annabella', 7), (10, 'cleo', 70)");
     fleet.sql(B, "INSERT INTO login VALUES (2, 'annabella', 8)");
+    // In the way by both indexes.
+    fleet.sql(B, "INSERT INTO login VALUES (11, 'cleo', 70)");
     fleet.sql(C, "INSERT INTO login VALUES (3, 'bob', 7)");
     heal(&fleet);
     let names = "SELECT string_agg(left(name, 4) || length(name) || coalesce(badge, 0), ' ' \
                  ORDER BY id) FROM login";
-    all_say(&fleet, names, "anna97 ann~128 bob30");
-    assert_eq!(value(&fleet, A, "SELECT count(*) FROM login WHERE name ~ '~[0-9a-f]{8}$'"), "1");
+    all_say(&fleet, names, "anna97 ann~128 bob30 cleo470 cle~120");
+    assert_eq!(value(&fleet, A, "SELECT count(*) FROM login WHERE name ~ '~[0-9a-f]{8}$'"), "2");
     let told = rules(&fleet);
     assert!(told.contains("unique_suffix") && told.contains("unique_null"), "{told}");
+    assert!(!told.contains("unique_quarantine"), "{told}");
     all_say(&fleet, "SELECT count(*) FROM landfall.aside", "0");
     is_sound(&fleet);
 }

@@ -378,15 +378,15 @@ impl Replica {
         }
         let shown = self.apply.shown(&[row]).await?.remove(row).unwrap_or_default();
         let text = |column: ColumnId| shown.get(&column).cloned().flatten();
-        let may_stay = !settled.remedies.contains_key(row) && !clashing.revived.contains(row);
-        let cells = new_cells(claim, row, text).filter(|_| may_stay);
+        let may_stay =
+            |cells: &NewCells| settled.may_rewrite(row, cells) && !clashing.revived.contains(row);
+        let cells = new_cells(claim, row, text).filter(may_stay);
         if let Some(cells) = cells {
             let values = cells.iter().map(|(id, value)| (*id, Cow::Owned(value.clone())));
             let write = (row, RowWrite::Update(values.collect()));
             if self.write_alone(&write).await? == Ok(true) {
                 settled.tell(claim, row, Some(&cells), text, sides);
-                let columns = cells.iter().map(|(column, _)| *column).collect();
-                settled.remedies.insert(row.clone(), Remedy::Update(columns));
+                settled.rewrite(row, cells.iter().map(|(column, _)| *column));
                 return Ok(true);
             }
         }
@@ -549,8 +549,7 @@ impl Seeker<'_> {
     fn is_placed(&self, settled: &mut Settled) {
         settled.placed.insert(self.row.clone());
         if !self.rewritten.is_empty() {
-            let columns = self.rewritten.iter().copied().collect();
-            settled.remedies.insert(self.row.clone(), Remedy::Update(columns));
+            settled.rewrite(self.row, self.rewritten.iter().copied());
         }
     }
 }
@@ -559,6 +558,24 @@ impl Settled {
     /// Whether a row is refused no more.
     fn has(&self, row: &RowId) -> bool {
         self.placed.contains(row) || self.remedies.contains_key(row)
+    }
+
+    /// Whether these columns of a row may still get other values: it gives way to each index once.
+    fn may_rewrite(&self, row: &RowId, cells: &NewCells) -> bool {
+        match self.remedies.get(row) {
+            None => true,
+            Some(Remedy::Update(columns)) => cells.iter().all(|(new, _)| !columns.contains(new)),
+            Some(_) => false,
+        }
+    }
+
+    /// Notes that columns of a row got other values.
+    fn rewrite(&mut self, row: &RowId, columns: impl Iterator<Item = ColumnId>) {
+        let mut all: BTreeSet<ColumnId> = columns.collect();
+        if let Some(Remedy::Update(earlier)) = self.remedies.get(row) {
+            all.extend(earlier);
+        }
+        self.remedies.insert(row.clone(), Remedy::Update(all.into_iter().collect()));
     }
 
     /// The rows that are put aside, with those to whom they gave way.

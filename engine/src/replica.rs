@@ -57,6 +57,7 @@ use crate::replica::aside::Returning;
 use crate::replica::barrier::Barrier;
 use crate::replica::group::{Attempt, Mode, Refusal};
 use crate::replica::large::Lane;
+use crate::replica::log_values::Described;
 use crate::replica::orphans::HiddenRows;
 use crate::replica::parked::Parking;
 use crate::replica::pending::{Next, Pending};
@@ -341,6 +342,8 @@ pub(crate) struct Replica {
     dictionary: Dictionary,
     /// What the store counted before it gave us the dictionary.
     tables_known: u64,
+    /// Tables that the group under way describes.
+    described: Described,
     pending: BTreeMap<Origin, Pending>,
     /// What is committed in PostgreSQL, folded or not.
     applied: VersionVector,
@@ -415,6 +418,7 @@ impl Replica {
             horizon_at: None,
             dictionary: Dictionary::default(),
             tables_known: 0,
+            described: Described::default(),
             pending: BTreeMap::new(),
             applied: VersionVector::new(),
             counters: Counters::default(),
@@ -657,6 +661,8 @@ impl Replica {
         let pending = self.pending.get_mut(&origin)?;
         let (mut tables, mut seen) = (pending.tables.clone(), pending.seen.clone());
         let transactions = pending.front(count);
+        self.described = Described::default();
+        self.described.add(origin, transactions);
         let group = Group::build(origin, transactions, &self.dictionary, &mut tables, &mut seen);
         Some(Front { group, tables, seen })
     }

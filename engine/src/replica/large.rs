@@ -260,7 +260,7 @@ impl Replica {
     }
 
     async fn fragment(
-        &self,
+        &mut self,
         origin: Origin,
         seq: Seq,
         walk: &mut Walk,
@@ -273,6 +273,7 @@ impl Replica {
         };
         let vector = unit.header.vector.clone();
         let foreign = [ForeignTransaction { transaction: transaction.clone(), vector }];
+        self.described.add(origin, &foreign);
         let Walk { tables, seen, .. } = walk;
         Ok(Group::build(origin, &foreign, &self.dictionary, tables, seen))
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use landfall_protocol::change::{Actor, Transaction};
 use landfall_protocol::dictionary::{Dictionary, RowId};
+use landfall_protocol::fold::ForeignTransaction;
 use landfall_protocol::id::{Origin, TxnId};
 use landfall_protocol::merged::State;
 use landfall_protocol::plan::{Due, Rest, Source, merged_value, shown_value};
@@ -22,6 +23,21 @@ pub(super) struct LogValues<'a> {
     transactions: BTreeMap<TxnId, Arc<Transaction>>,
 }
 
+/// Tables that a group under way describes: what it writes may be asked for before it is applied.
+#[derive(Default)]
+pub(super) struct Described(BTreeMap<Origin, BTreeMap<TableId, TableDef>>);
+
+impl Described {
+    /// These transactions of an origin are in the group.
+    pub(super) fn add(&mut self, origin: Origin, transactions: &[ForeignTransaction]) {
+        let describes = transactions.iter().flat_map(|foreign| &foreign.transaction.describes);
+        for describe in describes {
+            let tables = self.0.entry(origin).or_default();
+            tables.insert(describe.table, describe.def.clone());
+        }
+    }
+}
+
 impl Replica {
     pub(super) async fn logged(
         &self,
@@ -34,6 +50,10 @@ impl Replica {
         };
         let mut tables: BTreeMap<Origin, Cow<'_, BTreeMap<TableId, TableDef>>> =
             self.pending.iter().map(|(origin, p)| (*origin, Cow::Borrowed(&p.tables))).collect();
+        for (origin, described) in &self.described.0 {
+            let known = tables.entry(*origin).or_default().to_mut();
+            known.extend(described.iter().map(|(table, def)| (*table, def.clone())));
+        }
         // What is applied beside us may be folded before we hear of it, and describe tables.
         let is_news = |txn: &TxnId| txn.origin != self.own && !self.applied.covers(*txn);
         let news: BTreeSet<Origin> =

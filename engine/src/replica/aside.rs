@@ -175,6 +175,7 @@ impl Replica {
             written: BTreeSet::from([row]),
             deletes: Vec::new(),
             revives: Vec::new(),
+            returns: Some(row),
             clocks: &BTreeMap::new(),
             refused: &BTreeMap::new(),
             earlier: &BTreeMap::new(),
@@ -183,7 +184,10 @@ impl Replica {
             Ok(kept) if kept.orphans.is_empty() => kept,
             _ => return Ok(Tried::Stays),
         };
-        kept.emitted.push(Emission { row: row.clone(), remedy: Remedy::Return });
+        // It may have to go with its parent at once. Nothing else is said of it: it comes back as it was.
+        if !kept.emitted.iter().any(|emission| emission.row == *row) {
+            kept.emitted.push(Emission { row: row.clone(), remedy: Remedy::Return });
+        }
         let marker = Marker::Remedy { emitted: kept.emitted };
         self.apply.mark(&self.marker_key.seal(&marker)).await?;
         self.apply.write_conflicts(&kept.lines).await?;

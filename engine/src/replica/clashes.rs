@@ -142,6 +142,7 @@ impl Replica {
         let revives = revives.iter().filter(|(row, _)| placed.contains(*row));
         let mut changed = Changed {
             rows: &group.rows,
+            returns: None,
             tells: Tells::Named,
             written: placed.iter().collect(),
             deletes: Vec::new(),

@@ -288,6 +288,7 @@ impl Replica {
         let earlier = std::mem::take(&mut self.earlier);
         let changed = Changed {
             rows: &group.rows,
+            returns: None,
             tells: Tells::Named,
             written: written.into_iter().filter(|row| stands(row)).collect(),
             deletes: held,

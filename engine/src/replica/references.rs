@@ -41,6 +41,8 @@ pub(super) struct Changed<'g> {
     pub(super) deletes: Vec<&'g RowId>,
     /// Rows that stand because this site takes a delete back, and whether they were there before.
     pub(super) revives: Vec<(&'g RowId, bool)>,
+    /// A row that was put aside and is shown again.
+    pub(super) returns: Option<&'g RowId>,
     /// The clocks of the group's rows once it is joined, as far as others may reference them.
     pub(super) clocks: &'g BTreeMap<RowId, RowClock>,
     /// Rows that PostgreSQL refuses.
@@ -432,6 +434,7 @@ impl<'g> Pass<'g> {
         let mut doomed = Doomed::default();
         changed.deletes.iter().for_each(|row| doomed.delete((*row).clone()));
         changed.revives.iter().for_each(|(row, _)| doomed.bring_back((*row).clone()));
+        changed.returns.iter().for_each(|row| doomed.bring_back((*row).clone()));
         let earlier = changed.earlier.values().flat_map(|earlier| &earlier.gone);
         let gone: BTreeMap<RowId, RowClock> =
             earlier.map(|(row, clock)| (row.clone(), clock.clone())).collect();

@@ -141,6 +141,7 @@ impl Replica {
         let clocks = clocks.map(|(row, clock)| ((*row).clone(), clock.clone())).collect();
         let changed = Changed {
             rows: &BTreeMap::new(),
+            returns: None,
             tells: Tells::All,
             written: self.referencing(writes),
             deletes,

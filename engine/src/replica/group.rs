@@ -283,6 +283,9 @@ impl Replica {
         if !self.write(&rest, mode, &mut refused).await? {
             return Ok(Some(Attempt::Again("a locked row went away")));
         }
+        if !self.write_late(&wanted, &mut refused).await? {
+            return Ok(Some(Attempt::Again("a key appeared while its value became free")));
+        }
         let stands = |row: &RowId| !refused.contains_key(row);
         held.retain(|row| stands(row));
         let earlier = std::mem::take(&mut self.earlier);
@@ -315,6 +318,27 @@ impl Replica {
             }
         }
         self.conclude(group, mode, told, kept, &refused).await
+    }
+
+    /// Inserts rows that were refused while other rows of the group still had their values; `false` when
+    /// somebody else has taken a key.
+    async fn write_late(
+        &mut self,
+        wanted: &[Write<'_>],
+        refused: &mut BTreeMap<RowId, String>,
+    ) -> Result<bool, ReplicaError> {
+        for write in wanted.iter().filter(|(_, write)| matches!(write, RowWrite::Insert(_))) {
+            let row = write.0;
+            if !refused.contains_key(row) || self.orphaned.contains_key(row) {
+                continue;
+            }
+            match self.write_alone(write).await? {
+                Ok(true) => drop(refused.remove(row)),
+                Ok(false) => return Ok(false),
+                Err(_) => {}
+            }
+        }
+        Ok(true)
     }
 
     /// Writes what there is to tell of a group whose rows are written.

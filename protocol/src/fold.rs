@@ -494,6 +494,9 @@ impl Fold {
                 }
             }
             clock.join(own.change.op, stamp, &own.change.cells);
+            if !is_doubtful {
+                own.keep_order(clock);
+            }
             if !rules.is_none_or(|rules| own.shows(rules, clock)) {
                 overruled.insert(row);
             }

@@ -99,7 +99,9 @@ impl Writer<'_> {
 
     /// Which of these rows may not show what their clocks say.
     fn doubtful(&self, rows: &BTreeSet<RowId>) -> Result<BTreeSet<RowId>, StoreError> {
-        let dirty = "SELECT 1 FROM dirty WHERE table_no = ?1 AND key = ?2";
+        // A write that its rule overrules is known with all that it did.
+        let dirty = "SELECT 1 FROM dirty WHERE table_no = ?1 AND key = ?2 \
+                     AND reason <> 'the rule of a column overrules a write'";
         let parked = "SELECT 1 FROM parked WHERE table_no = ?1 AND key = ?2";
         let lists = [(dirty, self.state.dirty), (parked, self.state.progress.fates.parked)];
         let mut doubtful = BTreeSet::new();

@@ -7,7 +7,7 @@ use crate::change::Cell;
 use crate::clock::Stamp;
 use crate::decimal::Decimal;
 use crate::lattice::RowClock;
-use crate::merged::{Part, Share};
+use crate::merged::{Kind, Part, Share};
 use crate::schema::rules::TableRules;
 use crate::schema::{ColumnId, TableDef};
 use crate::value::Value;
@@ -43,6 +43,17 @@ impl OwnChange {
                 let birth = clock.cell(*column);
                 cell.value = Value::Share(Box::new(Share { birth, part }));
                 base.iter().for_each(|base| clock.begin(*column, base));
+            }
+        }
+    }
+
+    /// A set that was only written in another order does not show what it was born with before it is
+    /// put back, and whoever edits it meanwhile must not take that for its birth.
+    pub(super) fn keep_order(&self, clock: &mut RowClock) {
+        for MergedChange { column, kind, before, .. } in &self.merged {
+            let is_idle = *kind == Kind::Set && clock.merged(*column).is_none();
+            if is_idle && self.shares(*column) {
+                clock.begin(*column, before);
             }
         }
     }

@@ -29,10 +29,11 @@ pub(crate) use self::error::PgError;
 #[cfg(test)]
 pub(crate) use self::heap::Strength;
 pub(crate) use self::heap::TableNo;
+pub(crate) use self::instance::OWN_TABLES;
 #[cfg(test)]
 pub(crate) use self::log::RowChange;
 pub(crate) use self::log::{Change, CommitRecord, Line, parked};
-pub(crate) use self::options::{Check, Options, Pauses, TableSpec};
+pub(crate) use self::options::{Check, Options, Pauses, Reference, TableSpec};
 #[cfg(test)]
 pub(crate) use self::session::Ended;
 pub(crate) use self::session::{OnConflict, Session, Settings, SyncCommit};

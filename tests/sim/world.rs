@@ -41,7 +41,7 @@ const STEPS_MAX: u64 = 2_000_000;
 /// Within this much time after the last fault everything must be everywhere.
 const LIVENESS: Duration = Duration::from_secs(3_600);
 /// Tables of the model that are not the application's.
-pub(crate) const OWN_TABLES: usize = 2;
+pub(crate) const OWN_TABLES: usize = 3;
 /// Time to show what can be shown where a history is set aside.
 const SETTLE: Duration = Duration::from_secs(600);
 /// Time to notice that connections are lost, to call again, and to look at what then comes.

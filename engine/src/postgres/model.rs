@@ -19,10 +19,11 @@ use super::apply::{
     ParentRequest, ParkedLine, ParkedNote, RowWrite, Target,
 };
 use super::catalog::Catalog;
-use super::claims::ClaimAccess;
-use super::foreign_keys::ForeignKeyAccess;
+use super::claims::{self, ClaimAccess};
+use super::foreign_keys::{self, ForeignKeyAccess};
 use super::history::ConflictLine;
 use super::lsn::Lsn;
+use crate::plant;
 
 /// What a model's server says instead of an answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -99,6 +100,60 @@ pub trait ApplySession: fmt::Debug + Send + Sync {
         &'a mut self,
         writes: &'a [(&'a RowId, RowWrite<'a>)],
     ) -> BoxFuture<'a, Result<bool, ApplyError>>;
+    /// The rows that reference these parents, each with its parent; locked as the key's action asks.
+    fn children<'a>(
+        &'a mut self,
+        key: &'a ForeignKeyAccess,
+        parents: &'a [&'a RowId],
+    ) -> BoxFuture<'a, Result<Vec<(RowId, RowId)>, ApplyError>>;
+    /// Those of the children whose parents are not there; the others' are locked, if that is asked.
+    fn without_parents<'a>(
+        &'a mut self,
+        key: &'a ForeignKeyAccess,
+        children: &'a [&'a RowId],
+        locks: bool,
+    ) -> BoxFuture<'a, Result<Vec<Missing>, ApplyError>>;
+    /// What the columns of a foreign key are set to when its parent goes.
+    fn replacement<'a>(
+        &'a mut self,
+        key: &'a ForeignKeyAccess,
+    ) -> BoxFuture<'a, Result<Vec<(ColumnId, Value)>, ApplyError>>;
+    /// Where the defaults of a foreign key's columns lead; a row that is there is locked.
+    fn default_parent<'a>(
+        &'a mut self,
+        key: &'a ForeignKeyAccess,
+    ) -> BoxFuture<'a, Result<DefaultParent, ApplyError>>;
+    /// Writes rows as they are; says whether all were met.
+    fn touch<'a>(&'a mut self, rows: &'a [&'a RowId]) -> BoxFuture<'a, Result<bool, ApplyError>>;
+    /// The other rows that hold what a row is to have by this index; they are locked.
+    fn holders<'a>(
+        &'a mut self,
+        claim: &'a ClaimAccess,
+        row: &'a RowId,
+        target: &'a Target<'a>,
+    ) -> BoxFuture<'a, Result<Vec<RowId>, ApplyError>>;
+    /// A row as one text.
+    fn row_text<'a>(
+        &'a mut self,
+        row: &'a RowId,
+    ) -> BoxFuture<'a, Result<Option<String>, ApplyError>>;
+    /// Inserts a row that was there before, with new cells; says whether its key was free.
+    fn place<'a>(
+        &'a mut self,
+        row: &'a RowId,
+        base: &'a str,
+        cells: &'a [(ColumnId, Cow<'a, Value>)],
+    ) -> BoxFuture<'a, Result<bool, ApplyError>>;
+    /// Lists rows that are put aside.
+    fn write_aside<'a>(&'a mut self, lines: &'a [AsideLine]) -> Step<'a, ()>;
+    /// Takes rows off the list.
+    fn free_aside<'a>(&'a mut self, rows: &'a [(TableName, RowKey)]) -> Step<'a, ()>;
+    /// The list from behind a place on, in its order.
+    fn list_aside<'a>(
+        &'a mut self,
+        behind: &'a (TableName, RowKey),
+        most: usize,
+    ) -> Step<'a, Vec<(TableName, RowKey)>>;
     /// Cells of rows as text.
     fn shown<'a>(
         &'a mut self,
@@ -139,6 +194,8 @@ pub(crate) enum ApplyConnection {
 pub(crate) struct ModelApply {
     session: Box<dyn ApplySession>,
     tables: BTreeMap<TableId, TableAccess>,
+    foreign_keys: Arc<[ForeignKeyAccess]>,
+    claims: BTreeMap<TableId, Arc<[ClaimAccess]>>,
 }
 
 /// Passes a call on; what the model says is judged as the server's word is.
@@ -157,7 +214,8 @@ impl ApplyConnection {
     }
 
     pub(crate) fn modelled(session: Box<dyn ApplySession>) -> Self {
-        Self::Model(ModelApply { session, tables: BTreeMap::new() })
+        let (tables, foreign_keys, claims) = Default::default();
+        Self::Model(ModelApply { session, tables, foreign_keys, claims })
     }
 
     pub(crate) fn learn<'t>(
@@ -173,6 +231,14 @@ impl ApplyConnection {
                 let access = |def: &TableDef| TableAccess::build(def, catalog.table(&def.name)?);
                 let known = tables.iter().filter_map(|(id, def)| Some((*id, access(def)?)));
                 model.tables = known.collect();
+                let claims = tables.iter().filter_map(|(id, def)| {
+                    let access = model.tables.get(id)?;
+                    let claims = claims::of_table(def, catalog.table(&def.name)?, access);
+                    Some((*id, claims.into()))
+                });
+                model.claims = claims.collect();
+                let keys = foreign_keys::between(tables.iter().copied(), &model.tables, catalog);
+                model.foreign_keys = keys.into();
             }
         }
     }
@@ -269,11 +335,10 @@ impl ApplyConnection {
         }
     }
 
-    /// A model's foreign keys are no matter of replication.
     pub(crate) fn foreign_keys(&self) -> Arc<[ForeignKeyAccess]> {
         match self {
             Self::Server(server) => server.foreign_keys(),
-            Self::Model(_) => Arc::default(),
+            Self::Model(model) => Arc::clone(&model.foreign_keys),
         }
     }
 
@@ -284,7 +349,7 @@ impl ApplyConnection {
     ) -> Result<Vec<(RowId, RowId)>, ApplyError> {
         match self {
             Self::Server(server) => server.children(key, parents).await,
-            Self::Model(_) => Ok(Vec::new()),
+            Self::Model(model) => model.session.children(key, parents).await,
         }
     }
 
@@ -295,7 +360,10 @@ impl ApplyConnection {
     ) -> Result<Vec<Missing>, ApplyError> {
         match self {
             Self::Server(server) => server.without_parents(key, children).await,
-            Self::Model(_) => Ok(Vec::new()),
+            Self::Model(model) => {
+                let locks = !plant::active("unlocked-parents");
+                model.session.without_parents(key, children, locks).await
+            }
         }
     }
 
@@ -305,7 +373,7 @@ impl ApplyConnection {
     ) -> Result<Vec<(ColumnId, Value)>, ApplyError> {
         match self {
             Self::Server(server) => server.replacement(key).await,
-            Self::Model(_) => Ok(Vec::new()),
+            Self::Model(model) => model.session.replacement(key).await,
         }
     }
 
@@ -315,22 +383,21 @@ impl ApplyConnection {
     ) -> Result<DefaultParent, ApplyError> {
         match self {
             Self::Server(server) => server.default_parent(key).await,
-            Self::Model(_) => Ok(DefaultParent::Nobody),
+            Self::Model(model) => model.session.default_parent(key).await,
         }
     }
 
     pub(crate) async fn touch(&mut self, rows: &[&RowId]) -> Result<bool, ApplyError> {
         match self {
             Self::Server(server) => server.touch(rows).await,
-            Self::Model(_) => Ok(rows.is_empty()),
+            Self::Model(model) => model.session.touch(rows).await,
         }
     }
 
-    /// A model's rows clash by their primary keys only.
     pub(crate) fn claims(&self, table: TableId) -> Arc<[ClaimAccess]> {
         match self {
             Self::Server(server) => server.claims(table),
-            Self::Model(_) => Arc::default(),
+            Self::Model(model) => model.claims.get(&table).map(Arc::clone).unwrap_or_default(),
         }
     }
 
@@ -342,14 +409,14 @@ impl ApplyConnection {
     ) -> Result<Vec<RowId>, ApplyError> {
         match self {
             Self::Server(server) => server.holders(claim, row, target).await,
-            Self::Model(_) => Ok(Vec::new()),
+            Self::Model(model) => model.session.holders(claim, row, target).await,
         }
     }
 
     pub(crate) async fn row_text(&mut self, row: &RowId) -> Result<Option<String>, ApplyError> {
         match self {
             Self::Server(server) => server.row_text(row).await,
-            Self::Model(_) => Ok(None),
+            Self::Model(model) => model.session.row_text(row).await,
         }
     }
 
@@ -361,7 +428,7 @@ impl ApplyConnection {
     ) -> Result<bool, ApplyError> {
         match self {
             Self::Server(server) => server.place(row, base, cells).await,
-            Self::Model(_) => Ok(false),
+            Self::Model(model) => model.session.place(row, base, cells).await,
         }
     }
 
@@ -372,7 +439,8 @@ impl ApplyConnection {
     ) -> Result<(), ApplyError> {
         match self {
             Self::Server(server) => server.write_aside(lines, found_by).await,
-            Self::Model(_) => Ok(()),
+            // Whose reason stands makes no difference to a model.
+            Self::Model(model) => Ok(model.session.write_aside(lines).await?),
         }
     }
 
@@ -380,10 +448,7 @@ impl ApplyConnection {
         &mut self,
         rows: &[(TableName, RowKey)],
     ) -> Result<(), ApplyError> {
-        match self {
-            Self::Server(server) => server.free_aside(rows).await,
-            Self::Model(_) => Ok(()),
-        }
+        either!(self, s => s.free_aside(rows).await, m => m.session.free_aside(rows).await)
     }
 
     pub(crate) async fn list_aside(
@@ -391,10 +456,8 @@ impl ApplyConnection {
         behind: &(TableName, RowKey),
         most: usize,
     ) -> Result<Vec<(TableName, RowKey)>, ApplyError> {
-        match self {
-            Self::Server(server) => server.list_aside(behind, most).await,
-            Self::Model(_) => Ok(Vec::new()),
-        }
+        either!(self, s => s.list_aside(behind, most).await,
+            m => m.session.list_aside(behind, most).await)
     }
 
     pub(crate) async fn shown(

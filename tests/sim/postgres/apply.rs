@@ -1,5 +1,9 @@
 //! The apply connection's way into the model, step by step as the engine's statements go.
 
+mod aside;
+mod claims;
+mod references;
+
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,6 +23,7 @@ use landfall_protocol::schema::{ColumnId, TableDef, TableId};
 use landfall_protocol::value::{LongValue, RowKey, Value, ValueKind};
 use tokio::time::Instant;
 
+pub(super) use self::aside::aside_row;
 use super::cluster::Cluster;
 use super::error::PgError;
 use super::heap::{Strength, TableNo};
@@ -101,7 +106,7 @@ impl Apply {
                 columns: ids.filter_map(|id| Some((id, place(id)?))).collect(),
                 key: spec.def.key.iter().map(|id| usize::from(id.0)).collect(),
                 width: spec.def.columns.len(),
-                parents: spec.parents.iter().map(|(_, at)| TableNo(at + OWN_TABLES)).collect(),
+                parents: spec.parents.iter().map(|key| TableNo(key.parent + OWN_TABLES)).collect(),
             })
         };
         self.tables = tables.iter().filter_map(|(id, def)| Some((*id, known(def)?))).collect();

@@ -1,8 +1,8 @@
 //! The catalog, as the engine reads it.
 
 use landfall_engine::postgres::catalog::{
-    Catalog, ColumnConstraint, ForeignKey, KeyColumn, LocalColumn, LocalTable, OnDelete,
-    RelationKind, ReplicaIdentity,
+    Catalog, ClaimIndex, ClaimPart, ColumnConstraint, ForeignKey, KeyColumn, LocalColumn,
+    LocalTable, RelationKind, ReplicaIdentity, UniqueIndex,
 };
 use landfall_protocol::schema::{ColumnId, TableDef, TableName};
 
@@ -10,7 +10,7 @@ use super::cluster::Cluster;
 use super::error::PgError;
 use super::heap::{Table, TableNo};
 use super::instance::{Instance, OWN_TABLES};
-use super::options::Check;
+use super::options::{Check, Reference, TableSpec};
 use super::pgoutput::{oid, type_oid};
 
 /// How values of all types are compared.
@@ -47,8 +47,8 @@ fn local(server: &Instance, number: TableNo, table: &Table) -> LocalTable {
         type_oid: type_oid(column.kind()),
         cast: column.type_name.clone(),
         unfit_type: None,
-        is_not_null: def.is_key(ColumnId(place as u16)),
-        default: None,
+        is_not_null: table.spec.is_not_null(ColumnId(place as u16)),
+        default: default(&table.spec, ColumnId(place as u16), &column.type_name),
         identity: None,
         sequence: None,
     };
@@ -70,10 +70,10 @@ fn local(server: &Instance, number: TableNo, table: &Table) -> LocalTable {
         generated_key: None,
         foreign_keys: foreign_keys(server, table),
         referenced_by: referenced_by(server, number),
-        unique: Vec::new(),
+        unique: unique(&table.spec),
         checks: table.spec.checks.iter().map(|check| constraint(&def, check)).collect(),
         exclusions: Vec::new(),
-        claims: Vec::new(),
+        claims: claims(&table.spec),
         triggers: Vec::new(),
         def,
     }
@@ -99,7 +99,7 @@ fn constraint(def: &TableDef, check: &Check) -> ColumnConstraint {
 
 fn foreign_keys(server: &Instance, table: &Table) -> Vec<ForeignKey> {
     let parents = table.spec.parents.iter();
-    let foreign_key = |(columns, parent): &(Vec<ColumnId>, usize)| {
+    let foreign_key = |Reference { columns, parent, on_delete }: &Reference| {
         let parent = &server.tables[parent + OWN_TABLES].spec.def;
         let columns: Vec<String> = columns.iter().map(|id| name_of(&table.spec.def, *id)).collect();
         ForeignKey {
@@ -109,17 +109,62 @@ fn foreign_keys(server: &Instance, table: &Table) -> Vec<ForeignKey> {
             columns,
             parent: parent.name.clone(),
             parent_columns: parent.key.iter().map(|id| name_of(parent, *id)).collect(),
-            on_delete: OnDelete::NoAction,
+            on_delete: *on_delete,
             names_primary_key: true,
         }
     };
     parents.map(foreign_key).collect()
 }
 
+/// A default as PostgreSQL prints it.
+fn default(spec: &TableSpec, column: ColumnId, type_name: &str) -> Option<String> {
+    let text = spec.defaults.get(&column)?.text()?;
+    Some(format!("'{text}'::{type_name}"))
+}
+
+fn index_name(spec: &TableSpec, column: &str) -> String {
+    format!("{}_{column}_key", spec.def.name.name)
+}
+
+fn unique(spec: &TableSpec) -> Vec<UniqueIndex> {
+    let index = |(column, _): &(ColumnId, _)| {
+        let column = name_of(&spec.def, *column);
+        UniqueIndex {
+            name: index_name(spec, &column),
+            columns: vec![column],
+            has_expressions: false,
+            is_partial: false,
+            is_deferrable: false,
+            nulls_are_equal: false,
+        }
+    };
+    spec.unique.iter().map(index).collect()
+}
+
+fn claims(spec: &TableSpec) -> Vec<ClaimIndex> {
+    let index = |(column, loser): &(ColumnId, _)| {
+        let column = name_of(&spec.def, *column);
+        let (expression, operator) = (format!("({column})"), Some(EQUALS.to_owned()));
+        ClaimIndex {
+            name: index_name(spec, &column),
+            excludes: false,
+            parts: vec![ClaimPart { expression, operator }],
+            predicate: None,
+            nulls_are_equal: false,
+            is_deferrable: false,
+            columns: vec![column],
+            generated: Vec::new(),
+            collations: Vec::new(),
+            loser: *loser,
+        }
+    };
+    spec.unique.iter().map(index).collect()
+}
+
 fn referenced_by(server: &Instance, parent: TableNo) -> Vec<TableName> {
     let points = |table: &&Table| {
         let mut parents = table.spec.parents.iter();
-        parents.any(|(_, place)| place + OWN_TABLES == parent.0)
+        parents.any(|reference| reference.parent + OWN_TABLES == parent.0)
     };
     let children = server.tables.iter().filter(points);
     children.map(|table| table.spec.def.name.clone()).collect()

@@ -1,5 +1,6 @@
 //! The cluster as the world holds it: sessions, crashes, backups, and what runs in the background.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::fmt;
 use std::future::poll_fn;
@@ -14,9 +15,10 @@ use landfall_protocol::value::{RowKey, Value};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::apply::aside_row;
 use super::error::PgError;
 use super::heap::{TableNo, TxnNo};
-use super::instance::{Instance, META, OWN_TABLES, PROGRESS, progress_row};
+use super::instance::{ASIDE, Instance, META, OWN_TABLES, PROGRESS, progress_row};
 use super::log::{Change, CommitRecord, Line, Log, Slot};
 use super::options::Options;
 use super::orphans::{OrphanStep, finish_orphan};
@@ -235,6 +237,11 @@ impl Cluster {
     /// Takes the tables' constraints on numbers away.
     pub(crate) fn refuse_nothing(&self) {
         self.lock().tables.iter_mut().for_each(|table| table.spec.refused_above.clear());
+    }
+
+    /// What somebody could have seen that no constraint allows.
+    pub(crate) fn broken(&self) -> Option<String> {
+        self.lock().broken.clone()
     }
 
     /// Whether sessions can be opened.
@@ -500,6 +507,12 @@ impl View<'_> {
         let own = |(place, table): (usize, _)| (TableNo(place), table);
         let named = self.0.tables.iter().map(|table| &table.spec.def.name).enumerate().map(own);
         named.skip(OWN_TABLES)
+    }
+
+    /// The rows that `landfall.aside` lists, by table and key.
+    pub(crate) fn aside(&self) -> BTreeSet<(String, RowKey)> {
+        let listed = self.rows(ASIDE).filter_map(|(_, row)| aside_row(&row[0]));
+        listed.map(|(table, key)| (table.to_string(), key)).collect()
     }
 
     /// How far every origin is applied.

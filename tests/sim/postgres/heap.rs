@@ -92,6 +92,12 @@ impl Cell {
         self.pending.as_ref().map(|pending| pending.by)
     }
 
+    /// What its writer has made of it on the way.
+    pub(super) fn written(&self) -> impl Iterator<Item = &Version> {
+        let versions = self.pending.iter().flat_map(|pending| &pending.versions);
+        versions.filter_map(|(_, version)| version.as_ref())
+    }
+
     /// Who keeps `txn` from locking it.
     pub(super) fn in_the_way(&self, txn: TxnNo, strength: Strength) -> Option<TxnNo> {
         let excludes = |lock: &&Lock| lock.by != txn && lock.strength.excludes(strength);

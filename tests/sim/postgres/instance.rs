@@ -21,8 +21,10 @@ use super::session::SyncCommit;
 pub(crate) const PROGRESS: TableNo = TableNo(0);
 /// `landfall.meta`.
 pub(crate) const META: TableNo = TableNo(1);
+/// `landfall.aside`.
+pub(crate) const ASIDE: TableNo = TableNo(2);
 /// How many tables stand before the application's.
-pub(super) const OWN_TABLES: usize = 2;
+pub(crate) const OWN_TABLES: usize = 3;
 
 /// Bytes of log that a row, a commit and an abort take, roughly.
 const ROW_BYTES: u64 = 120;
@@ -120,6 +122,8 @@ pub(super) struct Instance {
     pub(super) chores: Chores,
     /// How often commits that waited for the standby were told not to.
     pub(super) waits_cancelled: u64,
+    /// What somebody could have seen that no constraint allows.
+    pub(super) broken: Option<String>,
     next_txn: u64,
     next_xid: u64,
     next_chain: u64,
@@ -135,6 +139,7 @@ impl Instance {
         let own = [
             own_table("progress", "origin", ("seq", "bigint")),
             own_table("meta", "key", ("value", "text")),
+            own_table("aside", "row", ("line", "text")),
         ];
         let specs = own.into_iter().chain(options.tables.iter().cloned());
         let start = Lsn(0x0150_0000 + dice.below(1 << 20) * 8);
@@ -160,6 +165,7 @@ impl Instance {
             cut_wake: Arc::default(),
             chores: Chores::default(),
             waits_cancelled: 0,
+            broken: None,
             next_txn: 0,
             next_xid,
             next_chain: 0,
@@ -431,7 +437,7 @@ impl Instance {
 
     /// Third step of a commit: everybody sees it. Those who wait for it are not woken yet.
     pub(super) fn make_visible(&mut self, txn: TxnNo) -> Arc<Notify> {
-        let Self { tables, txns, log, lines, .. } = self;
+        let Self { tables, txns, log, lines, .. } = &mut *self;
         let ours = txns.remove(&txn).expect("a session's transaction is known until it ends");
         for (table, key) in &ours.touched {
             tables[table.0].edit(key, |cell| cell.settle(txn));
@@ -442,6 +448,7 @@ impl Instance {
             lines.extend(log.records[place].lines.iter().cloned());
             log.records[place].visible.get_or_init(|| log.end);
         }
+        self.look_for_orphans();
         ours.wake
     }
 
@@ -497,6 +504,7 @@ impl Instance {
             }
             self.lines.extend(record.lines.iter().cloned());
         }
+        self.look_for_orphans();
     }
 }
 

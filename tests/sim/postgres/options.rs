@@ -1,9 +1,12 @@
 //! What a cluster is like: its tables, its pauses and its faults.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use landfall_engine::postgres::catalog::OnDelete;
 use landfall_protocol::schema::{ColumnId, TableDef};
+use landfall_protocol::unique::Loser;
 use landfall_protocol::value::Value;
 
 /// A CHECK that all sites have. One that meets a NULL passes.
@@ -45,17 +48,42 @@ pub(crate) struct TableSpec {
     pub(crate) refused_above: Vec<(ColumnId, i64)>,
     /// What the catalog tells of.
     pub(crate) checks: Vec<Check>,
-    /// Columns that hold the key of a row of another table, with that table's place in
-    /// [`Options::tables`]. Deleting such a row is refused while it is pointed to.
-    pub(crate) parents: Vec<(Vec<ColumnId>, usize)>,
+    /// Foreign keys.
+    pub(crate) parents: Vec<Reference>,
+    /// Columns of which only one row may have a value, with what the fleet file says of the others.
+    pub(crate) unique: Vec<(ColumnId, Loser)>,
+    /// Columns that must not be NULL, beside the key's.
+    pub(crate) not_null: BTreeSet<ColumnId>,
+    /// What columns get without saying; others get NULL.
+    pub(crate) defaults: BTreeMap<ColumnId, Value>,
+}
+
+/// A foreign key.
+#[derive(Debug, Clone)]
+pub(crate) struct Reference {
+    /// Columns that hold the key of a row of another table.
+    pub(crate) columns: Vec<ColumnId>,
+    /// That table's place in [`Options::tables`].
+    pub(crate) parent: usize,
+    /// What becomes of the row when the other is deleted.
+    pub(crate) on_delete: OnDelete,
 }
 
 impl TableSpec {
     /// A published table without constraints.
     pub(crate) fn new(def: TableDef) -> Self {
         let def = Arc::new(def);
-        let (refused_above, checks, parents) = Default::default();
-        Self { def, is_published: true, refused_above, checks, parents }
+        let (refused_above, checks, parents, unique) = Default::default();
+        let (not_null, defaults) = Default::default();
+        let is_published = true;
+        Self { def, is_published, refused_above, checks, parents, unique, not_null, defaults }
+    }
+}
+
+impl TableSpec {
+    /// Whether NULL is refused in a column.
+    pub(super) fn is_not_null(&self, column: ColumnId) -> bool {
+        self.def.is_key(column) || self.not_null.contains(&column)
     }
 }
 

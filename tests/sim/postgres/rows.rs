@@ -1,5 +1,7 @@
 //! What a statement does to one row: look, wait, check, write.
 
+mod references;
+
 use std::sync::Arc;
 
 use landfall_protocol::schema::ColumnId;
@@ -7,7 +9,7 @@ use landfall_protocol::value::{RowKey, Value};
 
 use super::error::PgError;
 use super::heap::{Strength, TableNo, TxnNo};
-use super::instance::{Instance, OWN_TABLES, Step};
+use super::instance::{Instance, Step};
 use super::session::OnConflict;
 
 /// A row by table, key and chain.
@@ -22,6 +24,7 @@ macro_rules! done {
         }
     };
 }
+use done;
 
 impl Instance {
     /// The rows of a table that `txn` sees.
@@ -46,6 +49,7 @@ impl Instance {
                 OnConflict::DoNothing => Ok(Step::Done(false)),
             };
         }
+        done!(self.find_clash(txn, table, &key, row)?);
         self.write(txn, table, None, Some(Arc::clone(row)));
         Ok(Step::Done(true))
     }
@@ -58,7 +62,7 @@ impl Instance {
         row: &Arc<[Value]>,
         on_conflict: OnConflict,
     ) -> Result<Step<bool>, PgError> {
-        done!(self.lock_parents(txn, table, row)?);
+        done!(self.lock_parents(txn, table, row, None)?);
         self.insert_row(txn, table, row, on_conflict)
     }
 
@@ -79,7 +83,13 @@ impl Instance {
             return Ok(Step::Done(false));
         };
         let new_key = self.table(table).key_of(&new);
-        let strength = if new_key == *key { Strength::NoKeyUpdate } else { Strength::Update };
+        let spec = &self.table(table).spec;
+        let claims = |(column, _): &(ColumnId, _)| {
+            let place = usize::from(column.0);
+            seen.values[place] != new[place]
+        };
+        let names_it = new_key != *key || spec.unique.iter().any(claims);
+        let strength = if names_it { Strength::Update } else { Strength::NoKeyUpdate };
         let Some(old) = done!(self.lock_row(txn, (table, key), chain, strength)) else {
             return Ok(Step::Done(false));
         };
@@ -92,8 +102,9 @@ impl Instance {
                 return Err(key_is_taken());
             }
         }
+        done!(self.find_clash(txn, table, key, &new)?);
         if checks_keys {
-            done!(self.lock_parents(txn, table, &new)?);
+            done!(self.lock_parents(txn, table, &new, Some(&old.values))?);
         }
         self.write(txn, table, Some(&old), Some(new));
         Ok(Step::Done(true))
@@ -108,15 +119,19 @@ impl Instance {
     ) -> Result<Step<bool>, PgError> {
         let locked = self.lock_row(txn, (table, key), chain, Strength::Update);
         let Some(old) = done!(locked) else { return Ok(Step::Done(false)) };
-        if checks_keys {
-            done!(self.find_children(txn, table, &old.values)?);
-        }
+        let fallout = match checks_keys {
+            true => done!(self.find_fallout(txn, table, &old)?),
+            false => Vec::new(),
+        };
         self.write(txn, table, Some(&old), None);
+        for (table, old, new) in fallout {
+            self.write(txn, table, Some(&old), new);
+        }
         Ok(Step::Done(true))
     }
 
     /// Whether the constraints allow these values.
-    fn check(&self, table: TableNo, row: &[Value]) -> Result<(), PgError> {
+    pub(super) fn check(&self, table: TableNo, row: &[Value]) -> Result<(), PgError> {
         let spec = &self.table(table).spec;
         let is_above = |(column, limit): &(ColumnId, i64)| matches!(row[usize::from(column.0)], Value::Int(number) if number > *limit);
         let is_broken = !spec.checks.iter().all(|check| check.allows(row));
@@ -125,71 +140,44 @@ impl Instance {
             return Err(PgError::refused("23514", format!("row of {name} violates a check")));
         }
         let is_null = |id: &&ColumnId| row[usize::from(id.0)] == Value::Null;
-        if let Some(column) = spec.def.key.iter().find(is_null) {
-            let message = format!("null value in key column {}", column.0);
+        if let Some(column) = spec.def.key.iter().chain(&spec.not_null).find(is_null) {
+            let message = format!("null value in column {}", column.0);
             return Err(PgError::refused("23502", message));
         }
         Ok(())
     }
 
-    /// Locks the rows that one points to.
-    fn lock_parents(
-        &mut self,
-        txn: TxnNo,
-        table: TableNo,
-        row: &[Value],
-    ) -> Result<Step<()>, PgError> {
-        for place in 0..self.table(table).spec.parents.len() {
-            let (columns, parent) = &self.table(table).spec.parents[place];
-            let parent = TableNo(parent + OWN_TABLES);
-            let Some(key) = pointer(columns, row) else { continue };
-            let chain = self.chain_seen(txn, parent, &key);
-            let locked = match chain {
-                Some(chain) => {
-                    done!(self.lock_row(txn, (parent, &key), chain, Strength::KeyShare))
-                }
-                None => None,
-            };
-            if locked.is_none() {
-                return Err(PgError::refused("23503", "the row it points to is not there"));
-            }
-        }
-        Ok(Step::Done(()))
-    }
-
-    /// Fails when rows point to one.
-    fn find_children(
+    /// Fails when another row has what only one may have, once nobody is about to write it.
+    fn find_clash(
         &self,
         txn: TxnNo,
         table: TableNo,
+        key: &RowKey,
         row: &[Value],
     ) -> Result<Step<()>, PgError> {
-        let key = self.table(table).key_of(row);
-        for child in &self.tables {
-            for (columns, parent) in &child.spec.parents {
-                if parent + OWN_TABLES != table.0 {
-                    continue;
-                }
-                for cell in child.cells.values() {
-                    let points = |row: &[Value]| pointer(columns, row).as_ref() == Some(&key);
-                    if cell.seen_by(txn).is_none_or(|row| !points(&row.values)) {
-                        continue;
-                    }
-                    if let Some(by) = cell.in_the_way(txn, Strength::KeyShare) {
+        let table = self.table(table);
+        for (column, _) in &table.spec.unique {
+            let wanted = &row[usize::from(column.0)];
+            if *wanted == Value::Null {
+                continue;
+            }
+            let has = |values: &[Value]| values[usize::from(column.0)] == *wanted;
+            for (other, cell) in table.cells.iter().filter(|(other, _)| *other != key) {
+                let is_seen = cell.seen_by(txn).is_some_and(|version| has(&version.values));
+                match cell.writer().filter(|by| *by != txn) {
+                    Some(by) if is_seen || cell.written().any(|version| has(&version.values)) => {
                         return Ok(Step::Wait(by));
                     }
-                    return Err(PgError::refused("23503", "the row is still pointed to"));
+                    None if is_seen => {
+                        let message = format!("key {other:?} has the value already");
+                        return Err(PgError::refused("23505", message));
+                    }
+                    _ => {}
                 }
             }
         }
         Ok(Step::Done(()))
     }
-}
-
-/// The key that these columns hold; none when one of them is NULL.
-pub(super) fn pointer(columns: &[ColumnId], row: &[Value]) -> Option<RowKey> {
-    let values = || columns.iter().map(|column| &row[usize::from(column.0)]);
-    (!values().any(|value| *value == Value::Null)).then(|| RowKey::of(values()))
 }
 
 fn key_is_taken() -> PgError {

@@ -1,5 +1,6 @@
 //! The model in the place of PostgreSQL: the engine's seams, filled.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use futures_util::FutureExt as _;
@@ -7,16 +8,19 @@ use futures_util::future::BoxFuture;
 use landfall_engine::capture;
 use landfall_engine::capture::walsender::{Frame, StandbyStatus, SystemIdentity, TimelineSwitch};
 use landfall_engine::postgres::apply::{
-    ApplyError, LockPhase, LockRequest, Opening, ParentRequest, ParkedLine, ParkedNote, RowWrite,
+    ApplyError, AsideLine, DefaultParent, LockPhase, LockRequest, Missing, Opening, ParentRequest,
+    ParkedLine, ParkedNote, RowWrite, Target,
 };
 use landfall_engine::postgres::catalog::Catalog;
+use landfall_engine::postgres::claims::ClaimAccess;
+use landfall_engine::postgres::foreign_keys::ForeignKeyAccess;
 use landfall_engine::postgres::history::ConflictLine;
 use landfall_engine::postgres::lsn::Lsn;
 use landfall_engine::postgres::model::{self, Fault, Step};
 use landfall_protocol::dictionary::RowId;
 use landfall_protocol::fold::ChangeId;
 use landfall_protocol::id::Origin;
-use landfall_protocol::schema::{ColumnId, TableDef, TableId};
+use landfall_protocol::schema::{ColumnId, TableDef, TableId, TableName};
 use landfall_protocol::value::{LongValue, RowKey, Value};
 
 use super::apply::Apply;
@@ -223,6 +227,82 @@ impl model::ApplySession for Apply {
         writes: &'a [(&'a RowId, RowWrite<'a>)],
     ) -> BoxFuture<'a, Result<bool, ApplyError>> {
         Self::write(self, writes).boxed()
+    }
+
+    fn children<'a>(
+        &'a mut self,
+        key: &'a ForeignKeyAccess,
+        parents: &'a [&'a RowId],
+    ) -> BoxFuture<'a, Result<Vec<(RowId, RowId)>, ApplyError>> {
+        Self::children(self, key, parents).boxed()
+    }
+
+    fn without_parents<'a>(
+        &'a mut self,
+        key: &'a ForeignKeyAccess,
+        children: &'a [&'a RowId],
+        locks: bool,
+    ) -> BoxFuture<'a, Result<Vec<Missing>, ApplyError>> {
+        Self::without_parents(self, key, children, locks).boxed()
+    }
+
+    fn replacement<'a>(
+        &'a mut self,
+        key: &'a ForeignKeyAccess,
+    ) -> BoxFuture<'a, Result<Vec<(ColumnId, Value)>, ApplyError>> {
+        async { Self::replacement(self, key) }.boxed()
+    }
+
+    fn default_parent<'a>(
+        &'a mut self,
+        key: &'a ForeignKeyAccess,
+    ) -> BoxFuture<'a, Result<DefaultParent, ApplyError>> {
+        Self::default_parent(self, key).boxed()
+    }
+
+    fn touch<'a>(&'a mut self, rows: &'a [&'a RowId]) -> BoxFuture<'a, Result<bool, ApplyError>> {
+        Self::touch(self, rows).boxed()
+    }
+
+    fn holders<'a>(
+        &'a mut self,
+        claim: &'a ClaimAccess,
+        row: &'a RowId,
+        target: &'a Target<'a>,
+    ) -> BoxFuture<'a, Result<Vec<RowId>, ApplyError>> {
+        Self::holders(self, claim, row, target).boxed()
+    }
+
+    fn row_text<'a>(
+        &'a mut self,
+        row: &'a RowId,
+    ) -> BoxFuture<'a, Result<Option<String>, ApplyError>> {
+        Self::row_text(self, row).boxed()
+    }
+
+    fn place<'a>(
+        &'a mut self,
+        row: &'a RowId,
+        base: &'a str,
+        cells: &'a [(ColumnId, Cow<'a, Value>)],
+    ) -> BoxFuture<'a, Result<bool, ApplyError>> {
+        Self::place(self, row, base, cells).boxed()
+    }
+
+    fn write_aside<'a>(&'a mut self, lines: &'a [AsideLine]) -> Step<'a, ()> {
+        async { Ok(Self::write_aside(self, lines).await?) }.boxed()
+    }
+
+    fn free_aside<'a>(&'a mut self, rows: &'a [(TableName, RowKey)]) -> Step<'a, ()> {
+        async { Ok(Self::free_aside(self, rows).await?) }.boxed()
+    }
+
+    fn list_aside<'a>(
+        &'a mut self,
+        behind: &'a (TableName, RowKey),
+        most: usize,
+    ) -> Step<'a, Vec<(TableName, RowKey)>> {
+        async move { Ok(Self::list_aside(self, behind, most).await?) }.boxed()
     }
 
     fn shown<'a>(

@@ -11,7 +11,7 @@ use landfall_protocol::value::{RowKey, Value};
 
 use super::cluster::Cluster;
 use super::error::PgError;
-use super::heap::{Strength, TableNo, TxnNo};
+use super::heap::{Strength, TableNo, TxnNo, Version};
 use super::instance::{Instance, PROGRESS, Step, progress_row};
 use super::log::Line;
 
@@ -271,6 +271,34 @@ impl Session {
         .await
     }
 
+    /// `SELECT … WHERE …`, with a lock on each row if one is asked for; the rows as they are then.
+    pub(crate) async fn search(
+        &mut self,
+        table: TableNo,
+        fits: impl Fn(&[Value]) -> bool + Send + Sync,
+        strength: Option<Strength>,
+    ) -> Result<Vec<Arc<[Value]>>, PgError> {
+        let (mut seen, mut place, mut found) = (None, 0, Vec::new());
+        self.statement(|server, txn| {
+            let seen = seen.get_or_insert_with(|| fitting(server, txn, table, &fits));
+            while let Some((key, version)) = seen.get(place) {
+                let now = match strength {
+                    None => Some(version.clone()),
+                    Some(strength) => {
+                        match server.lock_row(txn, (table, key), version.chain, strength) {
+                            Step::Wait(by) => return Ok(Step::Wait(by)),
+                            Step::Done(now) => now.filter(|now| fits(&now.values)),
+                        }
+                    }
+                };
+                found.extend(now.map(|now| now.values));
+                place += 1;
+            }
+            Ok(Step::Done(std::mem::take(&mut found)))
+        })
+        .await
+    }
+
     /// `SELECT * FROM landfall.progress`, with the whole of a table, at one moment.
     pub(crate) async fn select_all(
         &mut self,
@@ -378,6 +406,17 @@ fn in_failed_transaction() -> PgError {
 
 fn chains(server: &Instance, txn: TxnNo, table: TableNo, keys: &[RowKey]) -> Vec<Option<u64>> {
     keys.iter().map(|key| server.chain_seen(txn, table, key)).collect()
+}
+
+fn fitting(
+    server: &Instance,
+    txn: TxnNo,
+    table: TableNo,
+    fits: &impl Fn(&[Value]) -> bool,
+) -> Vec<(RowKey, Version)> {
+    let seen = server.table(table).cells.iter();
+    let seen = seen.filter_map(|(key, cell)| Some((key.clone(), cell.seen_by(txn)?.clone())));
+    seen.filter(|(_, version)| fits(&version.values)).collect()
 }
 
 fn progress_seen(server: &Instance, txn: TxnNo) -> Vec<(String, i64)> {

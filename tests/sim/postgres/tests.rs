@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::dice::Dice;
+use landfall_engine::postgres::catalog::OnDelete;
 use landfall_protocol::schema::rules::TableRules;
 use landfall_protocol::schema::{ColumnDef, ColumnId, SetId, TableDef, TableName};
 use landfall_protocol::value::{RowKey, Value};
@@ -49,7 +50,8 @@ fn options() -> Options {
     let mut accounts = table("accounts", &accounts);
     accounts.refused_above.push((ColumnId(1), 1000));
     let mut entries = table("entries", &[("id", "bigint"), ("account", "bigint")]);
-    entries.parents.push((vec![ColumnId(1)], 0));
+    let columns = vec![ColumnId(1)];
+    entries.parents.push(Reference { columns, parent: 0, on_delete: OnDelete::NoAction });
     Options::new(vec![accounts, entries])
 }
 

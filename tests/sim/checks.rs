@@ -1,8 +1,10 @@
 //! What must always be true, and what must be true in the end.
 
+mod bonds;
 mod conflicts;
 mod counters;
 mod parked;
+mod remedies;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,9 +23,11 @@ use landfall_protocol::unit::UnitHash;
 use landfall_protocol::value::{RowKey, Value};
 use landfall_protocol::version::VersionVector;
 
+pub(crate) use self::remedies::{Named, named};
 use super::ambush;
-use super::oracle::{self, Births, Event, Moment, Oracle, Table};
-use super::postgres::{Change, CommitRecord, View};
+use super::options::Options;
+use super::oracle::{self, Births, Event, Merging, Moment, Oracle, Table, Write, Writer};
+use super::postgres::{Change, CommitRecord, OWN_TABLES, TableNo, View};
 use super::workload::{ACCOUNTS, DEPOSIT, MERGING, account};
 
 use super::site::Site;
@@ -141,6 +145,9 @@ pub(crate) async fn watch_accounts(world: Rc<World>, site: Rc<Site>) {
         // What comes to rest takes longer than what happened, and changes less.
         let pause = if world.healing.get() { 2_000 } else { world.options.phase_ms / 8 };
         tokio::time::sleep(Duration::from_millis(1 + dice.below(pause + 1))).await;
+        if let Some(broken) = cluster.broken() {
+            return world.fail(format!("{} shows {broken}", site.id));
+        }
         for owner in world.sites.iter().filter(|owner| owner.cluster.is_some()) {
             if let Err(wrong) = cluster.view(|view| check_accounts(&view, owner)) {
                 return world.fail(format!("{} shows {wrong}", site.id));
@@ -212,32 +219,27 @@ pub(crate) struct SiteLog<'a> {
 /// A step in the life of a site's database.
 enum Entry {
     /// A large one has several numbers.
-    Own {
-        first: Seq,
-        last: Seq,
-    },
-    Applied {
-        origin: Origin,
-        first: Seq,
-        last: Seq,
-    },
-    /// Rows rewritten to what their clocks say, or what changed nothing.
-    Other,
+    Own { first: Seq, last: Seq },
+    /// With what the site had to say of its own, if it had.
+    Applied { origin: Origin, first: Seq, last: Seq, said: Option<Seq> },
+    /// Rows rewritten to what their clocks say, with what the site had to say, or what changed nothing.
+    Other { said: Option<Seq> },
 }
 
-/// A transaction of an application, as its origin committed it.
+/// A transaction of an application, as its origin committed it, or what a site did by itself.
 struct Committed {
-    at: Moment,
+    /// With what its origin showed before.
+    by: Writer,
     hlc: Hlc,
-    events: Vec<Event>,
+    writes: Vec<Write>,
     /// The last of its numbers, of which the first is its name.
     last: Seq,
     /// Where its origin's log ended when others first saw it, if that is known.
     visible: Option<Lsn>,
-    /// What its origin showed before.
-    seen: VersionVector,
-    /// Of the counters to which it adds.
+    /// Of the merged columns that it edits.
     births: Births,
+    /// Whether no application made it.
+    is_remedy: bool,
 }
 
 type History = BTreeMap<TxnId, Committed>;
@@ -255,23 +257,29 @@ fn events(record: &CommitRecord, first_table: usize) -> Vec<Event> {
 }
 
 /// The steps of a log, one for each record.
-fn entries(log: &SiteLog<'_>, first_table: usize) -> Result<Vec<Entry>, String> {
+fn entries(log: &SiteLog<'_>, first_table: usize, named: &Named) -> Result<Vec<Entry>, String> {
     // The fragments of a large one have one clock reading.
     let held = log.own.chunk_by(|one, next| one.hlc == next.hlc).count();
     let mut own = log.own.chunk_by(|one, next| one.hlc == next.hlc);
     let (mut committed, mut found) = (0, Vec::new());
     for record in &log.records {
-        found.push(match apply_marker(log, record) {
-            Some(Some((origin, first, last))) => Entry::Applied { origin, first, last },
-            Some(None) => Entry::Other,
-            None if oracle::changes_anything(&events(record, first_table), &MERGING) => {
-                committed += 1;
-                match own.next() {
-                    Some(held) => Entry::Own { first: held[0].seq, last: held[held.len() - 1].seq },
-                    None => Entry::Other,
-                }
+        let writes = oracle::writes(&events(record, first_table), &MERGING);
+        let applied = apply_marker(log, record);
+        let speaks = match &applied {
+            Some(applied) => remedies::speaks(log, record, *applied, &writes, named),
+            None => !writes.is_empty(),
+        };
+        let said = if speaks { own.next() } else { None };
+        committed += usize::from(speaks);
+        found.push(match applied {
+            Some(Some((origin, first, last))) => {
+                Entry::Applied { origin, first, last, said: said.map(|said| said[0].seq) }
             }
-            None => Entry::Other,
+            Some(None) => Entry::Other { said: said.map(|said| said[0].seq) },
+            None => match said {
+                Some(held) => Entry::Own { first: held[0].seq, last: held[held.len() - 1].seq },
+                None => Entry::Other { said: None },
+            },
         });
         // Of what nobody has all, nothing was ever shown elsewhere.
         if log.is_over && committed > held {
@@ -289,13 +297,7 @@ fn entries(log: &SiteLog<'_>, first_table: usize) -> Result<Vec<Entry>, String> 
 /// What the markers of a transaction of ours say that it applied: nothing when it repairs. A large
 /// one has a marker for each fragment.
 fn apply_marker(log: &SiteLog<'_>, record: &CommitRecord) -> Option<Option<(Origin, Seq, Seq)>> {
-    let markers = record.changes.iter().filter_map(|change| match change {
-        Change::Message { prefix, content, .. } if *prefix == MARKER_PREFIX => {
-            log.marker_key.open(content).ok().flatten()
-        }
-        _ => None,
-    });
-    markers.fold(None, |found, marker| match (found, marker) {
+    markers(log, record).fold(None, |found, marker| match (found, marker) {
         (Some(Some((origin, first, _))), Marker::Apply { last, .. }) => {
             Some(Some((origin, first, last)))
         }
@@ -304,18 +306,39 @@ fn apply_marker(log: &SiteLog<'_>, record: &CommitRecord) -> Option<Option<(Orig
     })
 }
 
+fn markers<'l>(
+    log: &'l SiteLog<'_>,
+    record: &'l CommitRecord,
+) -> impl Iterator<Item = Marker> + 'l {
+    record.changes.iter().filter_map(|change| match change {
+        Change::Message { prefix, content, .. } if *prefix == MARKER_PREFIX => {
+            log.marker_key.open(content).ok().flatten()
+        }
+        _ => None,
+    })
+}
+
 /// Whether a log has all that is held of it.
-pub(crate) fn reaches(log: &SiteLog<'_>, first_table: usize) -> bool {
-    entries(log, first_table).is_ok()
+pub(crate) fn reaches(log: &SiteLog<'_>, first_table: usize, named: &Named) -> bool {
+    entries(log, first_table, named).is_ok()
+}
+
+/// What all must show in the end.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Due {
+    pub(crate) tables: Vec<Table>,
+    /// The rows that are put aside: table and key.
+    pub(crate) aside: BTreeSet<(String, Vec<String>)>,
 }
 
 /// Checks everything that became visible anywhere, and says what all must show.
-pub(crate) fn judge(logs: &[SiteLog<'_>], first_table: usize) -> Result<Vec<Table>, String> {
+pub(crate) fn judge(logs: &[SiteLog<'_>], options: &Options, named: &Named) -> Result<Due, String> {
+    let first_table = OWN_TABLES;
     let mut oracle = Oracle::new(&MERGING);
     let mut history = History::new();
     let mut lives = Vec::new();
     for log in logs {
-        let life = entries(log, first_table)?;
+        let life = entries(log, first_table, named)?;
         gather(log, &life, first_table, &mut history)?;
         lives.push(life);
     }
@@ -327,9 +350,14 @@ pub(crate) fn judge(logs: &[SiteLog<'_>], first_table: usize) -> Result<Vec<Tabl
     }
     conflicts::check(logs, &history)?;
     for committed in history.values() {
-        oracle.commit(committed.at, &committed.events, &committed.births);
+        oracle.commit(&committed.by, &committed.writes, &committed.births);
     }
-    Ok((0..MERGING.len()).map(|table| oracle.table(table)).collect())
+    if let Some(realm) = &options.realm {
+        bonds::check(logs, &history, realm, &oracle)?;
+    }
+    let aside = bonds::aside(&oracle, &history);
+    let tables = (0..options.tables()).map(|table| oracle.table(table)).collect();
+    Ok(Due { tables, aside })
 }
 
 /// Collects what a site's applications committed.
@@ -340,33 +368,70 @@ fn gather(
     history: &mut History,
 ) -> Result<(), String> {
     let mut applied = VersionVector::new();
-    for (entry, record) in life.iter().zip(&log.records) {
-        match entry {
-            Entry::Other => {}
-            Entry::Own { first, last } => {
-                let txn = TxnId { origin: log.origin, seq: *first };
-                let hlc = log.own[first.0 as usize - 1].hlc;
-                if hlc.ms() < (record.time / 1_000).max(0) as u64 {
-                    return Err(format!("{txn} is stamped {hlc:?}, before its commit"));
-                }
-                let (site, incarnation) = (log.origin.site, log.origin.incarnation);
-                let (site, incarnation) = (site.number(), incarnation.number());
-                let at = Moment { hlc: hlc.0, site, incarnation };
-                let (events, seen) = (events(record, first_table), applied.clone());
-                let (last, visible) = (*last, record.visible.get().copied());
-                let births = Births::new();
-                history.insert(txn, Committed { at, hlc, events, last, visible, seen, births });
+    let described = remedies::described(log.own);
+    for (place, (entry, record)) in life.iter().zip(&log.records).enumerate() {
+        if let Entry::Applied { origin, first, last, .. } = entry {
+            if applied.get(*origin).next() != *first {
+                let (at, reached) = (log.origin.site, applied.get(*origin));
+                return Err(format!("{at} applied {origin} from {first} after {reached}"));
             }
-            Entry::Applied { origin, first, last } => {
-                if applied.get(*origin).next() != *first {
-                    let (at, reached) = (log.origin.site, applied.get(*origin));
-                    return Err(format!("{at} applied {origin} from {first} after {reached}"));
-                }
-                applied.advance(*origin, *last);
-            }
+            applied.advance(*origin, *last);
         }
+        let (first, last, is_remedy) = match entry {
+            Entry::Own { first, last } => (*first, *last, false),
+            Entry::Applied { said: Some(said), .. } | Entry::Other { said: Some(said) } => {
+                (*said, *said, true)
+            }
+            Entry::Applied { said: None, .. } | Entry::Other { said: None } => continue,
+        };
+        let txn = TxnId { origin: log.origin, seq: first };
+        let own = &log.own[first.0 as usize - 1];
+        let hlc = own.hlc;
+        if hlc.ms() < (record.time / 1_000).max(0) as u64 {
+            return Err(format!("{txn} is stamped {hlc:?}, before its commit"));
+        }
+        let (site, incarnation) = (log.origin.site, log.origin.incarnation);
+        let (site, incarnation) = (site.number(), incarnation.number());
+        let at = Moment { hlc: hlc.0, site, incarnation };
+        let by = Writer { at, txn, seen: Rc::new(applied.clone()) };
+        let writes = match is_remedy {
+            true => remedies::writes(own, &described),
+            false => {
+                let later = &log.records[place + 1..];
+                let mut writes = oracle::writes(&events(record, first_table), &MERGING);
+                let held = &log.own[first.0 as usize - 1..last.0 as usize];
+                remedies::note_wholes(log, &mut writes, held, &described, later, first_table);
+                writes
+            }
+        };
+        let (visible, births) = (record.visible.get().copied(), Births::new());
+        history.insert(txn, Committed { by, hlc, writes, last, visible, births, is_remedy });
     }
     Ok(())
+}
+
+/// What a site has applied and written by some place in its log.
+struct Sofar<'h> {
+    site: Origin,
+    history: &'h History,
+    applied: VersionVector,
+    newest: Hlc,
+    due: Oracle,
+}
+
+impl Sofar<'_> {
+    /// It commits what it says itself, stamped after all it could see.
+    fn says(&mut self, first: Seq, last: Seq) -> Result<(), String> {
+        let txn = TxnId { origin: self.site, seq: first };
+        let own = &self.history[&txn];
+        if own.hlc <= self.newest {
+            return Err(format!("{txn} is not stamped after what it could see"));
+        }
+        self.newest = own.hlc;
+        self.applied.advance(self.site, last);
+        self.due.commit(&own.by, &own.writes, &own.births);
+        Ok(())
+    }
 }
 
 /// Follows a site's log: nothing may show before what it came after, own transactions are stamped
@@ -377,68 +442,79 @@ fn follow(
     first_table: usize,
     history: &History,
 ) -> Result<(), String> {
-    let site = log.origin.site;
-    let mut applied = VersionVector::new();
-    let mut newest = Hlc::ZERO;
-    let mut due = Oracle::new(&MERGING);
+    let (applied, newest, due) = (VersionVector::new(), Hlc::ZERO, Oracle::new(&MERGING));
+    let mut sofar = Sofar { site: log.origin, history, applied, newest, due };
     let mut shown: Vec<Table> = vec![Table::new(); MERGING.len()];
     let parked = parked::rows(log);
     let mut inserted = BTreeMap::new();
     for (entry, record) in life.iter().zip(&log.records) {
         for event in events(record, first_table) {
-            if let (Entry::Own { .. }, None) = (entry, &event.old) {
+            if let (Entry::Own { .. }, None, Some(new)) = (entry, &event.old, &event.new) {
                 let seen = record.visible.get().copied().unwrap_or(record.lsn);
-                inserted.extend(keys_of(&event).into_iter().map(|key| (key, seen)));
+                let key = oracle::texts(&new[..MERGING[event.table].key]);
+                inserted.insert((event.table, key), seen);
             }
             replay(&mut shown[event.table], &event);
         }
-        match entry {
-            Entry::Other => {}
-            Entry::Own { first, last } => {
-                let txn = TxnId { origin: log.origin, seq: *first };
-                let own = &history[&txn];
-                if own.hlc <= newest {
-                    return Err(format!("{txn} is not stamped after what it could see"));
-                }
-                newest = own.hlc;
-                applied.advance(log.origin, *last);
-                due.commit(own.at, &own.events, &own.births);
+        let (origin, first, last, said) = match entry {
+            Entry::Other { said } => {
+                said.iter().try_for_each(|said| sofar.says(*said, *said))?;
+                continue;
             }
-            Entry::Applied { origin, first, last } => {
-                let (mut touched, mut counted) = (BTreeSet::new(), BTreeSet::new());
-                for (txn, foreign) in applied_at_once(history, *origin, *first, *last)? {
-                    if !applied.contains(&foreign.seen) {
-                        return Err(format!("{site} applied {txn} before what it had seen"));
-                    }
-                    newest = newest.max(foreign.hlc);
-                    due.commit(foreign.at, &foreign.events, &foreign.births);
-                    touched.extend(foreign.events.iter().flat_map(keys_of));
-                    counted.extend(counters::counted(&foreign.events));
-                }
-                applied.advance(*origin, *last);
-                for place in touched {
-                    // Whether it is there may be wrong for a moment: an insert or delete may have
-                    // come between. A row that is not visible cannot be locked either, so one that
-                    // appeared since may not show what is newest before it is repaired.
-                    let is_new = inserted.get(&place).is_some_and(|at| *at > begins(record));
-                    let (table, key, key_text) = place;
-                    if is_new || parked.contains(&(table, key_text)) {
-                        continue;
-                    }
-                    let (shows, due) = (shown[table].get(&key), due.row(table, &key));
-                    let is_counted = counted.contains(&(table, key.clone()));
-                    if let (Some(shows), Some(due)) = (shows, due)
-                        && !counters::agree(table, shows, &due, is_counted)
-                    {
-                        return Err(format!(
-                            "{site} shows {shows:?} in {key:?} with {origin}/{last}, due is {due:?}"
-                        ));
-                    }
-                }
+            Entry::Own { first, last } => {
+                sofar.says(*first, *last)?;
+                continue;
+            }
+            Entry::Applied { origin, first, last, said } => (*origin, *first, *last, said),
+        };
+        let (touched, counted) = take_foreign(&mut sofar, origin, first, last)?;
+        said.iter().try_for_each(|said| sofar.says(*said, *said))?;
+        for (table, key, key_text) in touched {
+            // Whether it is there may be wrong for a moment: an insert or delete may have come
+            // between. A row that is not visible cannot be locked either, so one that appeared since
+            // may not show what is newest before it is repaired.
+            let is_new = inserted.get(&(table, key.clone())).is_some_and(|at| *at > begins(record));
+            if is_new || parked.contains(&(table, key_text)) {
+                continue;
+            }
+            let (shows, due) = (shown[table].get(&key), sofar.due.row(table, &key));
+            if let (Some(shows), Some(due)) = (shows, due)
+                && !counters::agree(table, shows, &due, &key, &counted)
+            {
+                let site = log.origin.site;
+                return Err(format!(
+                    "{site} shows {shows:?} in {key:?} with {origin}/{last}, due is {due:?}"
+                ));
             }
         }
     }
     Ok(())
+}
+
+/// Rows by table and key, the key also as people read it.
+type Touched = BTreeSet<(usize, Vec<String>, String)>;
+
+/// Takes in what a site applies at once; gives the rows, and the merged columns in them.
+fn take_foreign(
+    sofar: &mut Sofar<'_>,
+    origin: Origin,
+    first: Seq,
+    last: Seq,
+) -> Result<(Touched, counters::Counted), String> {
+    let (mut touched, mut counted) = (Touched::new(), counters::Counted::new());
+    for (txn, foreign) in applied_at_once(sofar.history, origin, first, last)? {
+        if !sofar.applied.contains(&foreign.by.seen) {
+            let site = sofar.site.site;
+            return Err(format!("{site} applied {txn} before what it had seen"));
+        }
+        sofar.newest = sofar.newest.max(foreign.hlc);
+        sofar.due.commit(&foreign.by, &foreign.writes, &foreign.births);
+        let rows = foreign.writes.iter();
+        touched.extend(rows.map(|row| (row.table, row.key.clone(), row.key_text.clone())));
+        counted.extend(counters::counted(&foreign.writes));
+    }
+    sofar.applied.advance(origin, last);
+    Ok((touched, counted))
 }
 
 /// Where the first thing that a transaction did stands in the log.
@@ -472,29 +548,31 @@ fn applied_at_once(
     Err(format!("{origin} {first} to {last} was applied at once, which is not whole transactions"))
 }
 
-/// Table and key of a row before and after, the key also as people read it.
-fn keys_of(event: &Event) -> Vec<(usize, Vec<String>, String)> {
-    let rows = event.old.iter().chain(&event.new);
-    let key = |row: &Arc<[Value]>| {
-        let key = &row[..MERGING[event.table].key];
-        (event.table, oracle::texts(key), oracle::key_text(key))
-    };
-    rows.map(key).collect()
-}
-
 fn replay(table: &mut Table, event: &Event) {
-    let split = |row: &Arc<[Value]>| {
-        let (key, cells) = row.split_at(MERGING[event.table].key);
-        (oracle::texts(key), oracle::texts(cells))
-    };
+    let merging = &MERGING[event.table];
     if let Some(old) = &event.old {
-        table.remove(&split(old).0);
+        table.remove(&merging.texts(old).0);
     }
-    table.extend(event.new.iter().map(split));
+    table.extend(event.new.iter().map(|new| merging.texts(new)));
 }
 
 /// What a site shows.
 pub(crate) fn shown(view: &View<'_>) -> Vec<Table> {
+    let table = |((number, _), merging): ((TableNo, _), &Merging)| {
+        view.rows(number).map(|(_, row)| merging.texts(row)).collect()
+    };
+    view.tables().zip(&MERGING).map(table).collect()
+}
+
+/// What a site lists as put aside.
+pub(crate) fn aside(view: &View<'_>) -> BTreeSet<(String, Vec<String>)> {
+    let texts = |key: RowKey| key.values().map(|values| oracle::texts(&values));
+    let listed = view.aside().into_iter();
+    listed.map(|(table, key)| (table, texts(key).unwrap_or_default())).collect()
+}
+
+/// The same, letter by letter.
+pub(crate) fn written(view: &View<'_>) -> Vec<Table> {
     let table = |(number, _)| {
         let rows = view.rows(number).map(|(_, row)| {
             let texts = oracle::texts(row);

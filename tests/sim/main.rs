@@ -23,11 +23,16 @@ struct Orders {
     must_fail: bool,
     /// Nothing goes wrong but what is planted.
     calm: bool,
+    /// As seeds were before some of them had realms.
+    before_realms: bool,
 }
 
 impl Orders {
     fn options(&self, length: Length, seed: u64) -> Options {
-        let options = Options::of(length, seed, &self.planted);
+        let options = match self.before_realms {
+            true => Options::before_realms(length, seed, &self.planted),
+            false => Options::of(length, seed, &self.planted),
+        };
         if self.calm { options.calm() } else { options }
     }
 }
@@ -43,9 +48,18 @@ fn main() -> anyhow::Result<ExitCode> {
 
 fn read(mut args: impl Iterator<Item = String>) -> anyhow::Result<Orders> {
     let (runs, first_seed, threads) = (1_000, 1, 2);
-    let (seed, planted, must_fail, calm) = (None, Vec::new(), false, false);
-    let lengths = vec![Length::Full];
-    let mut orders = Orders { runs, first_seed, seed, planted, threads, lengths, must_fail, calm };
+    let (seed, planted, lengths) = (None, Vec::new(), vec![Length::Full]);
+    let mut orders = Orders {
+        runs,
+        first_seed,
+        seed,
+        planted,
+        threads,
+        lengths,
+        must_fail: false,
+        calm: false,
+        before_realms: false,
+    };
     while let Some(arg) = args.next() {
         let value = args.next().with_context(|| format!("{arg} wants a value"))?;
         let number = || value.parse::<u64>().with_context(|| format!("{arg} {value}"));
@@ -63,6 +77,7 @@ fn read(mut args: impl Iterator<Item = String>) -> anyhow::Result<Orders> {
                     _ => bail!("--length is short, full or mixed"),
                 }
             }
+            "--realms" => orders.before_realms = value == "no",
             "--calm" => orders.calm = value == "yes",
             "--must-fail" => orders.must_fail = value == "yes",
             _ => bail!("unknown argument {arg}"),

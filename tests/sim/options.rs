@@ -4,8 +4,10 @@ use crate::dice::Dice;
 
 use super::extras::Extras;
 use super::network::Line;
+use super::realm::Realm;
 use super::restores::Mishap;
 use super::wires::Shape;
+use super::workload::{CHART, NODE};
 
 /// How much happens in a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +64,8 @@ pub struct Options {
     pub(crate) line: Line,
     /// What there is beside that.
     pub extras: Extras,
+    /// Tables that merge in all ways and whose rows hang together.
+    pub realm: Option<Realm>,
     /// Rules that are switched off.
     pub planted: Vec<String>,
 }
@@ -77,7 +81,11 @@ impl Options {
 
     /// The same seed's run with little of everything.
     pub fn short(seed: u64, planted: &[String]) -> Self {
-        let full = Self::draw(seed, planted);
+        Self::draw(seed, planted).shortened(seed)
+    }
+
+    fn shortened(self, seed: u64) -> Self {
+        let full = self;
         let mut dice = Dice::new(seed ^ 0x0073_686f_7274);
         let extras = full.extras.shortened(&mut dice);
         // With three there are half as many again of all things.
@@ -85,10 +93,11 @@ impl Options {
         // Most of them take long.
         let is_short = |mishap: &Mishap| full.has_dead_clocks || *mishap == Mishap::Flipped;
         let mishap = full.mishap.filter(|mishap| is_short(mishap) || dice.below(3) == 0);
+        let more = if full.realm.is_some() { 2 } else { 1 };
         Self {
             sites,
             relays: if extras.shape == Shape::Relays { 1 } else { 0 },
-            transactions: (8 + dice.below(5)) / sites,
+            transactions: more * (8 + dice.below(5)) / sites,
             clients: 1,
             faults: if mishap.is_some() { dice.below(2) } else { 1 + dice.below(2) },
             phase_ms: dice.pick(&[100, 400, 2_000]),
@@ -102,7 +111,25 @@ impl Options {
 
     /// The options of a seed's full run.
     pub fn draw(seed: u64, planted: &[String]) -> Self {
-        Self::with_extras(seed, planted).special(seed)
+        Self::with_extras(seed, planted).special(seed).with_realm(seed)
+    }
+
+    /// With the tables of the seed's realm, if it has any, and without what is not tried there.
+    fn with_realm(mut self, seed: u64) -> Self {
+        self.realm = Realm::draw(seed);
+        if let Some(realm) = &self.realm {
+            (self.extras.long_above, self.extras.transaction_bytes_max) = (None, None);
+            // What is rolled back in part leaves commits without a change, which capture has only when
+            // something else follows.
+            self.extras.sync_standby = false;
+            self.mishap = self.mishap.filter(|_| !realm.has_remedies());
+        }
+        self
+    }
+
+    /// The tables that the run has.
+    pub(crate) fn tables(&self) -> usize {
+        self.realm.as_ref().map_or(CHART, |realm| NODE + realm.nodes.len())
     }
 
     /// Those without what only some seeds have.
@@ -149,6 +176,7 @@ impl Options {
             mishap: None,
             line,
             extras: Extras::default(),
+            realm: None,
             planted: planted.to_vec(),
         }
     }
@@ -183,6 +211,17 @@ impl Options {
             _ => {}
         }
         self
+    }
+
+    /// The same without the tables that only some seeds have: the run that the seed was before there
+    /// were any.
+    #[must_use]
+    pub fn before_realms(length: Length, seed: u64, planted: &[String]) -> Self {
+        let full = Self::with_extras(seed, planted).special(seed);
+        match length {
+            Length::Short => full.shortened(seed),
+            Length::Full => full,
+        }
     }
 
     /// The same without faults.

@@ -1,10 +1,15 @@
 //! What the tables must show in the end, found out without any code of the product: every change
 //! ever committed, the newest for each cell and for the existence of each row.
 
+mod merged;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use landfall_protocol::value::Value;
+
+use self::merged::{Edit, normal};
+pub(crate) use self::merged::{Merge, Writer};
 
 /// When and where something was written: milliseconds and counter as one number, then site, then
 /// incarnation.
@@ -42,29 +47,64 @@ pub(crate) struct Merging {
     pub(crate) counter: Option<Counter>,
     /// Who writes one of these writes all.
     pub(crate) group: &'static [usize],
+    /// Columns of other kinds that several people write at once, by their places.
+    pub(crate) merged: &'static [(usize, Merge)],
+    /// Whether each line of the history about it is looked at, and missed.
+    pub(crate) is_told: bool,
 }
 
 impl Merging {
     /// All cells by the newest write.
-    pub(crate) const PLAIN: Self = Self { key: 1, counter: None, group: &[] };
+    pub(crate) const PLAIN: Self =
+        Self { key: 1, counter: None, group: &[], merged: &[], is_told: true };
 
     fn counts(&self, place: usize) -> bool {
         self.counter.is_some_and(|counter| counter.place == place)
     }
+
+    /// How a column merges that is no counter.
+    pub(crate) fn merge(&self, place: usize) -> Option<Merge> {
+        self.merged.iter().find(|(merged, _)| *merged == place).map(|(_, merge)| *merge)
+    }
+
+    /// The places of columns in which not one write stays.
+    pub(crate) fn merged_places(&self) -> impl Iterator<Item = usize> + '_ {
+        let counter = self.counter.iter().map(|counter| counter.place);
+        counter.chain(self.merged.iter().map(|(place, _)| *place))
+    }
+
+    /// Whether in this column not one write stays.
+    pub(crate) fn merges(&self, place: usize) -> bool {
+        self.merged_places().any(|merged| merged == place)
+    }
+
+    /// A row as texts, where the order does not matter in one order: its key and its cells.
+    pub(crate) fn texts(&self, row: &[Value]) -> (Vec<String>, Vec<String>) {
+        let cells = row.iter().enumerate().skip(self.key);
+        let cells = cells.map(|(place, value)| match self.merge(place) {
+            Some(merge) => normal(merge, value),
+            None => text(value),
+        });
+        (texts(&row[..self.key]), cells.collect())
+    }
 }
 
-/// When the counter of each row was set as a whole for the last time, by what somebody knew who added
-/// to it. Never is the first moment of all.
-pub(crate) type Births = BTreeMap<(usize, Vec<String>), Moment>;
+/// When merged columns were set as a whole for the last time, by what somebody knew who did something
+/// to them: table, key, column. Never is the first moment of all.
+pub(crate) type Births = BTreeMap<(usize, Vec<String>, usize), Moment>;
 
 /// All that was ever written to one row.
 #[derive(Clone, Debug, Default)]
 struct Row {
-    /// Inserted or deleted last.
+    /// Inserted, deleted or brought back last.
     existence: Option<(Moment, bool)>,
+    /// Put aside or returned last.
+    aside: Option<(Moment, bool)>,
     cells: BTreeMap<usize, (Moment, Value)>,
     /// To the counter, by when it had been set.
     added: BTreeMap<Moment, i64>,
+    /// Of other merged columns, by when they had been set.
+    edits: BTreeMap<(usize, Moment), Vec<Edit>>,
 }
 
 /// All rows of all tables.
@@ -90,17 +130,26 @@ impl Oracle {
     }
 
     /// Takes in a transaction of an application.
-    pub(crate) fn commit(&mut self, at: Moment, events: &[Event], births: &Births) {
-        for write in writes(events, self.tables) {
-            let place = (write.table, write.key.clone());
-            let birth = births.get(&place).copied().unwrap_or_default();
-            self.rows.entry(place).or_default().take(at, &write, birth);
+    pub(crate) fn commit(&mut self, by: &Writer, writes: &[Write], births: &Births) {
+        for write in writes {
+            let birth = |place: usize| {
+                let place = (write.table, write.key.clone(), place);
+                births.get(&place).copied().unwrap_or_default()
+            };
+            let row = self.rows.entry((write.table, write.key.clone())).or_default();
+            row.take(by, write, self.tables[write.table].counter, birth);
         }
     }
 
     /// What a row shows.
     pub(crate) fn row(&self, table: usize, key: &[String]) -> Option<Vec<String>> {
         self.rows.get(&(table, key.to_vec()))?.shown(&self.tables[table])
+    }
+
+    /// Whether a row is kept and shown nowhere.
+    pub(crate) fn is_aside(&self, table: usize, key: &[String]) -> bool {
+        let row = self.rows.get(&(table, key.to_vec()));
+        row.is_some_and(|row| row.existence.is_some_and(|(_, live)| live) && row.is_aside())
     }
 
     /// What a table shows.
@@ -111,9 +160,15 @@ impl Oracle {
     }
 }
 
-/// Whether a transaction changes anything.
-pub(crate) fn changes_anything(events: &[Event], tables: &[Merging]) -> bool {
-    !writes(events, tables).is_empty()
+/// What becomes of a row that nobody inserts or deletes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// Its delete is taken back.
+    Revived,
+    /// It is kept and shown nowhere.
+    PutAside,
+    /// It is shown again.
+    Returned,
 }
 
 /// What a transaction did to one row, all in all.
@@ -130,12 +185,27 @@ pub(crate) struct Write {
     pub(crate) cells: Vec<(usize, Value)>,
     /// What was added to its counter.
     pub(crate) added: Option<i64>,
+    /// Other merged columns before and after, by their places.
+    pub(crate) edits: Vec<(usize, Value, Value)>,
+    /// What a site did by itself.
+    pub(crate) turn: Option<Turn>,
 }
 
 impl Write {
-    /// Whether it set the counter as a whole, or took it away.
-    pub(crate) fn sets(&self, counter: Counter) -> bool {
-        self.exists.is_some() || self.cells.iter().any(|(place, _)| *place == counter.place)
+    /// Whether it set a merged column as a whole, or took it away.
+    pub(crate) fn sets(&self, place: usize) -> bool {
+        self.exists.is_some() || self.begins(place)
+    }
+
+    /// Whether it set a merged column as a whole.
+    pub(crate) fn begins(&self, place: usize) -> bool {
+        self.cells.iter().any(|(written, _)| *written == place)
+    }
+
+    /// Whether it did something to a merged column.
+    pub(crate) fn edits(&self, place: usize, merging: &Merging) -> bool {
+        let counts = self.added.is_some() && merging.counts(place);
+        counts || self.edits.iter().any(|(edited, ..)| *edited == place)
     }
 }
 
@@ -151,7 +221,7 @@ pub(crate) fn writes(events: &[Event], tables: &[Merging]) -> Vec<Write> {
             (Some(_), Some(_)) if net.was_gone => Some(true),
             (Some(_), Some(_)) => None,
         };
-        let (mut cells, mut added) = (Vec::new(), None);
+        let (mut cells, mut added, mut edits) = (Vec::new(), None, Vec::new());
         let is_new = |place: usize, value: &Value| {
             net.before.as_ref().is_none_or(|before| before[place] != *value)
         };
@@ -173,15 +243,23 @@ pub(crate) fn writes(events: &[Event], tables: &[Merging]) -> Vec<Write> {
                 {
                     added = Some(value - before);
                 }
+                (Some(before), value)
+                    if exists.is_none()
+                        && merging.merge(place).is_some()
+                        && before[place] != Value::Null
+                        && *value != Value::Null =>
+                {
+                    edits.push((place, before[place].clone(), value.clone()));
+                }
                 _ => cells.push((place, value.clone())),
             }
         }
-        if exists.is_none() && cells.is_empty() && added.is_none() {
+        if exists.is_none() && cells.is_empty() && added.is_none() && edits.is_empty() {
             return None;
         }
         let row = net.after.as_ref().or(net.before.as_ref())?;
         let key_text = key_text(&row[..merging.key]);
-        Some(Write { table, key, key_text, exists, cells, added })
+        Some(Write { table, key, key_text, exists, cells, added, edits, turn: None })
     };
     nets(events, tables).into_iter().filter_map(write).collect()
 }
@@ -219,8 +297,15 @@ fn note(net: &mut Net, old: Option<Arc<[Value]>>, new: Option<Arc<[Value]>>) {
 impl Row {
     fn shown(&self, merging: &Merging) -> Option<Vec<String>> {
         let (_, true) = self.existence? else { return None };
+        if self.is_aside() {
+            return None;
+        }
         let cell = |(place, (set, value)): (&usize, &(Moment, Value))| {
             let counter = merging.counter.filter(|counter| counter.place == *place);
+            if let Some(merge) = merging.merge(*place) {
+                let edits = self.edits.get(&(*place, *set));
+                return merged::shown(merge, value, edits.map_or(&[], Vec::as_slice));
+            }
             match (counter, value) {
                 (Some(counter), Value::Int(value)) => {
                     let count = value + self.added.get(set).copied().unwrap_or_default();
@@ -232,9 +317,25 @@ impl Row {
         Some(self.cells.iter().map(cell).collect())
     }
 
-    fn take(&mut self, at: Moment, write: &Write, birth: Moment) {
-        if let Some(live) = write.exists {
+    /// Whether it was put aside since somebody said last whether it is there.
+    fn is_aside(&self) -> bool {
+        let since = self.existence.map(|(at, _)| at).unwrap_or_default();
+        self.aside.is_some_and(|(at, is_aside)| is_aside && at > since)
+    }
+
+    fn take(
+        &mut self,
+        by: &Writer,
+        write: &Write,
+        counter: Option<Counter>,
+        birth: impl Fn(usize) -> Moment,
+    ) {
+        let at = by.at;
+        if let Some(live) = write.exists.or((write.turn == Some(Turn::Revived)).then_some(true)) {
             self.existence = self.existence.max(Some((at, live)));
+        }
+        if let Some(turn @ (Turn::PutAside | Turn::Returned)) = write.turn {
+            self.aside = self.aside.max(Some((at, turn == Turn::PutAside)));
         }
         for (place, value) in &write.cells {
             let cell = self.cells.entry(*place).or_insert((Moment::default(), Value::Null));
@@ -242,8 +343,12 @@ impl Row {
                 *cell = (at, value.clone());
             }
         }
-        if let Some(added) = write.added {
-            *self.added.entry(birth).or_default() += added;
+        if let (Some(added), Some(counter)) = (write.added, counter) {
+            *self.added.entry(birth(counter.place)).or_default() += added;
+        }
+        for (place, before, after) in &write.edits {
+            let edit = Edit { by: by.clone(), before: before.clone(), after: after.clone() };
+            self.edits.entry((*place, birth(*place))).or_default().push(edit);
         }
     }
 }
@@ -269,6 +374,10 @@ pub(crate) fn texts(row: &[Value]) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::rc::Rc;
+
+    use landfall_protocol::id::{Incarnation, Origin, Seq, SiteId, TxnId};
+
     use super::*;
 
     type Image = Option<Arc<[Value]>>;
@@ -281,19 +390,27 @@ mod tests {
         Moment { hlc, site: 1, incarnation: 1 }
     }
 
+    fn by(hlc: u64) -> Writer {
+        let site = SiteId::new(1).expect("it is not zero");
+        let incarnation = Incarnation::new(1).expect("it is not zero");
+        let txn = TxnId { origin: Origin { site, incarnation }, seq: Seq(hlc) };
+        Writer { at: at(hlc), txn, seen: Rc::default() }
+    }
+
     /// The first column is the key, the third counts up to ten.
     static TABLE: [Merging; 1] =
         [Merging { counter: Some(Counter { place: 2, least: 0, most: 10 }), ..Merging::PLAIN }];
 
     fn check(commits: &[(u64, Image, Image)], shows: Option<[i64; 2]>) {
         // All know of the first write, and of no other.
-        let births = Births::from([((0, vec![text(&Value::Int(1))]), at(1))]);
+        let births = Births::from([((0, vec![text(&Value::Int(1))], 2), at(1))]);
         // In any order.
         for turn in 0..commits.len() {
             let mut oracle = Oracle::new(&TABLE);
             for place in 0..commits.len() {
                 let (hlc, old, new) = commits[(place + turn) % commits.len()].clone();
-                oracle.commit(at(hlc), &[Event { table: 0, old, new }], &births);
+                let writes = writes(&[Event { table: 0, old, new }], &TABLE);
+                oracle.commit(&by(hlc), &writes, &births);
             }
             let expected = shows.map(|shows| shows.map(|value| text(&Value::Int(value))).to_vec());
             assert_eq!(oracle.table(0).into_values().next(), expected, "{turn}");

@@ -90,7 +90,7 @@ fn check_counts(world: &World) -> Result<(), String> {
 }
 
 /// Changes that sites count as parked.
-fn still_parked(world: &World) -> u64 {
+pub(crate) fn still_parked(world: &World) -> u64 {
     let parked = world.sites.iter().map(|site| match &*site.process.borrow() {
         Some(process) => process.store.watch().borrow().fates.parked,
         None => 1,

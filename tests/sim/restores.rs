@@ -15,14 +15,13 @@ use std::time::Duration;
 use landfall_engine::store::{Identity, Log, MemoryDisk};
 use landfall_protocol::id::{Incarnation, Origin};
 
-use super::checks::{self, Contents, Held, SiteLog};
+use super::checks::{self, Contents, Due, Held, SiteLog};
 use super::damages;
-use super::oracle::Table;
 use super::parking;
-use super::postgres::{Backup, Cluster, CommitRecord, Restore};
+use super::postgres::{Backup, Cluster, CommitRecord, OWN_TABLES, Restore};
 use super::site::Site;
 use super::workload::{Client, ITEM};
-use super::world::{OWN_TABLES, World, differ};
+use super::world::{World, differ};
 use crate::dice::Dice;
 
 /// What comes back from an old image.
@@ -300,12 +299,25 @@ pub(crate) fn judge(world: &World, held: &[(&Rc<Site>, Contents)]) -> Result<(),
     }
     let contents = held.first().map(|(_, contents)| contents.clone()).unwrap_or_default();
     let due = judge_branches(world, &contents)?;
+    let mut first = None;
     for site in &world.sites {
         let Some(cluster) = &site.cluster else { continue };
         let shown = cluster.view(|view| checks::shown(&view));
-        if shown != due {
-            let id = site.id;
-            return Err(format!("{id} does not show what it must: {}", differ(&shown, &due)));
+        let id = site.id;
+        if shown != due.tables {
+            let found = differ(&shown, &due.tables);
+            return Err(format!("{id} does not show what it must: {found}"));
+        }
+        let aside = cluster.view(|view| checks::aside(&view));
+        if aside != due.aside {
+            return Err(format!("{id} lists as put aside {aside:?}, due is {:?}", due.aside));
+        }
+        // What has no order in what is due has one all the same.
+        let written = cluster.view(|view| checks::written(&view));
+        let (other, first) = first.get_or_insert((site.id, written.clone()));
+        if written != *first {
+            let (id, found) = (site.id, differ(&written, first));
+            return Err(format!("{id} and {other} do not show the same: {found}"));
         }
         let kept = world.ledger.borrow().check(&shown, |origin| is_kept(world, origin));
         kept.map_err(|broken| format!("{}: {broken}", site.id))?;
@@ -376,8 +388,9 @@ fn judge_forked(
 
 /// What all must show. Where a life was set back, others may hold of it what was lost or what came
 /// instead; one of the two must explain everything.
-fn judge_branches(world: &World, contents: &Contents) -> Result<Vec<Table>, String> {
+fn judge_branches(world: &World, contents: &Contents) -> Result<Due, String> {
     let own = |origin| contents.get(&origin).map_or(&[][..], Held::whole);
+    let named = checks::named(contents);
     let mut logs = Vec::new();
     let mut choices: Vec<(usize, &PastLife)> = Vec::new();
     let past: Vec<_> = world.sites.iter().map(|site| site.past.borrow()).collect();
@@ -408,7 +421,7 @@ fn judge_branches(world: &World, contents: &Contents) -> Result<Vec<Table>, Stri
         let whole: Vec<_> = all
             .filter(|branch| {
                 logs[place].records.clone_from(branch);
-                checks::reaches(&logs[place], OWN_TABLES)
+                checks::reaches(&logs[place], OWN_TABLES, &named)
             })
             .collect();
         if let Some(first) = whole.first() {
@@ -416,13 +429,13 @@ fn judge_branches(world: &World, contents: &Contents) -> Result<Vec<Table>, Stri
         }
         branches.extend(whole.into_iter().skip(1).map(|branch| (place, branch)));
     }
-    let mut found = checks::judge(&logs, OWN_TABLES);
+    let mut found = checks::judge(&logs, &world.options, &named);
     for (place, branch) in branches {
         if found.is_ok() {
             break;
         }
         logs[place].records.clone_from(branch);
-        found = checks::judge(&logs, OWN_TABLES).or(found);
+        found = checks::judge(&logs, &world.options, &named).or(found);
     }
     found
 }

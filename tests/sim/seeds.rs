@@ -16,7 +16,7 @@ const REGRESSIONS: &[u64] = &[689, 6382];
 ///   over, and the store refused it; apply ran in circles without capture until the process ended.
 const EXTRAS: &[u64] = &[746];
 
-/// The same for runs with everything.
+/// The same for runs with everything but [realms](sim::Realm), which there were none of then.
 ///
 /// - 457, short: of two long values of one length the one that gave way was not told of.
 /// - 44, short: a capture that began anew was asked for a position that its forerunner had passed
@@ -24,6 +24,26 @@ const EXTRAS: &[u64] = &[746];
 /// - 311: a conflict line had the loser's value for the winner's, which a row inserted on approval
 ///   showed.
 const LATEST: &[(Length, u64)] = &[(Length::Short, 457), (Length::Short, 44), (Length::Full, 311)];
+
+/// The same for runs with realms, too.
+///
+/// - 173 and 1224, short: a row came back in the group that first described its table, and its values
+///   were not found; it was shown without them until it was repaired.
+/// - 848, short: a row's parent clashed only until another row of the group gave its value up; so the row
+///   was parked, kept its own value, and the parent's got an ending for nothing.
+/// - 37: a row that was put aside came back while its parent went, and two changes of one row
+///   were logged, which no other site could read.
+/// - 1: a text in a row of which a maximum was just overruled travelled as a whole, and took with it what
+///   others did.
+/// - 1202: a set that was edited before it was put back in order had another order at its site for good.
+const REALMS: &[(Length, u64)] = &[
+    (Length::Short, 173),
+    (Length::Short, 1224),
+    (Length::Short, 848),
+    (Length::Full, 37),
+    (Length::Full, 1),
+    (Length::Full, 1202),
+];
 
 /// Each kind takes a few seconds.
 const RUNS: [(Length, u64); 2] = [(Length::Short, 1_000), (Length::Full, 100)];
@@ -44,7 +64,8 @@ fn seeds_run_to_a_good_end() {
 fn seeds_that_failed_once_do_not_fail_again() {
     REGRESSIONS.iter().for_each(|seed| check(Options::plain(*seed, &[])));
     EXTRAS.iter().for_each(|seed| check(Options::with_extras(*seed, &[])));
-    LATEST.iter().for_each(|(length, seed)| check(Options::of(*length, *seed, &[])));
+    LATEST.iter().for_each(|(length, seed)| check(Options::before_realms(*length, *seed, &[])));
+    REALMS.iter().for_each(|(length, seed)| check(Options::of(*length, *seed, &[])));
 }
 
 #[test]
@@ -83,7 +104,7 @@ fn planted_mistakes_are_found() {
         ("progress-outside", 50),
         ("ack-before-sync", 50),
         ("lost-conflict", 50),
-        ("no-checksum", 100),
+        ("no-checksum", 200),
     ];
     for (rule, runs) in rules {
         let planted = [rule.to_owned()];

@@ -23,6 +23,7 @@ mod oracle;
 mod parking;
 #[cfg_attr(not(test), expect(dead_code, reason = "its own tests need more of it than the world"))]
 mod postgres;
+mod realm;
 mod restores;
 mod site;
 mod wires;
@@ -32,6 +33,7 @@ mod world;
 pub use executor::Steps;
 pub use extras::Extras;
 pub use options::{Length, Options};
+pub use realm::{Node, NodeKey, Realm};
 pub use restores::Mishap;
 pub use wires::Shape;
 pub use world::{Report, Trace, run};

@@ -1,5 +1,7 @@
 //! What applications do.
 
+mod nodes;
+
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +16,7 @@ use super::oracle::{Counter, Merging};
 use super::postgres::{
     Check, Cluster, OnConflict, PgError, Session, Settings, SyncCommit, TableNo, TableSpec,
 };
+use super::realm::{self, CHART_MERGING, NODES_MAX, NODES_MERGING, Realm};
 use super::site::Site;
 use super::world::World;
 use crate::dice::Dice;
@@ -28,23 +31,28 @@ pub(crate) const ITEM: usize = 0;
 const MANY: i64 = 500;
 /// The place of the table that has a counter and a column group.
 const STOCK: usize = 2;
+/// The place of the table that merges in all ways.
+pub(crate) const CHART: usize = 3;
+/// The place of the first table whose rows hang together.
+pub(crate) const NODE: usize = 4;
 /// The most that there may be of anything in stock.
 const STOCK_MAX: i64 = 40;
 /// Keys of a site's own begin at this times its number.
 const OWN_KEYS: i64 = 1_000_000;
 
 /// How the tables' columns merge, told apart from what the product is told.
-pub(crate) static MERGING: [Merging; 3] = [
-    Merging::PLAIN,
-    Merging::PLAIN,
-    Merging {
+pub(crate) static MERGING: [Merging; NODE + NODES_MAX] = {
+    let [one, two, three, four, five] = NODES_MERGING;
+    let stock = Merging {
         counter: Some(Counter { place: 1, least: 0, most: STOCK_MAX }),
         group: &[2, 3],
         ..Merging::PLAIN
-    },
-];
+    };
+    [Merging::PLAIN, Merging::PLAIN, stock, CHART_MERGING, one, two, three, four, five]
+};
 
-/// The tables of all workloads: what everybody changes, accounts, and what is counted.
+/// The tables of all workloads: what everybody changes, accounts, and what is counted, and those that
+/// only some seeds have.
 pub(crate) fn tables() -> Vec<TableDef> {
     let table = |name: &str, columns: &[(&str, &str)]| TableDef {
         name: TableName::new("public", name),
@@ -56,24 +64,28 @@ pub(crate) fn tables() -> Vec<TableDef> {
         key: vec![ColumnId(0)],
         rules: TableRules::default(),
     };
-    vec![
+    let mut tables = vec![
         table("item", &[("id", "bigint"), ("a", "text"), ("b", "bigint"), ("c", "text")]),
         table("account", &[("id", "bigint"), ("balance", "bigint")]),
         table(
             "stock",
             &[("id", "bigint"), ("count", "bigint"), ("low", "bigint"), ("high", "bigint")],
         ),
-    ]
+    ];
+    tables.extend(realm::tables());
+    tables
 }
 
 /// What the fleet file says of the tables.
-pub(crate) fn rules() -> Vec<(TableName, Rules<String>)> {
+pub(crate) fn rules(realm: Option<&Realm>) -> Vec<(TableName, Rules<String>)> {
     let columns = [("count".to_owned(), ColumnRule::Merged(Kind::Counter))].into();
-    vec![(TableName::new("public", "stock"), Rules { columns, ..Rules::default() })]
+    let stock = (TableName::new("public", "stock"), Rules { columns, ..Rules::default() });
+    [stock].into_iter().chain(realm.map(realm::rules).into_iter().flatten()).collect()
 }
 
 /// Gives tables the constraints that all sites have.
-pub(crate) fn constrain(tables: &mut [TableSpec]) {
+pub(crate) fn constrain(tables: &mut [TableSpec], realm: Option<&Realm>) {
+    realm.into_iter().for_each(|realm| realm::constrain(realm, tables, NODE));
     let [count, low, high] = [1, 2, 3].map(ColumnId);
     let checks = [Check::Within(count, 0, STOCK_MAX), Check::Ordered(low, high)];
     tables[STOCK].checks.extend(checks);
@@ -93,6 +105,9 @@ pub(crate) struct Client {
     item: TableNo,
     account: TableNo,
     stock: TableNo,
+    /// Those that only some seeds have: the one that merges in all ways, and those whose rows hang
+    /// together.
+    realm: Vec<TableNo>,
     /// What the open transaction did to rows that the ledger watches.
     promises: Promises,
     sync: SyncCommit,
@@ -110,6 +125,7 @@ impl Client {
             item: table("item")?,
             account: table("account")?,
             stock: table("stock")?,
+            realm: realm::tables().iter().filter_map(|def| cluster.table(&def.name)).collect(),
             world: Rc::clone(world),
             site: Rc::clone(site),
             cluster,
@@ -188,17 +204,9 @@ impl Client {
         self.promises = Promises::default();
         // It cannot be committed in another life than it begins in.
         let life = self.site.origin.get();
-        let what = match self.dice.below(8) {
-            0 | 1 => self.transfer(&mut session).await,
-            2 => self.insert_own(&mut session, number).await,
-            3 if self.world.options.extras.others_rows => {
-                self.change_others_row(&mut session).await
-            }
-            4 if self.world.options.extras.transaction_bytes_max.is_some() => {
-                self.change_many(&mut session).await
-            }
-            5..=7 if self.world.options.extras.counts => self.change_stock(&mut session).await,
-            _ => self.change_items(&mut session).await,
+        let what = match !self.realm.is_empty() && self.dice.below(5) > 0 {
+            true => self.change_realm(&mut session).await,
+            false => self.change_something(&mut session, number).await,
         };
         match what {
             Ok(what) if self.dice.below(12) > 0 => {
@@ -214,6 +222,23 @@ impl Client {
                 Ok("rolled back")
             }
             Err(error) => Err(error),
+        }
+    }
+
+    async fn change_something(
+        &mut self,
+        session: &mut Session,
+        number: u64,
+    ) -> Result<&'static str, PgError> {
+        match self.dice.below(8) {
+            0 | 1 => self.transfer(session).await,
+            2 => self.insert_own(session, number).await,
+            3 if self.world.options.extras.others_rows => self.change_others_row(session).await,
+            4 if self.world.options.extras.transaction_bytes_max.is_some() => {
+                self.change_many(session).await
+            }
+            5..=7 if self.world.options.extras.counts => self.change_stock(session).await,
+            _ => self.change_items(session).await,
         }
     }
 

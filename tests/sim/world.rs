@@ -28,6 +28,7 @@ use super::options::Options;
 use super::oracle::Table;
 use super::parking;
 use super::postgres::{self, Cluster, Pauses, TableSpec};
+use super::realm;
 use super::restores;
 use super::site::{Around, Site, SiteClock};
 use super::wires::Wires;
@@ -40,12 +41,14 @@ const PIECE_BYTES_MAX: usize = 32;
 const STEPS_MAX: u64 = 2_000_000;
 /// Within this much time after the last fault everything must be everywhere.
 const LIVENESS: Duration = Duration::from_secs(3_600);
-/// Tables of the model that are not the application's.
-pub(crate) const OWN_TABLES: usize = 3;
 /// Time to show what can be shown where a history is set aside.
 const SETTLE: Duration = Duration::from_secs(600);
 /// Time to notice that connections are lost, to call again, and to look at what then comes.
 const GREETING: Duration = Duration::from_secs(300);
+/// What is parked or aside is tried again within this time.
+const REST: Duration = Duration::from_secs(30);
+/// Everything that is parked is tried again after an hour at the latest.
+const REST_MAX: Duration = Duration::from_secs(3_600 + 600);
 const YEAR_MS: i64 = 365 * 24 * 3_600_000;
 /// How often the world looks whether it is.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -88,6 +91,8 @@ pub(crate) struct World {
     pub(crate) ambushes: Cell<u64>,
     dice: RefCell<Dice>,
     pub(crate) clients: Cell<u64>,
+    /// How many words clients have made up.
+    pub(crate) tokens: Cell<u64>,
     /// Faults come no more; what is broken is being mended.
     pub(crate) healing: Cell<bool>,
     failure: RefCell<Option<String>>,
@@ -158,7 +163,8 @@ async fn live(world: Rc<World>) {
 
 impl World {
     fn new(options: Options, lives: Lives, mut dice: Dice, trace: Trace) -> Self {
-        let tables = workload::tables();
+        let mut tables = workload::tables();
+        tables.truncate(options.tables());
         let members = options.sites + options.relays;
         let member = |number| Member {
             site: site(number),
@@ -172,7 +178,10 @@ impl World {
         let names = tables.iter().map(|table| table.name.clone()).collect();
         let set = Set { id: SetId(1), name: "all".into(), tables: names };
         let fleet = Fleet::new(1, vec![set], (1..=members).map(member).collect());
-        let fleet = fleet.and_then(|fleet| fleet.with_rules(workload::rules()));
+        let fleet =
+            fleet.and_then(|fleet| fleet.with_rules(workload::rules(options.realm.as_ref())));
+        let unique = options.realm.as_ref().map(realm::unique).unwrap_or_default();
+        let fleet = fleet.and_then(|fleet| fleet.with_unique(unique));
         let sky = Sky::new(options.line, options.portion_max, dice.split());
         let sites = sites(&options, &tables, &mut dice);
         let seed = Dice::new(options.seed ^ 0x77_6972_6573);
@@ -186,6 +195,7 @@ impl World {
             fleet: Arc::new(fleet.expect("the fleet is sound")),
             ambushes: Cell::new(options.ambushes),
             clients: Cell::new(options.sites * options.clients),
+            tokens: Cell::new(0),
             ledger: RefCell::default(),
             opened: Opened::default(),
             wires,
@@ -317,6 +327,7 @@ impl World {
             // What waits for a history that is set aside is no fault of a constraint.
             parking::free(self).await?;
             self.converge().await?;
+            self.come_to_rest().await?;
         }
         self.inspect().await
     }
@@ -331,6 +342,36 @@ impl World {
             }
         }
         tokio::time::sleep(GREETING).await;
+    }
+
+    /// Waits until what is parked or put aside for a while has come in.
+    async fn come_to_rest(&self) -> Result<(), String> {
+        if self.options.realm.as_ref().is_none_or(|realm| realm.nodes.is_empty()) {
+            return Ok(());
+        }
+        let limit = Instant::now() + REST_MAX;
+        let commits = || -> Vec<_> {
+            let clusters = self.sites.iter().filter_map(|site| site.cluster.as_ref());
+            clusters.map(Cluster::last_commit).collect()
+        };
+        let is_aside = || {
+            let mut clusters = self.sites.iter().filter_map(|site| site.cluster.as_ref());
+            clusters.any(|cluster| cluster.view(|view| !view.aside().is_empty()))
+        };
+        loop {
+            let before = commits();
+            tokio::time::sleep(REST).await;
+            self.converge().await?;
+            // A row whose parent is put aside may wait for ever.
+            let is_parked = parking::still_parked(self) > 0 && !is_aside();
+            if commits() == before && !is_parked {
+                return Ok(());
+            }
+            if Instant::now() >= limit {
+                let parked = parking::still_parked(self);
+                return Err(format!("no rest: {parked} changes are parked"));
+            }
+        }
     }
 
     /// Waits until every site holds everything.
@@ -366,7 +407,9 @@ impl World {
     async fn waits(&self) -> Vec<String> {
         let mut waits = Vec::new();
         if self.clients.get() > 0 {
-            waits.push(format!("{} clients are at work", self.clients.get()));
+            let clusters = self.sites.iter().filter_map(|site| site.cluster.as_ref());
+            let open: Vec<String> = clusters.flat_map(Cluster::open_transactions).collect();
+            waits.push(format!("{} clients are at work: {open:?}", self.clients.get()));
         }
         let mut logs = Vec::new();
         for site in &self.sites {
@@ -449,6 +492,9 @@ impl World {
             let waiting: u64 = contents.values().map(Held::waiting).sum();
             // What is set aside is never shown, nor what came after it.
             let shows_all = site.cluster.is_some() && self.set_aside().is_empty();
+            if let Some(broken) = site.cluster.as_ref().and_then(Cluster::broken) {
+                return Err(format!("{} showed {broken}", site.id));
+            }
             if shows_all && log.fates.total() + waiting != log.received_changes {
                 let (fates, received) = (log.fates, log.received_changes);
                 return Err(format!("{} received {received} changes: {fates:?}", site.id));
@@ -527,7 +573,7 @@ fn cluster(
 ) -> Cluster {
     let clock = Arc::clone(clock);
     let mut tables: Vec<_> = tables.iter().cloned().map(TableSpec::new).collect();
-    workload::constrain(&mut tables);
+    workload::constrain(&mut tables, options.realm.as_ref());
     if let (true, Some(above)) =
         (options.refusing_site() == Some(number), options.extras.refused_above)
     {

@@ -7,56 +7,73 @@ use landfall_protocol::id::TxnId;
 
 use super::History;
 use super::conflicts::{self, Written};
-use crate::sim::oracle::{self, Births, Counter, Event, Moment};
+use crate::sim::oracle::{self, Births, Counter, Merge, Moment};
 use crate::sim::workload::MERGING;
 
-/// What those who added to counters took for their births: the newest write of the whole that they
-/// knew of.
+/// Merged columns of rows: table, key, column.
+pub(super) type Counted = BTreeSet<(usize, Vec<String>, usize)>;
+
+/// What those who did something to merged columns took for their births: the newest write of the
+/// whole that they knew of.
 pub(super) fn births(history: &History) -> BTreeMap<TxnId, Births> {
     let mut found: BTreeMap<TxnId, Births> = BTreeMap::new();
     for ((table, key), writes) in conflicts::rows(history) {
-        let Some(counter) = MERGING[table].counter else { continue };
-        for write in writes.iter().filter(|write| write.write.added.is_some()) {
-            let known = writes.iter().filter(|other| {
-                other.write.sets(counter) && write.knew(other) && other.at() < write.at()
-            });
-            let birth = known.map(Written::at).max().unwrap_or_default();
-            found.entry(write.txn).or_default().insert((table, key.clone()), birth);
+        let merging = &MERGING[table];
+        for place in merging.merged_places() {
+            for write in writes.iter().filter(|write| write.write.edits(place, merging)) {
+                let known = writes.iter().filter(|other| {
+                    other.write.begins(place) && write.knew(other) && other.at() < write.at()
+                });
+                let birth = known.map(Written::at).max().unwrap_or_default();
+                found.entry(write.txn).or_default().insert((table, key.clone(), place), birth);
+            }
         }
     }
     found
 }
 
-/// Rows of whose counters a transaction says something.
-pub(super) fn counted(events: &[Event]) -> BTreeSet<(usize, Vec<String>)> {
-    let says = |write: &oracle::Write| {
-        let counter = MERGING[write.table].counter;
-        counter.is_some_and(|counter| write.added.is_some() || write.sets(counter))
-    };
-    let writes = oracle::writes(events, &MERGING).into_iter().filter(says);
-    writes.map(|write| (write.table, write.key)).collect()
+/// Merged columns of which a transaction says something.
+pub(super) fn counted(
+    writes: &[oracle::Write],
+) -> impl Iterator<Item = (usize, Vec<String>, usize)> {
+    writes.iter().flat_map(|write| {
+        let merging = &MERGING[write.table];
+        let says = |place: &usize| write.sets(*place) || write.edits(*place, merging);
+        let places = merging.merged_places().filter(says);
+        places.map(|place| (write.table, write.key.clone(), place))
+    })
 }
 
-/// Whether a row shows what it must. A counter that its site itself has changed may wait for its
+/// Whether a row shows what it must. A merged column that its site itself has changed may wait for its
 /// repair if nothing is said of it just now.
-pub(super) fn agree(table: usize, shows: &[String], due: &[String], is_counted: bool) -> bool {
+pub(super) fn agree(
+    table: usize,
+    shows: &[String],
+    due: &[String],
+    key: &[String],
+    counted: &Counted,
+) -> bool {
     let merging = &MERGING[table];
     let waits = |cell: usize| {
-        !is_counted && merging.counter.is_some_and(|counter| counter.place == merging.key + cell)
+        let place = merging.key + cell;
+        // What is less than the furthest waits for its repair even if somebody says something older.
+        let is_extreme = matches!(merging.merge(place), Some(Merge::Max | Merge::Min));
+        let is_counted = counted.contains(&(table, key.to_vec(), place));
+        merging.merges(place) && (is_extreme || !is_counted)
     };
     let mut cells = shows.iter().zip(due).enumerate();
     shows.len() == due.len() && cells.all(|(cell, (shows, due))| shows == due || waits(cell))
 }
 
 /// When the counter was set to which this adds.
-fn birth(write: &Written<'_>) -> Moment {
-    let place = (write.write.table, write.write.key.clone());
+fn birth(write: &Written<'_>, counter: Counter) -> Moment {
+    let place = (write.write.table, write.write.key.clone(), counter.place);
     write.committed.births.get(&place).copied().unwrap_or_default()
 }
 
 /// Whether it added in vain because of that write, of which it did not know.
 fn is_reset(lost: &Written<'_>, by: &Written<'_>, counter: Counter) -> bool {
-    by.write.sets(counter) && by.at() > birth(lost) && !lost.knew(by)
+    by.write.sets(counter.place) && by.at() > birth(lost, counter) && !lost.knew(by)
 }
 
 /// Whether this site wrote the whole that made an addition vain, and must say so.
@@ -94,7 +111,7 @@ pub(super) fn is_true(
         }
         "last_writer_wins" => {
             let is_newer = winner.at() > loser.at() && !winner.knew(loser) && !loser.knew(winner);
-            is_newer && loser.write.sets(counter) && winner.write.sets(counter)
+            is_newer && loser.write.sets(counter.place) && winner.write.sets(counter.place)
         }
         _ => false,
     };

@@ -5,6 +5,12 @@
 //! | `no-barrier` | apply decides by clocks that may not know the newest local writes |
 //! | `no-repair` | rows that do not show what their clocks say stay as they are |
 //! | `no-remedies` | apply does not look for rows that lose their parents |
+//! | `no-cascade` | what goes with its parent by the way stays |
+//! | `no-set-null` | what is to let go of a parent that goes keeps it |
+//! | `unlocked-parents` | parents are not locked while their children are written; only in a simulator |
+//! | `youngest-claim` | of two rows with one value the younger one keeps it |
+//! | `no-return` | rows that are put aside never come back |
+//! | `unlisted-aside` | rows are put aside without a word of it |
 //! | `no-causal-order` | a transaction does not wait for what its origin had seen |
 //! | `torn-fold` | the position in the log becomes durable after what was folded up to it |
 //! | `volatile-clock` | a start forgets the last clock reading |

@@ -232,6 +232,10 @@ impl Part {
         stamp: Stamp,
         (before, after): (&str, &str),
     ) -> Option<Self> {
+        #[cfg(feature = "simulation")]
+        if kind == Kind::Text && crate::planted::active("whole-texts") {
+            return None;
+        }
         let new = State::new(kind);
         let state = state.filter(|state| state.kind() == kind).unwrap_or(&new);
         let part = state.part(base, stamp.txn.origin, before, after)?;

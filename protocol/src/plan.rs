@@ -417,6 +417,10 @@ impl RowWork {
 fn takes_back(revival: &Conflict, def: &TableDef, joined: &RowClock) -> bool {
     let deleted = joined.existence().filter(|existence| !existence.live);
     let stands = deleted.is_some_and(|deleted| deleted.stamp == revival.loser);
+    #[cfg(feature = "simulation")]
+    if crate::planted::active("no-update-wins") {
+        return false;
+    }
     stands && def.rules.deletes == DeleteRule::UpdateWins
 }
 

@@ -178,6 +178,10 @@ impl<'d> Settled<'d> {
             let deleted = self.doomed.rows.get(&reference.child).copied();
             deleted == Some(true) || self.doomed.returning.contains(&reference.child)
         };
+        #[cfg(feature = "simulation")]
+        if reference.action == Action::Keep && crate::planted::active("no-restrict") {
+            return false;
+        }
         let holds = reference.action != Action::Rewrite || comes_back();
         holds && !self.goes(&reference.child)
     }

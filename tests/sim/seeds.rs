@@ -105,6 +105,10 @@ fn planted_mistakes_are_found() {
         ("ack-before-sync", 50),
         ("lost-conflict", 50),
         ("no-checksum", 200),
+        ("no-cascade", 50),
+        ("no-update-wins", 50),
+        ("youngest-claim", 50),
+        ("unlisted-aside", 50),
     ];
     for (rule, runs) in rules {
         let planted = [rule.to_owned()];

@@ -7,7 +7,7 @@ use anyhow::bail;
 use crate::cargo::{cargo, run};
 
 /// Rules that the simulator must miss, each within [`SEEDS_MAX`] runs.
-const RULES: [&str; 21] = [
+const RULES: [&str; 33] = [
     "no-barrier",
     "no-causal-order",
     "no-chain-check",
@@ -29,6 +29,18 @@ const RULES: [&str; 21] = [
     "lost-conflict",
     "no-checksum",
     "equal-lengths",
+    "remove-wins",
+    "whole-texts",
+    "last-extreme",
+    "unseen-removal",
+    "no-update-wins",
+    "no-restrict",
+    "no-cascade",
+    "no-set-null",
+    "unlocked-parents",
+    "youngest-claim",
+    "no-return",
+    "unlisted-aside",
 ];
 
 /// More seeds must not be needed: their short runs, and if those show nothing, their full ones.

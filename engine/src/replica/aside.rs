@@ -16,6 +16,7 @@ use landfall_protocol::lattice::RowClock;
 use landfall_protocol::schema::{ColumnId, TableDef, TableId, TableName};
 use landfall_protocol::value::{RowKey, Value};
 
+use crate::plant;
 use crate::postgres::access::LockStrength;
 use crate::postgres::apply::{ApplyError, AsideLine, FoundBy, LockPhase, LockRequest};
 use crate::postgres::catalog::Catalog;
@@ -96,6 +97,9 @@ enum Tried {
 impl Replica {
     /// Tries some of the rows that are aside, if it is time; says when to look again.
     pub(super) async fn tend_aside(&mut self) -> Result<Option<Instant>, ReplicaError> {
+        if plant::active("no-return") {
+            return Ok(None);
+        }
         let now = time::monotonic();
         let rests = self.returning.not_before.is_some_and(|at| at > now);
         if self.returning.wake_at().is_none() || rests {
@@ -233,6 +237,9 @@ impl Replica {
     ) -> Result<(), ReplicaError> {
         if !lines.is_empty() {
             self.returning.listed();
+        }
+        if plant::active("unlisted-aside") {
+            return Ok(());
         }
         Ok(self.apply.write_aside(lines, found_by).await?)
     }

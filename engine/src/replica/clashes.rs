@@ -19,6 +19,7 @@ use landfall_protocol::schema::ColumnId;
 use landfall_protocol::unique::{Claim, suffixed};
 use landfall_protocol::value::Value;
 
+use crate::plant;
 use crate::postgres::apply::{ApplyError, AsideLine, FoundBy, RowWrite, Target};
 use crate::postgres::claims::{ClaimAccess, ClaimRemedy};
 use crate::replica::aside::Moves;
@@ -253,7 +254,7 @@ impl Replica {
             };
             let older = holders.iter().find(|holder| {
                 let (ours, theirs) = stamps(holder);
-                theirs < ours
+                (theirs < ours) != plant::active("youngest-claim")
             });
             if let Some(holder) = older {
                 let (ours, theirs) = stamps(holder);

@@ -341,6 +341,9 @@ impl Replica {
         let mut writes = self.rewrites(&mut pass.remedies, &settled).await?;
         let going = settled.going().filter(|(row, _)| !pass.gone.contains_key(*row));
         for (row, deleted) in going {
+            if !deleted && plant::active("no-cascade") {
+                continue;
+            }
             writes.push((row, RowWrite::Delete));
             if !deleted {
                 pass.remedies.insert(row.clone(), Remedy::Delete);
@@ -377,6 +380,9 @@ impl Replica {
         let mut cells: BTreeMap<&RowId, BTreeMap<ColumnId, Value>> = BTreeMap::new();
         let mut values: BTreeMap<usize, Vec<(ColumnId, Value)>> = BTreeMap::new();
         for Reference { child, key, .. } in settled.rewritten() {
+            if plant::active("no-set-null") {
+                continue;
+            }
             if !values.contains_key(key) {
                 values.insert(*key, self.apply.replacement(&keys[*key]).await?);
             }

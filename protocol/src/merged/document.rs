@@ -84,6 +84,10 @@ impl Entry {
 
     fn remove(&mut self, seen: Id) {
         self.removed = self.removed.max(Some(seen));
+        #[cfg(feature = "simulation")]
+        if crate::planted::active("unseen-removal") {
+            self.removed = self.removed.max(self.put.as_ref().map(|(id, _)| *id));
+        }
         self.forget();
     }
 

@@ -51,6 +51,11 @@ impl Marks {
 
     /// The first addition that counts; `in_base` says whether the set was born with the element.
     fn first(&self, in_base: bool) -> Option<Id> {
+        #[cfg(feature = "simulation")]
+        if crate::planted::active("remove-wins") {
+            let is_gone = self.base_gone || self.added.values().any(|(_, gone)| *gone);
+            return self.ids().chain(in_base.then_some(Id::FIRST)).min().filter(|_| !is_gone);
+        }
         let born = (in_base && !self.base_gone).then_some(Id::FIRST);
         let added = self.added.values().filter(|(_, gone)| !gone).map(|(id, _)| *id);
         born.into_iter().chain(added).min()

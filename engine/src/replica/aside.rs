@@ -229,6 +229,20 @@ impl Replica {
         Ok(self.apply.free_aside(&back).await?)
     }
 
+    /// As [`Replica::list_moves`], for rows that are about to be written as their clocks say: what became
+    /// of them while they were parked was not listed.
+    pub(super) async fn list_due(
+        &mut self,
+        due: &BTreeMap<&RowId, RowClock>,
+    ) -> Result<(), ReplicaError> {
+        let may_be_listed = !self.returning.nothing;
+        let moves = due.iter().filter_map(|(row, clock)| match clock.is_aside() {
+            true => Some((*row, Some(clock.clone()))),
+            false => may_be_listed.then_some((*row, None)),
+        });
+        self.list_moves(&moves.collect()).await
+    }
+
     /// Writes lines of rows that are put aside.
     pub(super) async fn list(
         &mut self,

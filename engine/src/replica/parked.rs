@@ -394,6 +394,7 @@ impl Replica {
         let due: BTreeMap<&RowId, RowClock> =
             due.filter_map(|(row, clock)| Some((row, clock?))).collect();
         let writes = self.due_writes(&due, &present).await?;
+        self.list_due(&due).await?;
         let (held, mut writes) = self.hold_back(writes, &[], &BTreeMap::new());
         for write in &writes {
             match self.write_alone(write).await? {

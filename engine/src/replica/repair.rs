@@ -117,6 +117,7 @@ impl Replica {
             rows.iter().zip(clocks).filter_map(|(row, clock)| Some((row, clock?))).collect();
         let writes = self.due_writes(&due, &present).await?;
         let repaired = writes.len() as u64;
+        self.list_due(&due).await?;
         let (held, rest) = self.hold_back(writes, &[], &BTreeMap::new());
         if !self.write_rows(&rest).await? {
             return Ok(None);

@@ -413,6 +413,13 @@ impl Replica {
         }
         let shown = rows.keys().filter(|row| !tried.refused.contains_key(*row));
         tried.shown = shown.cloned().collect();
+        self.tell_tried(rows, &tried).await?;
+        self.apply.commit().await?;
+        Ok(Some(tried))
+    }
+
+    /// Takes the lines of what is shown out of `landfall.parked`, and says of the others why they stay.
+    async fn tell_tried(&mut self, rows: &Rows, tried: &Tried) -> Result<(), ReplicaError> {
         let mut free = Vec::new();
         let mut notes = Vec::new();
         for (row, entries) in rows {
@@ -434,7 +441,6 @@ impl Replica {
         }
         self.apply.free_parked(&free).await?;
         self.apply.explain_parked(&notes).await?;
-        self.apply.commit().await?;
-        Ok(Some(tried))
+        Ok(())
     }
 }

@@ -13,6 +13,7 @@ use landfall_protocol::schema::ColumnId;
 
 use crate::postgres::access::LockStrength;
 use crate::postgres::apply::{ApplyError, LockPhase, LockRequest, RowWrite};
+use crate::replica::barrier::BarrierError;
 use crate::replica::group::Write;
 use crate::replica::references::{Again, Changed, Kept, Tells};
 use crate::replica::{Replica, ReplicaError};
@@ -59,6 +60,11 @@ impl Replica {
         }
         self.counters.repaired += repaired;
         if !dirty.is_empty() {
+            // Commits are not on the disk when they return. What a barrier behind them has passed is.
+            match self.barrier.pass().await {
+                Err(BarrierError::Late) => return Ok(false),
+                passed => passed?,
+            }
             self.store.clear_dirty(dirty, repaired).await?;
         }
         Ok(busy.is_empty())

@@ -173,6 +173,9 @@ impl Replica {
         if let Err(again) = self.bring_back(&mut pass).await? {
             return Ok(Err(again));
         }
+        if !pass.orphans.is_empty() {
+            return Ok(Ok(Kept { orphans: pass.orphans, ..Kept::default() }));
+        }
         self.carry_out(pass).await
     }
 
@@ -300,7 +303,7 @@ impl Replica {
                 return Ok(Err(again));
             }
             if !pass.orphans.is_empty() {
-                return Ok(Err("a parent's parent is parked"));
+                return Ok(pass.give_up());
             }
         }
     }
@@ -454,6 +457,25 @@ impl<'g> Pass<'g> {
             remedies: BTreeMap::new(),
             conflicts: Vec::new(),
         }
+    }
+
+    /// A parent that cannot come back, because its own parents are not here, is given up: the rows for
+    /// which it was to come back wait instead of it.
+    fn give_up(&mut self) -> Result<(), Again> {
+        let settled = self.doomed.settle();
+        let mut waiting = BTreeMap::new();
+        for (row, reason) in &self.orphans {
+            let (mut at, mut seen) = (row, BTreeSet::new());
+            while self.back.contains(at) && seen.insert(at) {
+                at = settled.keeper(at).map_or(at, |found| &found.child);
+            }
+            if self.back.contains(at) {
+                return Err("a parent's parent is parked");
+            }
+            waiting.insert(at.clone(), reason.clone());
+        }
+        self.orphans = waiting;
+        Ok(())
     }
 
     /// Notes for the history who gave way to whom.

@@ -21,7 +21,7 @@ use crate::postgres::access::LockStrength;
 use crate::postgres::apply::{ApplyError, AsideLine, FoundBy, LockPhase, LockRequest};
 use crate::postgres::catalog::Catalog;
 use crate::replica::barrier::BarrierError;
-use crate::replica::references::{Changed, Tells};
+use crate::replica::references::Changed;
 use crate::replica::rest::rest_after;
 use crate::replica::{Replica, ReplicaError, key_text};
 use crate::time;
@@ -173,17 +173,8 @@ impl Replica {
 
     /// Writes what else must be so that the row can be there, and says that it is.
     async fn say_it_is_back(&mut self, row: &RowId, place: &Place) -> Result<Tried, ReplicaError> {
-        let changed = Changed {
-            rows: &BTreeMap::new(),
-            tells: Tells::All,
-            written: BTreeSet::from([row]),
-            deletes: Vec::new(),
-            revives: Vec::new(),
-            returns: Some(row),
-            clocks: &BTreeMap::new(),
-            refused: &BTreeMap::new(),
-            earlier: &BTreeMap::new(),
-        };
+        let written = BTreeSet::from([row]);
+        let changed = Changed { written, returns: Some(row), ..Changed::without_group() };
         let mut kept = match self.keep_references(&changed).await? {
             Ok(kept) if kept.orphans.is_empty() => kept,
             _ => return Ok(Tried::Stays),

@@ -123,7 +123,7 @@ impl Replica {
             settled.conflicts.iter().map(|(row, conflict)| (row, conflict.clone())).collect();
         kept.lines.extend(self.conflict_lines(&group.rows, &conflicts, &[]).await?);
         self.list(&settled.aside, FoundBy::Us).await?;
-        let again = self.keep_parents(beside, &settled.placed, refused);
+        let again = self.keep_parents(beside, &settled, refused);
         match again.await? {
             Ok(more) => kept.extend(more),
             Err(again) => return Ok(Err(again)),
@@ -136,24 +136,25 @@ impl Replica {
     async fn keep_parents(
         &mut self,
         beside: &Beside<'_>,
-        placed: &BTreeSet<RowId>,
+        settled: &Settled,
         refused: &BTreeMap<RowId, String>,
     ) -> Result<Result<Kept, Again>, ReplicaError> {
         let Beside { group, clocks, revives, .. } = beside;
+        let placed = &settled.placed;
+        let aside: BTreeSet<RowId> = settled.sent().map(|(row, _)| row).collect();
         let revives = revives.iter().filter(|(row, _)| placed.contains(*row));
         let mut changed = Changed {
             rows: &group.rows,
-            returns: None,
             tells: Tells::Named,
             written: placed.iter().collect(),
-            deletes: Vec::new(),
             revives: revives.copied().collect(),
             clocks,
             refused,
-            earlier: &BTreeMap::new(),
+            aside: &aside,
+            ..Changed::without_group()
         };
         if self.more_follows {
-            self.look_later_at(group.first, placed.iter().cloned());
+            self.look_later_at(group.first, placed, &aside);
             changed.written.clear();
         }
         self.keep_references(&changed).await

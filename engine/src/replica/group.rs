@@ -291,7 +291,6 @@ impl Replica {
         let earlier = std::mem::take(&mut self.earlier);
         let changed = Changed {
             rows: &group.rows,
-            returns: None,
             tells: Tells::Named,
             written: written.into_iter().filter(|row| stands(row)).collect(),
             deletes: held,
@@ -299,6 +298,7 @@ impl Replica {
             clocks: &clocks,
             refused: &refused,
             earlier: &earlier,
+            ..Changed::without_group()
         };
         let kept = match self.more_follows {
             false => self.keep_references(&changed).await,

@@ -47,6 +47,8 @@ pub(super) struct Changed<'g> {
     pub(super) clocks: &'g BTreeMap<RowId, RowClock>,
     /// Rows that PostgreSQL refuses.
     pub(super) refused: &'g BTreeMap<RowId, String>,
+    /// Rows that this site has put aside in the same transaction, which their clocks do not say yet.
+    pub(super) aside: &'g BTreeSet<RowId>,
     /// What earlier fragments of the same transaction did.
     pub(super) earlier: &'g BTreeMap<Seq, Earlier>,
 }
@@ -69,6 +71,8 @@ pub(super) struct Earlier {
     written: BTreeSet<RowId>,
     /// Rows it deleted that others may reference, with their clocks since.
     gone: BTreeMap<RowId, RowClock>,
+    /// Rows that this site put aside so that its rows can stand.
+    aside: BTreeSet<RowId>,
 }
 
 /// What was done so that every row has its parents.
@@ -136,17 +140,26 @@ impl Replica {
         let deleted = writes.iter().filter(|(_, write)| *write == RowWrite::Delete);
         let gone = deleted.filter_map(|(row, _)| changed.clocks.get_key_value(*row));
         let gone = gone.map(|(row, clock)| (row.clone(), clock.clone()));
-        let earlier = Earlier { written: written.collect(), gone: gone.collect() };
+        let (written, gone) = (written.collect(), gone.collect());
+        let earlier = Earlier { written, gone, aside: BTreeSet::new() };
         self.earlier.insert(fragment, earlier);
         let (written, deletes, revives) = (BTreeSet::new(), Vec::new(), changed.revives.clone());
-        let nothing = BTreeMap::new();
-        let changed = Changed { written, deletes, revives, earlier: &nothing, ..*changed };
+        let earlier = &NOTHING_EARLIER;
+        let changed = Changed { written, deletes, revives, earlier, ..*changed };
         self.keep_references(&changed).await
     }
 
-    /// Leaves it to the last fragment to look for the parents of these rows too.
-    pub(super) fn look_later_at(&mut self, fragment: Seq, rows: impl Iterator<Item = RowId>) {
-        self.earlier.entry(fragment).or_default().written.extend(rows);
+    /// Leaves it to the last fragment to look for the parents of these rows too, of which some were put
+    /// aside.
+    pub(super) fn look_later_at(
+        &mut self,
+        fragment: Seq,
+        rows: &BTreeSet<RowId>,
+        aside: &BTreeSet<RowId>,
+    ) {
+        let earlier = self.earlier.entry(fragment).or_default();
+        earlier.written.extend(rows.iter().cloned());
+        earlier.aside.extend(aside.iter().cloned());
     }
 
     /// Executes the deletes that were held back, as far as they may be, and writes all remedies.
@@ -210,9 +223,7 @@ impl Replica {
         parent: Option<RowId>,
     ) -> Result<Result<(), Again>, ReplicaError> {
         self.find_hidden().await?;
-        let waits = |parent: &RowId| {
-            pass.changed.refused.contains_key(parent) || self.hidden.contains(parent)
-        };
+        let waits = |parent: &RowId| pass.changed.hides(parent) || self.hidden.contains(parent);
         let reason = self.orphan_reason(key.parent, parent.as_ref());
         let Some(parent) = parent.filter(|parent| !waits(parent)) else {
             pass.orphans.insert(child, reason);
@@ -425,10 +436,40 @@ impl Replica {
     }
 }
 
+static NO_WORKS: BTreeMap<RowId, RowWork> = BTreeMap::new();
+static NO_CLOCKS: BTreeMap<RowId, RowClock> = BTreeMap::new();
+static NO_REASONS: BTreeMap<RowId, String> = BTreeMap::new();
+static NO_ROWS: BTreeSet<RowId> = BTreeSet::new();
+static NOTHING_EARLIER: BTreeMap<Seq, Earlier> = BTreeMap::new();
+
 impl Changed<'_> {
+    /// Nothing yet, of rows that no group names.
+    pub(super) fn without_group() -> Self {
+        Self {
+            rows: &NO_WORKS,
+            tells: Tells::All,
+            written: BTreeSet::new(),
+            deletes: Vec::new(),
+            revives: Vec::new(),
+            returns: None,
+            clocks: &NO_CLOCKS,
+            refused: &NO_REASONS,
+            aside: &NO_ROWS,
+            earlier: &NOTHING_EARLIER,
+        }
+    }
+
     fn is_empty(&self) -> bool {
         let nothing = self.written.is_empty() && self.deletes.is_empty();
         nothing && self.revives.is_empty() && self.earlier.is_empty()
+    }
+
+    /// Whether the row is not there though its clock may say so, for what was done in this transaction.
+    fn hides(&self, row: &RowId) -> bool {
+        let mut earlier = self.earlier.values();
+        self.refused.contains_key(row)
+            || self.aside.contains(row)
+            || earlier.any(|earlier| earlier.aside.contains(row))
     }
 
     /// Whether the transaction itself says something of the row.

@@ -15,7 +15,7 @@ use crate::postgres::access::LockStrength;
 use crate::postgres::apply::{ApplyError, LockPhase, LockRequest, RowWrite};
 use crate::replica::barrier::BarrierError;
 use crate::replica::group::Write;
-use crate::replica::references::{Again, Changed, Kept, Tells};
+use crate::replica::references::{Again, Changed, Kept};
 use crate::replica::{Replica, ReplicaError};
 use crate::store::Dirt;
 
@@ -146,17 +146,8 @@ impl Replica {
         let is_parent = |row: &RowId| self.is_referenced(row.table);
         let clocks = due.iter().filter(|(row, _)| is_parent(row));
         let clocks = clocks.map(|(row, clock)| ((*row).clone(), clock.clone())).collect();
-        let changed = Changed {
-            rows: &BTreeMap::new(),
-            returns: None,
-            tells: Tells::All,
-            written: self.referencing(writes),
-            deletes,
-            revives: Vec::new(),
-            clocks: &clocks,
-            refused: &BTreeMap::new(),
-            earlier: &BTreeMap::new(),
-        };
+        let written = self.referencing(writes);
+        let changed = Changed { written, deletes, clocks: &clocks, ..Changed::without_group() };
         let kept = self.keep_references(&changed).await?;
         if let Ok(Kept { emitted, lines, .. }) = &kept
             && !emitted.is_empty()

@@ -31,19 +31,31 @@ pub enum RowOp {
     Quarantine,
     /// The row that was put aside is shown again. The cells are as with a delete.
     Return,
+    /// Somebody took note of a delete that must not stand, and the row has to be put aside all the same.
+    /// The cells are as with a delete.
+    ReviveAside,
 }
 
 impl RowOp {
     /// All of them, in the order of the numbers they are written as.
-    pub const ALL: [Self; 6] =
-        [Self::Insert, Self::Update, Self::Delete, Self::Revive, Self::Quarantine, Self::Return];
+    pub const ALL: [Self; 7] = [
+        Self::Insert,
+        Self::Update,
+        Self::Delete,
+        Self::Revive,
+        Self::Quarantine,
+        Self::Return,
+        Self::ReviveAside,
+    ];
 
     /// The stamp of a change's cells, given that of its transaction. What a row had before there
     /// was a log is older than all that is in it.
     pub fn cells_at(self, stamp: Stamp) -> Stamp {
         match self {
             Self::Insert | Self::Update => stamp,
-            Self::Delete | Self::Revive | Self::Quarantine | Self::Return => stamp.before_the_log(),
+            Self::Delete | Self::Revive | Self::Quarantine | Self::Return | Self::ReviveAside => {
+                stamp.before_the_log()
+            }
         }
     }
 }
@@ -392,13 +404,22 @@ mod tests {
         };
         let all = RowOp::ALL;
         let known = share(None);
-        assert_eq!(all.map(|op| reads(op, &known)), [false, true, false, false, false, false]);
+        assert_eq!(
+            all.map(|op| reads(op, &known)),
+            [false, true, false, false, false, false, false]
+        );
         let begun = share(Some(Stamp::least()));
-        assert_eq!(all.map(|op| reads(op, &begun)), [true, true, false, false, false, false]);
+        assert_eq!(
+            all.map(|op| reads(op, &begun)),
+            [true, true, false, false, false, false, false]
+        );
         let part = Part::Extreme(End::Max, "10".into());
         let other = Value::Share(Box::new(Share { birth: Some(Stamp::least()), part }));
-        assert_eq!(all.map(|op| reads(op, &other)), [false, true, false, false, false, false]);
+        assert_eq!(
+            all.map(|op| reads(op, &other)),
+            [false, true, false, false, false, false, false]
+        );
         let base = Value::Base("10".into());
-        assert_eq!(all.map(|op| reads(op, &base)), [false, false, true, true, true, true]);
+        assert_eq!(all.map(|op| reads(op, &base)), [false, false, true, true, true, true, true]);
     }
 }

@@ -489,7 +489,11 @@ impl Fold {
                     own.take_births(rules, birth);
                 }
                 RowOp::Update => own.take_shares(stamp, clock, is_doubtful),
-                RowOp::Delete | RowOp::Revive | RowOp::Quarantine | RowOp::Return => {
+                RowOp::Delete
+                | RowOp::Revive
+                | RowOp::Quarantine
+                | RowOp::Return
+                | RowOp::ReviveAside => {
                     own.keep_unlogged(rules, clock, is_doubtful);
                 }
             }
@@ -628,7 +632,7 @@ fn join_foreign(
         }
     }
     shown.stamps.extend([stamp, cells_at]);
-    if local.op == RowOp::Revive {
+    if matches!(local.op, RowOp::Revive | RowOp::ReviveAside) {
         shown.revivals.insert(stamp);
     }
     shown.parked |= parked;

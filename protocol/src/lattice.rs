@@ -284,6 +284,13 @@ impl RowClock {
                 self.join_existence(Existence { stamp, live: true }, &mut outcome);
                 self.join_old_cells(op.cells_at(stamp), cells, &mut outcome);
             }
+            RowOp::ReviveAside => {
+                self.join_existence(Existence { stamp, live: true }, &mut outcome);
+                if outcome.existence_won && self.aside.is_none() {
+                    self.aside = Some(Aside { stamp, is_aside: true });
+                }
+                self.join_old_cells(op.cells_at(stamp), cells, &mut outcome);
+            }
             RowOp::Quarantine | RowOp::Return => {
                 let is_aside = op == RowOp::Quarantine;
                 self.join_aside(Aside { stamp, is_aside }, &mut outcome);
@@ -320,7 +327,7 @@ impl RowClock {
         outcome.won.extend(columns.filter(|column| self.cell(*column) == cells_at));
         let decided = match op {
             RowOp::Update => None,
-            RowOp::Insert | RowOp::Delete | RowOp::Revive => {
+            RowOp::Insert | RowOp::Delete | RowOp::Revive | RowOp::ReviveAside => {
                 self.existence.map(|known| known.stamp)
             }
             RowOp::Quarantine | RowOp::Return => self.aside.map(|known| known.stamp),

@@ -598,19 +598,21 @@ impl Step {
                     Conflict { column: None, rule, winner, loser, lost: LostValue::Nothing }
                 }))
             }
-            RowOp::Revive if outcome.existence_won && before.is_gone() && !present => {
+            RowOp::Revive | RowOp::ReviveAside
+                if outcome.existence_won && before.is_gone() && !present =>
+            {
                 conflicts.extend(before.existence().map(|deleted| {
                     let (rule, winner, loser) = (Rule::Revived, self.stamp, deleted.stamp);
                     Conflict { column: None, rule, winner, loser, lost: LostValue::Nothing }
                 }));
             }
-            RowOp::Quarantine if outcome.existence_won && was_live => {
+            RowOp::Quarantine | RowOp::ReviveAside if outcome.existence_won && was_live => {
                 // Undo wants a value that gave way; the row is kept beside it.
                 let (column, rule) = (def.cell_columns().next(), Rule::Quarantined);
                 let (winner, loser) = (self.stamp, before.newest().unwrap_or(self.stamp));
                 conflicts.push(Conflict { column, rule, winner, loser, lost: lost_value });
             }
-            RowOp::Revive | RowOp::Quarantine | RowOp::Return => {}
+            RowOp::Revive | RowOp::Quarantine | RowOp::Return | RowOp::ReviveAside => {}
             RowOp::Insert | RowOp::Update => {}
         }
     }

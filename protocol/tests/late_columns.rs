@@ -91,7 +91,7 @@ fn written(steps: &[Step]) -> Vec<Written> {
         let named = def.cell_columns().filter(|column| match step.op {
             RowOp::Insert => true,
             RowOp::Update => step.columns[usize::from(column.0) - 1],
-            RowOp::Delete | RowOp::Revive | RowOp::Quarantine | RowOp::Return => false,
+            _ => false,
         });
         let value = |column: ColumnId| Value::Int(at as i64 * 10 + i64::from(column.0));
         let cells = named.map(|column| Cell { column, value: value(column) }).collect();

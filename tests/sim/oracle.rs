@@ -169,6 +169,20 @@ pub(crate) enum Turn {
     PutAside,
     /// It is shown again.
     Returned,
+    /// Its delete is taken back, and it is shown nowhere.
+    RevivedAside,
+}
+
+impl Turn {
+    /// Whether a delete is taken back.
+    pub(crate) fn revives(self) -> bool {
+        matches!(self, Self::Revived | Self::RevivedAside)
+    }
+
+    /// Whether it is shown nowhere from then on.
+    pub(crate) fn puts_aside(self) -> bool {
+        matches!(self, Self::PutAside | Self::RevivedAside)
+    }
 }
 
 /// What a transaction did to one row, all in all.
@@ -320,7 +334,7 @@ impl Row {
     /// Whether it was put aside since somebody said last whether it is there.
     fn is_aside(&self) -> bool {
         let since = self.existence.map(|(at, _)| at).unwrap_or_default();
-        self.aside.is_some_and(|(at, is_aside)| is_aside && at > since)
+        self.aside.is_some_and(|(at, is_aside)| is_aside && at >= since)
     }
 
     fn take(
@@ -331,11 +345,12 @@ impl Row {
         birth: impl Fn(usize) -> Moment,
     ) {
         let at = by.at;
-        if let Some(live) = write.exists.or((write.turn == Some(Turn::Revived)).then_some(true)) {
+        let revives = write.turn.is_some_and(Turn::revives);
+        if let Some(live) = write.exists.or(revives.then_some(true)) {
             self.existence = self.existence.max(Some((at, live)));
         }
-        if let Some(turn @ (Turn::PutAside | Turn::Returned)) = write.turn {
-            self.aside = self.aside.max(Some((at, turn == Turn::PutAside)));
+        if let Some(turn) = write.turn.filter(|turn| *turn != Turn::Revived) {
+            self.aside = self.aside.max(Some((at, turn.puts_aside())));
         }
         for (place, value) in &write.cells {
             let cell = self.cells.entry(*place).or_insert((Moment::default(), Value::Null));

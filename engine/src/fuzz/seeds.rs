@@ -107,7 +107,14 @@ fn markers() -> Vec<Marker> {
         (ParkedChange { seq: Seq(9), index: 0 }, Obstacle::NoTable),
     ];
     let update = Remedy::Update(vec![ColumnId(1), ColumnId(4)]);
-    let remedies = [Remedy::Revive, Remedy::Delete, Remedy::Quarantine, Remedy::Return, update];
+    let remedies = [
+        Remedy::Revive,
+        Remedy::Delete,
+        Remedy::Quarantine,
+        Remedy::Return,
+        Remedy::ReviveAside,
+        update,
+    ];
     let row = |key| RowId { table: TableId(3), key: RowKey::new(&[Value::Int(key)]) };
     let emitted = remedies.into_iter().zip(1..);
     let emitted = emitted.map(|(remedy, key)| Emission { row: row(key), remedy }).collect();

@@ -87,7 +87,8 @@ impl Replica {
         mut lines: Vec<ConflictLine>,
         emitted: &[Emission],
     ) -> Vec<ConflictLine> {
-        let revived = emitted.iter().filter(|emission| emission.remedy == Remedy::Revive);
+        let revives = |remedy: &Remedy| matches!(remedy, Remedy::Revive | Remedy::ReviveAside);
+        let revived = emitted.iter().filter(|emission| revives(&emission.remedy));
         let named = revived.filter_map(|Emission { row, .. }| {
             Some((self.dictionary.table(row.table)?.name.to_string(), key_text(row)))
         });
@@ -182,7 +183,7 @@ impl Replica {
                 lines.push(line(place, "cells", names, reason, "add the column here too"));
             }
             if let Some(reason) = refused.get(row) {
-                let advice = match self.orphaned.contains_key(row) {
+                let advice = match self.waits_for_parent(row) {
                     true => ORPHAN_ADVICE,
                     false => REFUSED_ADVICE,
                 };
@@ -283,6 +284,7 @@ pub(super) fn op_name(op: RowOp) -> &'static str {
         RowOp::Revive => "revive",
         RowOp::Quarantine => "quarantine",
         RowOp::Return => "return",
+        RowOp::ReviveAside => "revive aside",
     }
 }
 

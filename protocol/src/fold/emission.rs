@@ -35,6 +35,8 @@ pub enum Remedy {
     Quarantine,
     /// It was put aside and is shown again.
     Return,
+    /// It is not deleted after all, but put aside.
+    ReviveAside,
     /// These columns get the values that the row shows, in column order.
     Update(Vec<ColumnId>),
 }
@@ -47,6 +49,7 @@ impl Remedy {
             Self::Delete => RowOp::Delete,
             Self::Quarantine => RowOp::Quarantine,
             Self::Return => RowOp::Return,
+            Self::ReviveAside => RowOp::ReviveAside,
             Self::Update(_) => RowOp::Update,
         }
     }
@@ -62,6 +65,7 @@ pub(super) fn encode(emitted: &[Emission], out: &mut Writer) {
             Remedy::Delete => out.u8(1),
             Remedy::Quarantine => out.u8(3),
             Remedy::Return => out.u8(4),
+            Remedy::ReviveAside => out.u8(5),
             Remedy::Update(columns) => {
                 out.u8(2);
                 out.varint(columns.len() as u64);
@@ -80,6 +84,7 @@ pub(super) fn decode(from: &mut Reader<'_>) -> Result<Vec<Emission>, DecodeError
             1 => Remedy::Delete,
             3 => Remedy::Quarantine,
             4 => Remedy::Return,
+            5 => Remedy::ReviveAside,
             2 => {
                 let count = from.count(COLUMNS_MAX)?;
                 Remedy::Update(

@@ -205,7 +205,9 @@ impl Image {
                 let shown = self.after.or(self.before).unwrap_or_default();
                 shown.into_cells(|_, _| true)
             }
-            Remedy::Quarantine => self.before.unwrap_or_default().into_cells(|_, _| true),
+            Remedy::ReviveAside | Remedy::Quarantine => {
+                self.before.unwrap_or_default().into_cells(|_, _| true)
+            }
             Remedy::Delete => {
                 let keeps = rules.is_some_and(TableRules::keeps_deleted);
                 self.before.unwrap_or_default().into_cells(|_, _| keeps)

@@ -182,6 +182,7 @@ mod tests {
             Remedy::Delete,
             Remedy::Quarantine,
             Remedy::Return,
+            Remedy::ReviveAside,
             Remedy::Update(vec![ColumnId(1), ColumnId(4)]),
         ];
         let emitted = remedies.into_iter().zip(1..);

@@ -49,7 +49,11 @@ fn changes() -> impl Strategy<Value = Vec<Change>> {
                     let share = Cell { column: COUNT, value };
                     cells(&columns).into_iter().chain([share]).collect()
                 }
-                RowOp::Delete | RowOp::Revive | RowOp::Quarantine | RowOp::Return => old(&columns),
+                RowOp::Delete
+                | RowOp::Revive
+                | RowOp::Quarantine
+                | RowOp::Return
+                | RowOp::ReviveAside => old(&columns),
             };
             Change { op, stamp, cells }
         });
@@ -158,6 +162,26 @@ fn a_row_that_is_aside_loses_nothing() {
     assert!(clock.is_live(false));
     assert_eq!(clock.join(RowOp::Quarantine, stamp(1, 5), &[]).fate(), Fate::Superseded);
     assert!(clock.is_live(false));
+}
+
+#[test]
+fn a_delete_that_must_not_stand_can_leave_the_row_aside() {
+    let (delete, revive) = ((RowOp::Delete, stamp(0, 5)), (RowOp::ReviveAside, stamp(1, 6)));
+    let back = (RowOp::Return, stamp(2, 7));
+    for order in [[delete, revive, back], [back, delete, revive], [revive, back, delete]] {
+        let mut clock = RowClock::default();
+        clock.join(RowOp::Insert, stamp(0, 1), &cells(&[1, 2]));
+        for (op, stamp) in order.into_iter().filter(|change| *change != back) {
+            clock.join(op, stamp, &[]);
+        }
+        assert!(clock.is_aside() && !clock.is_gone() && !clock.is_live(true));
+        clock.join(back.0, back.1, &[]);
+        let mut again = RowClock::default();
+        again.join(RowOp::Insert, stamp(0, 1), &cells(&[1, 2]));
+        order.iter().for_each(|(op, stamp)| drop(again.join(*op, *stamp, &[])));
+        assert!(again.is_live(false));
+        assert_eq!(again, clock);
+    }
 }
 
 #[test]

@@ -52,9 +52,9 @@ pub(super) fn check(
 
 /// What decides whether a row is there.
 fn decided<'w, 'h>(writes: &'w [Written<'h>]) -> Option<&'w Written<'h>> {
-    let deciding = writes
-        .iter()
-        .filter(|write| write.write.exists.is_some() || write.write.turn == Some(Turn::Revived));
+    let deciding = writes.iter().filter(|write| {
+        write.write.exists.is_some() || write.write.turn.is_some_and(Turn::revives)
+    });
     deciding.max_by_key(|write| write.at())
 }
 
@@ -116,7 +116,7 @@ impl Bonds<'_> {
         let parent = (NODE + key.parent, vec![oracle::text(value)]);
         let mut writes = self.rows.get(&parent).into_iter().flatten();
         writes.any(|write| {
-            let takes = write.is_delete() || write.write.turn == Some(Turn::PutAside);
+            let takes = write.is_delete() || write.write.turn.is_some_and(Turn::puts_aside);
             takes && (write.txn == by.txn || by.knew(write))
         })
     }
@@ -164,7 +164,7 @@ impl Bonds<'_> {
                 return Err(format!("{txn} writes {value:?} into column {place} for nothing"));
             }
         }
-        let is_aside = write.write.turn == Some(Turn::PutAside);
+        let is_aside = write.write.turn.is_some_and(Turn::puts_aside);
         let follows = || self.keys(table).any(|(at, key)| self.was_taken(write, key, led(at)));
         match is_aside && loser.is_none() && !follows() {
             true => Err(format!("{txn} puts it aside for nothing")),

@@ -86,6 +86,7 @@ pub(super) fn writes(transaction: &Transaction, described: &Described) -> Vec<Wr
             RowOp::Revive => (None, Some(Turn::Revived)),
             RowOp::Quarantine => (None, Some(Turn::PutAside)),
             RowOp::Return => (None, Some(Turn::Returned)),
+            RowOp::ReviveAside => (None, Some(Turn::RevivedAside)),
         };
         let here = &workload::tables()[*table];
         let cell = |cell: &landfall_protocol::change::Cell| {

@@ -189,6 +189,7 @@ fn copy(world: &Rc<World>, site: &Rc<Site>, image: MemoryDisk) -> Rc<Site> {
         world.clients.set(world.clients.get() + 1);
         world.lives.spawn(world.life, client.run());
     }
+    world.copies.set(world.copies.get() + 1);
     world.start_later(&copy, 0);
     copy
 }
@@ -207,6 +208,7 @@ async fn attend_copy(world: &Rc<World>, site: &Rc<Site>, copy: &Rc<Site>, dice: 
     world.trace(|| format!("the copy of {} is switched off", site.id));
     copy.crash(world);
     copy.is_gone.set(true);
+    world.copies.set(world.copies.get() - 1);
     if let Some(cluster) = &copy.cluster {
         cluster.crash();
         site.lost.borrow_mut().push(cluster.history(0));

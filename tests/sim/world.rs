@@ -91,6 +91,8 @@ pub(crate) struct World {
     pub(crate) ambushes: Cell<u64>,
     dice: RefCell<Dice>,
     pub(crate) clients: Cell<u64>,
+    /// Copies of machines that run beside them.
+    pub(crate) copies: Cell<u64>,
     /// How many words clients have made up.
     pub(crate) tokens: Cell<u64>,
     /// Faults come no more; what is broken is being mended.
@@ -195,6 +197,7 @@ impl World {
             fleet: Arc::new(fleet.expect("the fleet is sound")),
             ambushes: Cell::new(options.ambushes),
             clients: Cell::new(options.sites * options.clients),
+            copies: Cell::new(0),
             tokens: Cell::new(0),
             ledger: RefCell::default(),
             opened: Opened::default(),
@@ -410,6 +413,9 @@ impl World {
             let clusters = self.sites.iter().filter_map(|site| site.cluster.as_ref());
             let open: Vec<String> = clusters.flat_map(Cluster::open_transactions).collect();
             waits.push(format!("{} clients are at work: {open:?}", self.clients.get()));
+        }
+        if self.copies.get() > 0 {
+            waits.push("a copy of a site runs beside it".to_owned());
         }
         let mut logs = Vec::new();
         for site in &self.sites {

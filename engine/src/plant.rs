@@ -9,6 +9,8 @@
 //! | `no-set-null` | what is to let go of a parent that goes keeps it |
 //! | `unlocked-parents` | parents are not locked while their children are written; only in a simulator |
 //! | `youngest-claim` | of two rows with one value the younger one keeps it |
+//! | `claims-of-parked` | a row gives way to what another shows only because its change is parked |
+//! | `parked-followers` | a row that comes after its parent was put aside is parked |
 //! | `no-return` | rows that are put aside never come back |
 //! | `unlisted-aside` | rows are put aside without a word of it |
 //! | `no-causal-order` | a transaction does not wait for what its origin had seen |

@@ -8,6 +8,7 @@
 
 mod aside;
 mod barrier;
+mod beside;
 mod clashes;
 mod group;
 mod large;
@@ -34,7 +35,7 @@ use futures_util::future::select_all;
 
 use landfall_protocol::dictionary::{Dictionary, RowId};
 use landfall_protocol::fold::{Fold, MarkerKey};
-use landfall_protocol::id::{Origin, Seq};
+use landfall_protocol::id::{Origin, Seq, TxnId};
 use landfall_protocol::plan::Group;
 use landfall_protocol::queue::TrustedTime;
 use landfall_protocol::schema::{TableDef, TableId};
@@ -58,7 +59,7 @@ use crate::replica::barrier::Barrier;
 use crate::replica::group::{Attempt, Mode, Refusal};
 use crate::replica::large::Lane;
 use crate::replica::log_values::Described;
-use crate::replica::orphans::HiddenRows;
+use crate::replica::orphans::{HiddenRows, Orphan};
 use crate::replica::parked::Parking;
 use crate::replica::pending::{Next, Pending};
 use crate::replica::references::Earlier;
@@ -354,8 +355,10 @@ pub(crate) struct Replica {
     attempts: BTreeMap<Origin, u32>,
     /// When the catalog was last read because of a change that did not fit.
     refreshed: Option<std::time::Instant>,
-    /// Rows of the group at hand whose parents are parked, with the reason.
-    orphaned: BTreeMap<RowId, String>,
+    /// Rows without parents that were found when the work at hand was tried before.
+    orphaned: BTreeMap<RowId, Orphan>,
+    /// The transactions for which, if it is some.
+    orphaned_of: Option<(TxnId, Seq)>,
     /// Whether further fragments of the transaction at hand are to come.
     more_follows: bool,
     /// What the fragments before did to rows that reference each other.
@@ -426,6 +429,7 @@ impl Replica {
             attempts: BTreeMap::new(),
             refreshed: None,
             orphaned: BTreeMap::new(),
+            orphaned_of: None,
             more_follows: false,
             earlier: BTreeMap::new(),
             hidden: HiddenRows::default(),
@@ -644,7 +648,6 @@ impl Replica {
             }
         }
         self.attempts.remove(&origin);
-        self.orphaned.clear();
         self.applied.advance(origin, front.group.last);
         self.counters.groups += 1;
         self.counters.transactions += count as u64;
@@ -670,6 +673,7 @@ impl Replica {
     /// Tries a group until it is committed or refused, or its turn is over: a row that somebody
     /// keeps locked must not hold up the other origins.
     async fn try_for_a_turn(&mut self, group: &Group, mode: Mode) -> Result<Tried, ReplicaError> {
+        self.begin_orphans(Some((TxnId { origin: group.origin, seq: group.first }, group.last)));
         let mut hidden = BTreeSet::new();
         let mut waits_for = "its turn";
         let mut late = false;
@@ -717,9 +721,8 @@ impl Replica {
         let fresh =
             self.horizon_at.is_some_and(|at| time::monotonic().duration_since(at) < HORIZON_FRESH);
         if !fresh || self.horizon.is_crowded() {
-            match self.barrier.pass().await {
-                Err(BarrierError::Late) => return Ok(false),
-                passed => passed?,
+            if !self.barrier.passes().await? {
+                return Ok(false);
             }
             self.horizon_at = Some(time::monotonic());
         }

@@ -38,6 +38,13 @@ const LATEST: &[(Length, u64)] = &[(Length::Short, 457), (Length::Short, 44), (L
 /// - 6502, short: a row that others put aside while its change was parked was not on the list of those.
 /// - 6443, short: the server crashed before what was repaired was on its disk, and nobody repaired it
 ///   again.
+/// - 9870, short: a row was put aside in the transaction that had to bring its child back, and apply waited
+///   for a delete that nobody had written.
+/// - 8394, short: a row came after its parent was put aside, and was parked for ever, at another site with
+///   what it had been before.
+/// - 13240, short: a row was put aside for what another showed only because its change was parked.
+/// - 13968, short: what a group of two transactions found without a parent went aside with the first of them.
+/// - 3826: a delete stood in spite of an update, because the row that was to come back had to go aside.
 /// - 1202: a set that was edited before it was put back in order had another order at its site for good.
 const REALMS: &[(Length, u64)] = &[
     (Length::Short, 173),
@@ -45,6 +52,11 @@ const REALMS: &[(Length, u64)] = &[
     (Length::Short, 848),
     (Length::Short, 6502),
     (Length::Short, 6443),
+    (Length::Short, 9870),
+    (Length::Short, 8394),
+    (Length::Short, 13240),
+    (Length::Short, 13968),
+    (Length::Full, 3826),
     (Length::Full, 37),
     (Length::Full, 1),
     (Length::Full, 1202),

@@ -7,7 +7,7 @@ use anyhow::bail;
 use crate::cargo::{cargo, run};
 
 /// Rules that the simulator must miss, each within [`SEEDS_MAX`] runs.
-const RULES: [&str; 33] = [
+const RULES: [&str; 34] = [
     "no-barrier",
     "no-causal-order",
     "no-chain-check",
@@ -39,6 +39,7 @@ const RULES: [&str; 33] = [
     "no-set-null",
     "unlocked-parents",
     "youngest-claim",
+    "parked-followers",
     "no-return",
     "unlisted-aside",
 ];

@@ -36,6 +36,14 @@ pub struct ForeignKeyAccess {
     pub(super) sought_sql: String,
 }
 
+impl ForeignKeyAccess {
+    /// The column by which the history tells what became of a child: undo wants a value that gave way.
+    pub fn told_column(&self, child: &TableDef) -> Option<ColumnId> {
+        let named = |column: &ColumnId| self.columns.contains(column);
+        child.cell_columns().find(named).or(child.cell_columns().next())
+    }
+}
+
 /// The foreign keys between these tables, which have these numbers and accesses.
 pub fn between<'t>(
     tables: impl Iterator<Item = (TableId, &'t TableDef)>,

@@ -49,17 +49,21 @@ pub(super) type Moves<'w> = BTreeMap<&'w RowId, Option<RowClock>>;
 type Place = (TableName, RowKey);
 
 impl Returning {
-    /// Rows of these tables, and of those that reference them, are tried soon.
+    /// Rows of these tables, and of those that reference them, however far, are tried soon.
     pub(super) fn touched<'t>(
         &mut self,
         tables: impl Iterator<Item = &'t TableDef>,
         catalog: Option<&Catalog>,
     ) {
         let Some(written) = self.written.as_mut().filter(|_| !self.nothing) else { return };
-        for def in tables {
-            written.insert(def.name.clone());
-            let local = catalog.and_then(|catalog| catalog.table(&def.name));
-            written.extend(local.into_iter().flat_map(|local| local.referenced_by.iter().cloned()));
+        let mut next: Vec<TableName> = tables.map(|def| def.name.clone()).collect();
+        while let Some(name) = next.pop() {
+            let local = catalog.and_then(|catalog| catalog.table(&name));
+            if written.insert(name) {
+                next.extend(
+                    local.into_iter().flat_map(|local| local.referenced_by.iter().cloned()),
+                );
+            }
         }
     }
 
@@ -221,17 +225,19 @@ impl Replica {
     }
 
     /// As [`Replica::list_moves`], for rows that are about to be written as their clocks say: what became
-    /// of them while they were parked was not listed.
-    pub(super) async fn list_due(
+    /// of them while they were parked was not listed. Returns which are put aside, or may have been.
+    pub(super) async fn list_due<'w>(
         &mut self,
-        due: &BTreeMap<&RowId, RowClock>,
-    ) -> Result<(), ReplicaError> {
+        due: &BTreeMap<&'w RowId, RowClock>,
+    ) -> Result<Moves<'w>, ReplicaError> {
         let may_be_listed = !self.returning.nothing;
         let moves = due.iter().filter_map(|(row, clock)| match clock.is_aside() {
             true => Some((*row, Some(clock.clone()))),
             false => may_be_listed.then_some((*row, None)),
         });
-        self.list_moves(&moves.collect()).await
+        let moves = moves.collect();
+        self.list_moves(&moves).await?;
+        Ok(moves)
     }
 
     /// Writes lines of rows that are put aside.

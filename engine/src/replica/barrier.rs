@@ -110,4 +110,12 @@ impl Barrier {
         self.horizon.raise(horizon);
         Ok(())
     }
+
+    /// As [`Barrier::pass`]; `false` when that takes too long.
+    pub(super) async fn passes(&mut self) -> Result<bool, BarrierError> {
+        match self.pass().await {
+            Err(BarrierError::Late) => Ok(false),
+            passed => passed.map(|()| true),
+        }
+    }
 }

@@ -9,59 +9,46 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
-use landfall_protocol::clock::{Hlc, Stamp};
+use landfall_protocol::clock::Stamp;
 use landfall_protocol::dictionary::RowId;
 use landfall_protocol::fold::{Emission, Remedy};
-use landfall_protocol::id::Seq;
 use landfall_protocol::lattice::RowClock;
-use landfall_protocol::plan::{Conflict, Group, LostValue, RowWork, Rule};
+use landfall_protocol::plan::{Conflict, LostValue, Rule};
 use landfall_protocol::schema::ColumnId;
 use landfall_protocol::unique::{Claim, suffixed};
 use landfall_protocol::value::Value;
 
 use crate::plant;
-use crate::postgres::apply::{ApplyError, AsideLine, FoundBy, RowWrite, Target};
+use crate::postgres::apply::{ApplyError, AsideLine, RowWrite, Target};
 use crate::postgres::claims::{ClaimAccess, ClaimRemedy};
-use crate::replica::aside::Moves;
-use crate::replica::barrier::BarrierError;
+use crate::replica::beside::Sent;
 use crate::replica::group::Write;
-use crate::replica::references::{Again, Changed, Kept, Tells};
+use crate::replica::references::{Again, Kept};
 use crate::replica::{Replica, ReplicaError, key_text};
 
 const MOVED: Again = "a row moved while it was looked at what it clashes with";
 
-/// A group whose rows are written, as far as PostgreSQL takes them.
-pub(super) struct Beside<'g> {
-    pub(super) group: &'g Group,
-    /// What its rows were to become, where they are written one by one.
-    pub(super) wanted: Vec<Write<'g>>,
-    /// Their clocks once the group is joined.
-    pub(super) clocks: &'g BTreeMap<RowId, RowClock>,
-    /// Rows that stand because this site takes a delete back, and whether they were there before.
-    pub(super) revives: &'g [(&'g RowId, bool)],
-    /// Rows that the group puts aside.
-    pub(super) aside: &'g Moves<'g>,
-}
-
 /// Refused rows, and what they were to become.
-struct Clashing<'g> {
-    writes: Vec<Write<'g>>,
-    clocks: &'g BTreeMap<RowId, RowClock>,
+pub(super) struct Clashing<'g> {
+    pub(super) writes: Vec<Write<'g>>,
+    pub(super) clocks: &'g BTreeMap<RowId, RowClock>,
     /// Rows that this site brings back: they have their remedy, and can only be put aside.
-    revived: BTreeSet<RowId>,
+    pub(super) revived: BTreeSet<RowId>,
 }
 
 /// What was done so that all rows can stand.
 #[derive(Default)]
-struct Settled {
+pub(super) struct Settled {
     /// Rows that were refused and are shown now.
-    placed: BTreeSet<RowId>,
+    pub(super) placed: BTreeSet<RowId>,
     /// What this site says of rows.
-    remedies: BTreeMap<RowId, Remedy>,
+    pub(super) remedies: BTreeMap<RowId, Remedy>,
     /// What the history is to tell.
-    conflicts: Vec<(RowId, Conflict)>,
+    pub(super) conflicts: Vec<(RowId, Conflict)>,
+    /// Rows that do not show what their clocks say, because PostgreSQL refuses that.
+    pub(super) stuck: BTreeSet<RowId>,
     /// Rows that are put aside.
-    aside: Vec<AsideLine>,
+    pub(super) aside: Vec<AsideLine>,
 }
 
 /// A row that has to find its place.
@@ -81,90 +68,17 @@ struct Holder {
     row: RowId,
 }
 
-/// Rows that are put aside, and who has what they wanted.
-type Sent = BTreeMap<RowId, Stamp>;
-
 /// How a row gives way.
 type NewCells = Vec<(ColumnId, Value)>;
 
 impl Replica {
-    /// Lets rows that cannot stand beside others give way, with what belongs to them, and shows refused
-    /// rows that can stand then. What is refused for another reason stays refused.
-    pub(super) async fn make_room(
-        &mut self,
-        beside: &Beside<'_>,
-        kept: &mut Kept,
-        refused: &mut BTreeMap<RowId, String>,
-    ) -> Result<Result<(), Again>, ReplicaError> {
-        let Beside { group, clocks, revives, aside, .. } = *beside;
-        let may_stand = |row: &RowId| refused.contains_key(row) && !self.orphaned.contains_key(row);
-        let wanted = beside.wanted.iter().filter(|(_, write)| *write != RowWrite::Delete);
-        let wanted: Vec<_> = wanted.filter(|(row, _)| may_stand(row)).cloned().collect();
-        let sent = aside.iter().filter(|(row, _)| self.is_referenced(row.table));
-        let sent = sent.filter_map(|(row, clock)| {
-            Some(((*row).clone(), clock.as_ref()?.decided().unwrap_or(self.unlogged())))
-        });
-        let mut goes: Sent = sent.collect();
-        if wanted.is_empty() && goes.is_empty() {
-            return Ok(Ok(()));
-        }
-        let told = kept.emitted.iter().filter(|emission| emission.remedy == Remedy::Revive);
-        let told = told.map(|emission| emission.row.clone());
-        let revived = revives.iter().map(|(row, _)| (*row).clone()).chain(told).collect();
-        let clashing = Clashing { writes: wanted, clocks, revived };
-        let mut settled = match self.settle_clashes(&clashing).await? {
-            Ok(settled) => settled,
-            Err(again) => return Ok(Err(again)),
-        };
-        goes.extend(settled.sent());
-        self.follow_aside(goes, clocks, &mut settled).await?;
-        refused.retain(|row, _| !settled.has(row));
-        let conflicts: Vec<(&RowId, Conflict)> =
-            settled.conflicts.iter().map(|(row, conflict)| (row, conflict.clone())).collect();
-        kept.lines.extend(self.conflict_lines(&group.rows, &conflicts, &[]).await?);
-        self.list(&settled.aside, FoundBy::Us).await?;
-        let again = self.keep_parents(beside, &settled, refused);
-        match again.await? {
-            Ok(more) => kept.extend(more),
-            Err(again) => return Ok(Err(again)),
-        }
-        kept.say(settled.remedies, &group.rows);
-        Ok(Ok(()))
-    }
-
-    /// Looks whether rows that found their place late have their parents.
-    async fn keep_parents(
-        &mut self,
-        beside: &Beside<'_>,
-        settled: &Settled,
-        refused: &BTreeMap<RowId, String>,
-    ) -> Result<Result<Kept, Again>, ReplicaError> {
-        let Beside { group, clocks, revives, .. } = beside;
-        let placed = &settled.placed;
-        let aside: BTreeSet<RowId> = settled.sent().map(|(row, _)| row).collect();
-        let revives = revives.iter().filter(|(row, _)| placed.contains(*row));
-        let mut changed = Changed {
-            rows: &group.rows,
-            tells: Tells::Named,
-            written: placed.iter().collect(),
-            revives: revives.copied().collect(),
-            clocks,
-            refused,
-            aside: &aside,
-            ..Changed::without_group()
-        };
-        if self.more_follows {
-            self.look_later_at(group.first, placed, &aside);
-            changed.written.clear();
-        }
-        self.keep_references(&changed).await
-    }
-
-    async fn settle_clashes(
+    /// Lets rows give way until all that clash can stand; goes on from what is settled.
+    pub(super) async fn settle_clashes(
         &mut self,
         clashing: &Clashing<'_>,
+        mut settled: Settled,
     ) -> Result<Result<Settled, Again>, ReplicaError> {
-        let mut settled = Settled::default();
+        self.find_hidden().await?;
         let mut seekers = Vec::new();
         for (row, write) in &clashing.writes {
             if self.apply.claims(row.table).is_empty() {
@@ -241,7 +155,13 @@ impl Replica {
                 Err(reason) => reason,
             };
             let holders = self.holders(&seeker).await?;
-            if holders.is_empty() {
+            // Nobody is put aside for long because of what a row shows that cannot be shown as it is.
+            let is_stuck = |row: &RowId| {
+                let stuck = settled.stuck.contains(row) || self.hidden.contains(row);
+                stuck && !plant::active("claims-of-parked")
+            };
+            if holders.is_empty() || holders.iter().any(|holder| is_stuck(&holder.row)) {
+                settled.stuck.insert(seeker.row.clone());
                 return self.put_back(&seeker, reason).await;
             }
             let clocks = match self.clocks_of(clashing, &holders).await? {
@@ -283,7 +203,7 @@ impl Replica {
         }
     }
 
-    /// A row that clashes with nobody is refused for another reason, and stays as it was.
+    /// A row that is refused for another reason stays as it was.
     async fn put_back(
         &mut self,
         seeker: &Seeker<'_>,
@@ -326,9 +246,8 @@ impl Replica {
         clashing: &Clashing<'_>,
         holders: &[Holder],
     ) -> Result<Result<BTreeMap<RowId, RowClock>, Again>, ReplicaError> {
-        match self.barrier.pass().await {
-            Err(BarrierError::Late) => return Ok(Err("capture is behind")),
-            passed => passed?,
+        if !self.barrier.passes().await? {
+            return Ok(Err("capture is behind"));
         }
         let outside = holders.iter().map(|holder| &holder.row);
         let outside = outside.filter(|row| !clashing.clocks.contains_key(*row)).cloned();
@@ -400,73 +319,6 @@ impl Replica {
         settled.remedies.insert(row.clone(), Remedy::Quarantine);
         self.write_rows(&[(row, RowWrite::Delete)]).await
     }
-
-    /// Rows that reference what is put aside are put aside with it.
-    async fn follow_aside(
-        &mut self,
-        sent: Sent,
-        clocks: &BTreeMap<RowId, RowClock>,
-        settled: &mut Settled,
-    ) -> Result<(), ReplicaError> {
-        let mut frontier = sent;
-        while !frontier.is_empty() {
-            frontier = self.children_aside(&frontier, clocks, settled).await?;
-        }
-        Ok(())
-    }
-
-    /// Puts the children of rows that are not there any more aside.
-    async fn children_aside(
-        &mut self,
-        sent: &Sent,
-        clocks: &BTreeMap<RowId, RowClock>,
-        settled: &mut Settled,
-    ) -> Result<Sent, ReplicaError> {
-        let mut next = Sent::new();
-        for key in self.apply.foreign_keys().iter() {
-            let parents: Vec<&RowId> = sent.keys().filter(|row| row.table == key.parent).collect();
-            if parents.is_empty() || !key.names_key {
-                continue;
-            }
-            for (child, parent) in self.apply.children(key, &parents).await? {
-                let shown = self.apply.shown(&[&child]).await?.remove(&child).unwrap_or_default();
-                let text = |column: ColumnId| shown.get(&column).cloned().flatten();
-                if self.write_rows(&[(&child, RowWrite::Delete)]).await? {
-                    let winner = sent.get(&parent).copied().unwrap_or(self.unlogged());
-                    let loser = self.newest(&child, clocks).await?;
-                    let column = self.dictionary.table(child.table).and_then(|def| {
-                        let named = |column: &ColumnId| key.columns.contains(column);
-                        def.cell_columns().find(named).or(def.cell_columns().next())
-                    });
-                    settled.tell_child(&child, column, text, (winner, loser));
-                    let reason = self.why_orphaned(&parent);
-                    settled.aside.extend(self.aside_line(&child, reason, text));
-                    settled.remedies.insert(child.clone(), Remedy::Quarantine);
-                    settled.placed.remove(&child);
-                    next.insert(child, winner);
-                }
-            }
-        }
-        Ok(next)
-    }
-
-    /// Who wrote a row last; what nobody wrote since there is a log was there before.
-    async fn newest(
-        &self,
-        row: &RowId,
-        clocks: &BTreeMap<RowId, RowClock>,
-    ) -> Result<Stamp, ReplicaError> {
-        let clock = match clocks.get(row) {
-            Some(clock) => Some(clock.clone()),
-            None => self.store.clocks(vec![row.clone()]).await?.pop().flatten(),
-        };
-        Ok(clock.and_then(|clock| clock.newest()).unwrap_or(self.unlogged()))
-    }
-
-    /// The stamp of what was there before there was a log.
-    fn unlogged(&self) -> Stamp {
-        Stamp::new(Hlc::ZERO, self.own, Seq::ZERO)
-    }
 }
 
 impl Holder {
@@ -484,7 +336,7 @@ impl Holder {
 static NO_CLOCK: std::sync::LazyLock<RowClock> = std::sync::LazyLock::new(RowClock::default);
 
 impl Kept {
-    fn extend(&mut self, more: Self) {
+    pub(super) fn extend(&mut self, more: Self) {
         self.emitted.extend(more.emitted);
         self.lines.extend(more.lines);
         self.orphans.extend(more.orphans);
@@ -492,7 +344,11 @@ impl Kept {
 
     /// Adds what is said of rows that had to give way. The WAL tells what new values rows have got that
     /// nobody else wrote.
-    fn say(&mut self, remedies: BTreeMap<RowId, Remedy>, named: &BTreeMap<RowId, RowWork>) {
+    pub(super) fn say(
+        &mut self,
+        remedies: BTreeMap<RowId, Remedy>,
+        is_named: impl Fn(&RowId) -> bool,
+    ) {
         let said = std::mem::take(&mut self.emitted).into_iter();
         let mut all: BTreeMap<RowId, Remedy> =
             said.map(|Emission { row, remedy }| (row, remedy)).collect();
@@ -504,7 +360,7 @@ impl Kept {
                     columns.dedup();
                 }
                 (Remedy::Update(_), Some(_)) => {}
-                (Remedy::Update(_), None) if !named.contains_key(&row) => {}
+                (Remedy::Update(_), None) if !is_named(&row) => {}
                 (remedy, _) => drop(all.insert(row, remedy)),
             }
         }
@@ -559,7 +415,7 @@ impl Seeker<'_> {
 
 impl Settled {
     /// Whether a row is refused no more.
-    fn has(&self, row: &RowId) -> bool {
+    pub(super) fn has(&self, row: &RowId) -> bool {
         self.placed.contains(row) || self.remedies.contains_key(row)
     }
 
@@ -582,17 +438,23 @@ impl Settled {
     }
 
     /// The rows that are put aside, with those to whom they gave way.
-    fn sent(&self) -> impl Iterator<Item = (RowId, Stamp)> {
+    pub(super) fn sent(&self) -> Sent {
         let aside = self.remedies.iter().filter(|(_, remedy)| **remedy == Remedy::Quarantine);
-        aside.filter_map(|(row, _)| {
+        let aside = aside.filter_map(|(row, _)| {
             // Of several the last one is why.
             let told = self.conflicts.iter().rev().find(|(loser, _)| loser == row);
             told.map(|(_, conflict)| (row.clone(), conflict.winner))
-        })
+        });
+        aside.collect()
+    }
+
+    /// Whether nothing was done.
+    pub(super) fn is_empty(&self) -> bool {
+        self.placed.is_empty() && self.remedies.is_empty()
     }
 
     /// Notes for the history that a row is put aside with the one that it references.
-    fn tell_child(
+    pub(super) fn tell_child(
         &mut self,
         child: &RowId,
         column: Option<ColumnId>,

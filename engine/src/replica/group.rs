@@ -21,9 +21,9 @@ use crate::postgres::apply::{
 };
 use crate::postgres::history::ConflictLine;
 use crate::replica::aside::Moves;
-use crate::replica::barrier::BarrierError;
-use crate::replica::clashes::Beside;
-use crate::replica::references::{Changed, Kept, Tells};
+use crate::replica::beside::Beside;
+use crate::replica::orphans::Orphan;
+use crate::replica::references::{Kept, Tells};
 use crate::replica::{Replica, ReplicaError};
 use crate::store::StoreError;
 
@@ -213,8 +213,9 @@ impl Replica {
     ) -> Result<Option<Attempt>, ReplicaError> {
         let mut refused = BTreeMap::new();
         if mode == Mode::RowByRow {
-            let orphaned = self.orphaned.iter().filter(|(row, _)| group.rows.contains_key(*row));
-            refused.extend(orphaned.map(|(row, reason)| (row.clone(), reason.clone())));
+            let waits = |row: &RowId| group.rows.contains_key(row) && self.waits_for_parent(row);
+            let waiting = self.orphaned.iter().filter(|(row, _)| waits(row));
+            refused.extend(waiting.map(|(row, orphan)| (row.clone(), orphan.reason.clone())));
         }
         let Taken { locked, clocks, unknown } =
             self.take_rows(opening, group, mode, &mut refused).await?;
@@ -235,9 +236,8 @@ impl Replica {
             unknown || unheard || !speculative.is_empty() || !first.contradicted.is_empty();
         let decided = if needed && !plant::active("no-barrier") {
             self.counters.barriers += 1;
-            match self.barrier.pass().await {
-                Err(BarrierError::Late) => return Ok(Some(Attempt::Again("capture is behind"))),
-                passed => passed?,
+            if !self.barrier.passes().await? {
+                return Ok(Some(Attempt::Again("capture is behind")));
             }
             let clocks = self.clocks(&working).await?;
             self.decide(&working, clocks, mode).await?
@@ -274,7 +274,7 @@ impl Replica {
             return Ok(Some(Attempt::Again("a key became free while it was decided")));
         };
         self.list_moves(&aside).await?;
-        let (mut held, mut rest) = self.hold_back(rest, speculative, &aside);
+        let (held, mut rest) = self.hold_back(rest, speculative, &aside);
         // Who stays shows what was written before the delete, and may reference others by that.
         let kept = kept.into_iter().filter(|(row, _)| held.contains(row));
         let kept: Vec<Write<'_>> = kept.collect();
@@ -286,37 +286,21 @@ impl Replica {
         if !self.write_late(&wanted, &mut refused).await? {
             return Ok(Some(Attempt::Again("a key appeared while its value became free")));
         }
-        let stands = |row: &RowId| !refused.contains_key(row);
-        held.retain(|row| stands(row));
-        let earlier = std::mem::take(&mut self.earlier);
-        let changed = Changed {
+        let beside = Beside {
             rows: &group.rows,
             tells: Tells::Named,
-            written: written.into_iter().filter(|row| stands(row)).collect(),
-            deletes: held,
-            revives: revives.iter().copied().filter(|(row, _)| stands(row)).collect(),
+            first: group.first,
+            wanted,
+            referencing: written,
+            held,
             clocks: &clocks,
-            refused: &refused,
-            earlier: &earlier,
-            ..Changed::without_group()
+            revives,
+            aside: &aside,
         };
-        let kept = match self.more_follows {
-            false => self.keep_references(&changed).await,
-            true => self.look_later(group.first, &changed, &rest).await,
-        };
-        // The fragment may be tried again.
-        self.earlier.extend(earlier);
-        let mut kept = match kept? {
+        let kept = match self.let_stand(&beside, &rest, &mut refused).await? {
             Ok(kept) => kept,
             Err(again) => return Ok(Some(Attempt::Again(again))),
         };
-        if kept.orphans.is_empty() {
-            let beside =
-                Beside { group, wanted, clocks: &clocks, revives: &revives, aside: &aside };
-            if let Err(again) = self.make_room(&beside, &mut kept, &mut refused).await? {
-                return Ok(Some(Attempt::Again(again)));
-            }
-        }
         self.conclude(group, mode, told, kept, &refused).await
     }
 
@@ -329,7 +313,7 @@ impl Replica {
     ) -> Result<bool, ReplicaError> {
         for write in wanted.iter().filter(|(_, write)| matches!(write, RowWrite::Insert(_))) {
             let row = write.0;
-            if !refused.contains_key(row) || self.orphaned.contains_key(row) {
+            if !refused.contains_key(row) || self.waits_for_parent(row) {
                 continue;
             }
             match self.write_alone(write).await? {
@@ -350,10 +334,11 @@ impl Replica {
         kept: Kept,
         refused: &BTreeMap<RowId, String>,
     ) -> Result<Option<Attempt>, ReplicaError> {
-        if let Some(reason) = kept.orphans.values().next().cloned() {
+        if let Some(Orphan { reason, follows }) = kept.orphans.values().next().cloned() {
             self.orphaned.extend(kept.orphans);
+            let clashes = follows.is_some();
             return Ok(Some(match mode {
-                Mode::SetBased => Attempt::Refused(Refusal { reason, clashes: false }),
+                Mode::SetBased => Attempt::Refused(Refusal { reason, clashes }),
                 Mode::RowByRow => Attempt::Again("a parent is not here"),
             }));
         }
@@ -376,7 +361,8 @@ impl Replica {
         let was_there = |row: &RowId| speculative.iter().all(|(other, _)| *other != row);
         let is_held = |(row, write): &Write<'_>| {
             // What is put aside takes its children along, whatever their foreign keys say.
-            let is_gone = *write == RowWrite::Delete && !aside.contains_key(row);
+            let is_aside = matches!(aside.get(*row), Some(Some(_)));
+            let is_gone = *write == RowWrite::Delete && !is_aside;
             let may_be_held = is_gone && !self.more_follows;
             may_be_held && self.is_referenced(row.table) && was_there(row)
         };
@@ -598,7 +584,7 @@ impl Replica {
     }
 
     /// Writes rows; says whether all of them were met. Row by row, refused ones are collected.
-    async fn write(
+    pub(super) async fn write(
         &mut self,
         writes: &[Write<'_>],
         mode: Mode,
@@ -633,7 +619,7 @@ impl Replica {
             let mut parked = unshowable(group);
             for row in refused.keys() {
                 let places = group.rows.get(row).into_iter().flat_map(RowWork::places);
-                let obstacle = match self.orphaned.contains_key(row) {
+                let obstacle = match self.waits_for_parent(row) {
                     true => Obstacle::NoParent,
                     false => Obstacle::Refused,
                 };

@@ -189,6 +189,7 @@ impl Replica {
     }
 
     async fn try_large(&mut self, large: Large, mode: Mode) -> Result<(Tried, Walk), ReplicaError> {
+        self.begin_orphans(Some((TxnId { origin: large.origin, seq: large.first }, large.last)));
         let mut hidden = BTreeSet::new();
         let mut cause = "its turn";
         for attempt in 0..ATTEMPTS_PER_TURN {

@@ -3,7 +3,9 @@
 
 use std::collections::BTreeSet;
 
+use landfall_protocol::clock::Stamp;
 use landfall_protocol::dictionary::RowId;
+use landfall_protocol::id::{Seq, TxnId};
 use landfall_protocol::schema::TableId;
 
 use crate::replica::{Replica, ReplicaError, key_text};
@@ -11,6 +13,24 @@ use crate::store::ParkedPlace;
 
 /// Entries read at a time.
 const PAGE: usize = 1_000;
+
+/// A row whose parent is not there.
+#[derive(Clone, Debug)]
+pub(super) struct Orphan {
+    /// What to tell of it.
+    pub(super) reason: String,
+    /// How it goes aside, where its parent is; otherwise it waits, parked.
+    pub(super) follows: Option<Follows>,
+}
+
+/// How a row belongs to one that is put aside.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Follows {
+    /// Which foreign key says so.
+    pub(super) key: usize,
+    /// Who is the cause.
+    pub(super) winner: Stamp,
+}
 
 /// Rows that are parked and may not be here, as of a count of the store.
 #[derive(Debug, Default)]
@@ -27,6 +47,20 @@ impl HiddenRows {
 }
 
 impl Replica {
+    /// Forgets rows without parents that were found for other transactions than from this one to that, or
+    /// for any other work.
+    pub(super) fn begin_orphans(&mut self, of: Option<(TxnId, Seq)>) {
+        if of.is_none() || self.orphaned_of != of {
+            self.orphaned.clear();
+        }
+        self.orphaned_of = of;
+    }
+
+    /// Whether the row is known to wait for its parent.
+    pub(super) fn waits_for_parent(&self, row: &RowId) -> bool {
+        self.orphaned.get(row).is_some_and(|orphan| orphan.follows.is_none())
+    }
+
     /// Why a row waits whose parent is not there.
     pub(super) fn orphan_reason(&self, table: TableId, parent: Option<&RowId>) -> String {
         let name = self.dictionary.table(table).map(|def| def.name.to_string());

@@ -9,17 +9,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use landfall_protocol::dictionary::RowId;
-use landfall_protocol::fold::{ChangeId, Marker, Obstacle, Parked};
-use landfall_protocol::lattice::RowClock;
+use landfall_protocol::fold::{ChangeId, Obstacle, Parked};
 use landfall_protocol::schema::{TableDef, TableName};
 use tokio::sync::Notify;
 
 use crate::plant;
-use crate::postgres::access::LockStrength;
-use crate::postgres::apply::{ApplyError, LockPhase, LockRequest, ParkedNote};
+use crate::postgres::apply::{ApplyError, ParkedNote};
 use crate::postgres::catalog::Catalog;
 use crate::replica::barrier::BarrierError;
 use crate::replica::lines;
+use crate::replica::repair::AsDue;
 use crate::replica::rest::rest_after;
 use crate::replica::{Replica, ReplicaContext, ReplicaError};
 use crate::store::{Log, ParkedPlace, Rejoined};
@@ -145,12 +144,15 @@ impl Parking {
         self.catalog.as_ref()
     }
 
-    /// Rows that reference these tables are tried soon.
+    /// Rows of these tables, and of those that reference them, are tried soon.
     fn freed<'t>(&mut self, tables: impl Iterator<Item = &'t TableDef>) {
         let Some(catalog) = &self.catalog else { return };
-        let tables = tables.filter_map(|def| catalog.table(&def.name));
-        let names = tables.flat_map(|table| table.referenced_by.iter().cloned());
-        self.due.add(Scope::Tables(names.collect()));
+        let mut names = BTreeSet::new();
+        for table in tables.filter_map(|def| catalog.table(&def.name)) {
+            names.insert(table.def.name.clone());
+            names.extend(table.referenced_by.iter().cloned());
+        }
+        self.due.add(Scope::Tables(names));
     }
 
     /// Rows of these tables, and of those that reference them or are referenced, are tried soon.
@@ -201,12 +203,9 @@ impl Parking {
 type Rows = BTreeMap<RowId, Vec<Parked>>;
 
 /// What trying some rows came to.
-#[derive(Default)]
 struct Tried {
     shown: BTreeSet<RowId>,
     refused: BTreeMap<RowId, String>,
-    /// Of the refused, those whose parents are parked.
-    orphans: BTreeMap<RowId, String>,
 }
 
 impl Replica {
@@ -304,17 +303,7 @@ impl Replica {
 
     /// `false` when somebody is in the way, and nothing was done.
     async fn try_together(&mut self, rows: &Rows) -> Result<bool, ReplicaError> {
-        let mut orphans = BTreeMap::new();
-        let tried = loop {
-            match self.show_parked(rows, &orphans).await {
-                Ok(Some(tried)) if tried.orphans.len() > orphans.len() => {
-                    // Without them once more; each turn has more of them.
-                    self.apply.rollback().await?;
-                    orphans = tried.orphans;
-                }
-                other => break other,
-            }
-        };
+        let tried = self.show_parked(rows).await;
         let tried = match tried {
             Ok(Some(tried)) => tried,
             Ok(None)
@@ -331,14 +320,14 @@ impl Replica {
             let all = rows.iter().flat_map(|(row, entries)| entries.iter().map(move |e| (row, e)));
             all.filter(|(row, entry)| wanted(row, entry)).map(|(_, entry)| entry.id).collect()
         };
-        let orphaned = ids(&|row, _| tried.orphans.contains_key(row));
-        let refused =
-            ids(&|row, _| tried.refused.contains_key(row) && !tried.orphans.contains_key(row));
+        let waits = |row: &RowId| self.waits_for_parent(row);
+        let waiting = ids(&|row, _| tried.refused.contains_key(row) && waits(row));
+        let refused = ids(&|row, _| tried.refused.contains_key(row) && !waits(row));
         let lacking = ids(&|row, entry| tried.shown.contains(row) && !entry.columns.is_empty());
         let free = ids(&|row, entry| tried.shown.contains(row) && entry.columns.is_empty());
         for (ids, obstacle) in [
             (refused, Obstacle::Refused),
-            (orphaned, Obstacle::NoParent),
+            (waiting, Obstacle::NoParent),
             (lacking, Obstacle::NoColumn),
         ] {
             if !ids.is_empty() {
@@ -349,15 +338,14 @@ impl Replica {
             return Ok(true);
         }
         // Commits are not on the disk when they return. What a barrier behind them has passed is.
-        match self.barrier.pass().await {
-            Err(BarrierError::Late) => return Ok(true),
-            passed => passed?,
+        if !self.barrier.passes().await? {
+            return Ok(true);
         }
         plant::hang("unfreed-parked").await;
         let freed = self.store.free_parked(free).await?;
         let tables: BTreeSet<_> = tried.shown.iter().map(|row| row.table).collect();
         let tables = tables.iter().filter_map(|id| self.dictionary.table(*id));
-        // Their children may be waiting.
+        // Their children may be waiting, and rows that have what they showed.
         self.parking.freed(tables);
         self.counters.freed += freed;
         tracing::info!(changes = freed, "parked changes are shown now");
@@ -366,53 +354,12 @@ impl Replica {
 
     /// Shows what can be shown in one transaction, and takes the lines of that out of
     /// `landfall.parked`. `None`: a row came or went meanwhile.
-    async fn show_parked(
-        &mut self,
-        rows: &Rows,
-        orphans: &BTreeMap<RowId, String>,
-    ) -> Result<Option<Tried>, ReplicaError> {
-        let mut tried =
-            Tried { refused: orphans.clone(), orphans: orphans.clone(), ..Tried::default() };
-        let marker = self.marker_key.seal(&Marker::Repair);
-        self.apply.begin_repair(&marker, LockPhase::RowByRow).await?;
-        let mut present = BTreeSet::new();
-        for row in rows.keys() {
-            let request = LockRequest { row, strength: LockStrength::Update };
-            match self.apply.lock_alone(request, &[]).await? {
-                Ok(Some(_)) => drop(present.insert(row)),
-                Ok(None) => {}
-                Err(reason) => drop(tried.refused.insert(row.clone(), reason)),
-            }
-        }
-        self.barrier.pass().await?;
-        let clocks = self.store.clocks(rows.keys().cloned().collect()).await?;
-        if self.tables_changed() {
+    async fn show_parked(&mut self, rows: &Rows) -> Result<Option<Tried>, ReplicaError> {
+        let Some(AsDue { refused, .. }) = self.rewrite_alone(&rows.keys().collect()).await? else {
             return Ok(None);
-        }
-        let due = rows.keys().zip(clocks);
-        let due = due.filter(|(row, _)| !tried.refused.contains_key(*row));
-        let due: BTreeMap<&RowId, RowClock> =
-            due.filter_map(|(row, clock)| Some((row, clock?))).collect();
-        let writes = self.due_writes(&due, &present).await?;
-        self.list_due(&due).await?;
-        let (held, mut writes) = self.hold_back(writes, &[], &BTreeMap::new());
-        for write in &writes {
-            match self.write_alone(write).await? {
-                Ok(true) => {}
-                Ok(false) => return Ok(None),
-                Err(reason) => drop(tried.refused.insert(write.0.clone(), reason)),
-            }
-        }
-        writes.retain(|(row, _)| !tried.refused.contains_key(*row));
-        match self.keep_repaired(held, &writes, &due).await? {
-            Ok(kept) => tried.orphans.extend(kept.orphans),
-            Err(_) => return Ok(None),
-        }
-        if tried.orphans.len() > orphans.len() {
-            return Ok(Some(tried));
-        }
-        let shown = rows.keys().filter(|row| !tried.refused.contains_key(*row));
-        tried.shown = shown.cloned().collect();
+        };
+        let shown = rows.keys().filter(|row| !refused.contains_key(*row)).cloned().collect();
+        let tried = Tried { shown, refused };
         self.tell_tried(rows, &tried).await?;
         self.apply.commit().await?;
         Ok(Some(tried))
@@ -429,7 +376,7 @@ impl Replica {
                     None if entry.columns.is_empty() => free.push(entry.id),
                     None => {}
                     Some(reason) => {
-                        let advice = match tried.orphans.contains_key(row) {
+                        let advice = match self.waits_for_parent(row) {
                             true => lines::ORPHAN_ADVICE,
                             false => lines::REFUSED_ADVICE,
                         };

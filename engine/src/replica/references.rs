@@ -11,7 +11,7 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
-use landfall_protocol::clock::{Hlc, Stamp};
+use landfall_protocol::clock::Stamp;
 use landfall_protocol::dictionary::{Dictionary, RowId};
 use landfall_protocol::fold::{Emission, Remedy};
 use landfall_protocol::id::Seq;
@@ -25,8 +25,9 @@ use crate::plant;
 use crate::postgres::apply::{DefaultParent, RowWrite};
 use crate::postgres::foreign_keys::ForeignKeyAccess;
 use crate::postgres::history::ConflictLine;
-use crate::replica::barrier::BarrierError;
+use crate::replica::beside::Sent;
 use crate::replica::group::Write;
+use crate::replica::orphans::{Follows, Orphan};
 use crate::replica::{Replica, ReplicaError};
 
 /// What a group means for rows that reference each other.
@@ -48,7 +49,7 @@ pub(super) struct Changed<'g> {
     /// Rows that PostgreSQL refuses.
     pub(super) refused: &'g BTreeMap<RowId, String>,
     /// Rows that this site has put aside in the same transaction, which their clocks do not say yet.
-    pub(super) aside: &'g BTreeSet<RowId>,
+    pub(super) aside: &'g Sent,
     /// What earlier fragments of the same transaction did.
     pub(super) earlier: &'g BTreeMap<Seq, Earlier>,
 }
@@ -72,7 +73,7 @@ pub(super) struct Earlier {
     /// Rows it deleted that others may reference, with their clocks since.
     gone: BTreeMap<RowId, RowClock>,
     /// Rows that this site put aside so that its rows can stand.
-    aside: BTreeSet<RowId>,
+    aside: Sent,
 }
 
 /// What was done so that every row has its parents.
@@ -82,8 +83,8 @@ pub(super) struct Kept {
     pub(super) emitted: Vec<Emission>,
     /// What to tell of it.
     pub(super) lines: Vec<ConflictLine>,
-    /// Rows that must wait for their parents, with the reason.
-    pub(super) orphans: BTreeMap<RowId, String>,
+    /// Rows that cannot stand, because their parents are not there.
+    pub(super) orphans: BTreeMap<RowId, Orphan>,
 }
 
 /// What is found out about a group's references.
@@ -94,7 +95,7 @@ struct Pass<'g> {
     gone: BTreeMap<RowId, RowClock>,
     /// Those of them that were brought back.
     back: BTreeSet<RowId>,
-    orphans: BTreeMap<RowId, String>,
+    orphans: BTreeMap<RowId, Orphan>,
     remedies: BTreeMap<RowId, Remedy>,
     conflicts: Vec<(RowId, Conflict)>,
 }
@@ -141,7 +142,7 @@ impl Replica {
         let gone = deleted.filter_map(|(row, _)| changed.clocks.get_key_value(*row));
         let gone = gone.map(|(row, clock)| (row.clone(), clock.clone()));
         let (written, gone) = (written.collect(), gone.collect());
-        let earlier = Earlier { written, gone, aside: BTreeSet::new() };
+        let earlier = Earlier { written, gone, aside: changed.aside.clone() };
         self.earlier.insert(fragment, earlier);
         let (written, deletes, revives) = (BTreeSet::new(), Vec::new(), changed.revives.clone());
         let earlier = &NOTHING_EARLIER;
@@ -151,15 +152,10 @@ impl Replica {
 
     /// Leaves it to the last fragment to look for the parents of these rows too, of which some were put
     /// aside.
-    pub(super) fn look_later_at(
-        &mut self,
-        fragment: Seq,
-        rows: &BTreeSet<RowId>,
-        aside: &BTreeSet<RowId>,
-    ) {
+    pub(super) fn look_later_at(&mut self, fragment: Seq, rows: &BTreeSet<RowId>, aside: &Sent) {
         let earlier = self.earlier.entry(fragment).or_default();
         earlier.written.extend(rows.iter().cloned());
-        earlier.aside.extend(aside.iter().cloned());
+        earlier.aside.extend(aside.clone());
     }
 
     /// Executes the deletes that were held back, as far as they may be, and writes all remedies.
@@ -223,12 +219,19 @@ impl Replica {
         parent: Option<RowId>,
     ) -> Result<Result<(), Again>, ReplicaError> {
         self.find_hidden().await?;
-        let waits = |parent: &RowId| pass.changed.hides(parent) || self.hidden.contains(parent);
+        let waits = |parent: &RowId| {
+            pass.changed.refused.contains_key(parent) || self.hidden.contains(parent)
+        };
         let reason = self.orphan_reason(key.parent, parent.as_ref());
         let Some(parent) = parent.filter(|parent| !waits(parent)) else {
-            pass.orphans.insert(child, reason);
+            pass.orphans.insert(child, Orphan { reason, follows: None });
             return Ok(Ok(()));
         };
+        if let Some(winner) = pass.changed.sent(&parent) {
+            let orphan = self.follower(index, &parent, winner);
+            pass.orphans.insert(child, orphan);
+            return Ok(Ok(()));
+        }
         if !pass.gone.contains_key(&parent) {
             let clock = match pass.changed.clocks.get(&parent) {
                 Some(clock) => Some(clock.clone()),
@@ -241,14 +244,27 @@ impl Replica {
                     pass.gone.insert(parent.clone(), clock);
                 }
                 // A row that is put aside takes its children along until it comes back.
-                Some(_) | None => {
-                    pass.orphans.insert(child, reason);
+                Some((_, clock)) => {
+                    let winner = clock.decided().unwrap_or(self.unlogged());
+                    let orphan = self.follower(index, &parent, winner);
+                    pass.orphans.insert(child, orphan);
+                    return Ok(Ok(()));
+                }
+                None => {
+                    pass.orphans.insert(child, Orphan { reason, follows: None });
                     return Ok(Ok(()));
                 }
             }
         }
         pass.doomed.refer(Reference { child, key: index, parent, action: key.action });
         Ok(Ok(()))
+    }
+
+    /// A row that goes aside with its parent.
+    fn follower(&self, key: usize, parent: &RowId, winner: Stamp) -> Orphan {
+        let reason = self.why_orphaned(parent);
+        let follows = (!plant::active("parked-followers")).then_some(Follows { key, winner });
+        Orphan { reason, follows }
     }
 
     /// Finds all that references what is to go, and what goes with it.
@@ -332,9 +348,8 @@ impl Replica {
             return Ok(false);
         }
         // As with any row that was not there to be locked: whoever wrote it last may be unheard of.
-        match self.barrier.pass().await {
-            Err(BarrierError::Late) => return Ok(false),
-            passed => passed?,
+        if !self.barrier.passes().await? {
+            return Ok(false);
         }
         let is_folded = |row: &&RowId| !pass.changed.has_clock(row);
         let folded: Vec<RowId> = rows.iter().filter(is_folded).cloned().collect();
@@ -427,10 +442,7 @@ impl Replica {
             }
         }
         let clocks = self.store.clocks(others.clone()).await?;
-        // What nobody wrote since there is a log was there before.
-        let before = Stamp::new(Hlc::ZERO, self.own, Seq::ZERO);
-        let newest = |clock: Option<RowClock>| clock.and_then(|clock| clock.newest());
-        let found = clocks.into_iter().map(|clock| newest(clock).unwrap_or(before));
+        let found = clocks.into_iter().map(|clock| self.newest_in(clock.as_ref()));
         stamps.extend(others.into_iter().zip(found));
         Ok(stamps)
     }
@@ -439,7 +451,7 @@ impl Replica {
 static NO_WORKS: BTreeMap<RowId, RowWork> = BTreeMap::new();
 static NO_CLOCKS: BTreeMap<RowId, RowClock> = BTreeMap::new();
 static NO_REASONS: BTreeMap<RowId, String> = BTreeMap::new();
-static NO_ROWS: BTreeSet<RowId> = BTreeSet::new();
+static NOBODY: Sent = Sent::new();
 static NOTHING_EARLIER: BTreeMap<Seq, Earlier> = BTreeMap::new();
 
 impl Changed<'_> {
@@ -454,7 +466,7 @@ impl Changed<'_> {
             returns: None,
             clocks: &NO_CLOCKS,
             refused: &NO_REASONS,
-            aside: &NO_ROWS,
+            aside: &NOBODY,
             earlier: &NOTHING_EARLIER,
         }
     }
@@ -464,12 +476,11 @@ impl Changed<'_> {
         nothing && self.revives.is_empty() && self.earlier.is_empty()
     }
 
-    /// Whether the row is not there though its clock may say so, for what was done in this transaction.
-    fn hides(&self, row: &RowId) -> bool {
+    /// Who is the cause that this transaction put a row aside; its clock does not say so yet.
+    fn sent(&self, row: &RowId) -> Option<Stamp> {
         let mut earlier = self.earlier.values();
-        self.refused.contains_key(row)
-            || self.aside.contains(row)
-            || earlier.any(|earlier| earlier.aside.contains(row))
+        let earlier = || earlier.find_map(|earlier| earlier.aside.get(row));
+        self.aside.get(row).or_else(earlier).copied()
     }
 
     /// Whether the transaction itself says something of the row.
@@ -505,15 +516,17 @@ impl<'g> Pass<'g> {
     fn give_up(&mut self) -> Result<(), Again> {
         let settled = self.doomed.settle();
         let mut waiting = BTreeMap::new();
-        for (row, reason) in &self.orphans {
-            let (mut at, mut seen) = (row, BTreeSet::new());
+        for (row, orphan) in &self.orphans {
+            let (mut at, mut seen, mut orphan) = (row, BTreeSet::new(), orphan.clone());
             while self.back.contains(at) && seen.insert(at) {
-                at = settled.keeper(at).map_or(at, |found| &found.child);
+                let Some(found) = settled.keeper(at) else { continue };
+                at = &found.child;
+                orphan.follows = orphan.follows.map(|by| Follows { key: found.key, ..by });
             }
             if self.back.contains(at) {
                 return Err("a parent's parent is parked");
             }
-            waiting.insert(at.clone(), reason.clone());
+            waiting.insert(at.clone(), orphan);
         }
         self.orphans = waiting;
         Ok(())
@@ -537,11 +550,8 @@ impl<'g> Pass<'g> {
         }
         for found in settled.following() {
             let (winner, loser) = (stamps[&found.parent], stamps[&found.child]);
-            // Undo wants a value that gave way; the row is kept beside it.
-            let column = dictionary.table(found.child.table).and_then(|def| {
-                let named = |column: &ColumnId| keys[found.key].columns.contains(column);
-                def.cell_columns().find(named).or(def.cell_columns().next())
-            });
+            let def = dictionary.table(found.child.table);
+            let column = def.and_then(|def| keys[found.key].told_column(def));
             let (rule, lost) = (Rule::FkCascade, LostValue::Shown);
             let conflict = Conflict { column, rule, winner, loser, lost };
             self.conflicts.push((found.child.clone(), conflict));

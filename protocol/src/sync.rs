@@ -133,18 +133,9 @@ pub enum Event {
     },
     /// The peer holds something we do not: choose suppliers anew.
     NewKnowledge,
-    /// The peer holds another history than we do of an earlier life of our site. Its word on this
-    /// origin counts for nothing and the origin does not travel over this connection; everything
-    /// else does. An operator must say which history stands.
-    ClosedLogForked {
-        /// Our site in that earlier life.
-        origin: Origin,
-        /// Where the histories are known to differ.
-        seq: Seq,
-    },
-    /// The peer says that it holds another history than we do of somebody else's log. Its word on
-    /// this origin counts for nothing over this connection, and it was asked for its last unit:
-    /// if that is signed and differs from ours, the origin is to be set aside.
+    /// The peer says that it holds another history than we do of somebody else's log, or of an earlier
+    /// life of our own site. Its word on this origin counts for nothing over this connection, and it
+    /// was asked for its last unit: if that is signed and differs from ours, the origin is to be set aside.
     LogForked {
         /// Whose log.
         origin: Origin,

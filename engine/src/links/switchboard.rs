@@ -414,9 +414,6 @@ impl Switchboard {
             }
             Event::PeerApplied { applied } => self.show(site, |peer| peer.applied.join(&applied)),
             Event::NewKnowledge => self.choose_soon(),
-            Event::ClosedLogForked { origin, seq } => {
-                tracing::error!(%site, %origin, %seq, "the peer holds another history of an earlier life of ours");
-            }
             Event::LogForked { origin, seq } => {
                 tracing::warn!(%site, %origin, %seq, "the peer says that it holds another history, and is asked to show it");
             }

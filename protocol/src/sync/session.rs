@@ -263,9 +263,8 @@ impl Session {
 
     /// Compares what the peer holds of our site with our own logs. That we hold more is normal.
     /// In the present life everything else means that this is not the only box, or not the newest
-    /// state of it. Of an earlier life the peer may hold more: that is how a restored site gets its
-    /// lost tail back. A fork there was not made by the life that is writing now, so fencing it
-    /// would not help.
+    /// state of it. Earlier lives are logs like everybody else's: a restored site gets its lost tail back
+    /// from who holds more, and a fork there was not made by the life that is writing now.
     fn check_held(
         &mut self,
         hello: &Hello,
@@ -277,27 +276,23 @@ impl Session {
             return Err(Violation::HeldUnclear.into());
         }
         for Held { origin, seq, hash } in hello.holds_of_you.iter().copied() {
+            if origin != self.local.origin {
+                continue;
+            }
             let own = hashes.get(&origin);
             let own_seq = self.received.get(origin);
-            let beyond = own.is_none() && seq > own_seq;
+            if own.is_none() && seq > own_seq {
+                return Err(Refusal::OwnLogBehind { origin, peer_seq: seq, own_seq });
+            }
             // Units never change, so what somebody holds of us ends where a unit of ours ends.
-            let forked = own != Some(&hash) && !beyond;
-            match (beyond, forked, origin == self.local.origin) {
-                (true, _, true) => {
-                    return Err(Refusal::OwnLogBehind { origin, peer_seq: seq, own_seq });
-                }
-                (_, true, true) => return Err(Refusal::OwnLogForked { origin, seq }),
-                (_, true, false) => {
-                    self.forked.insert(origin);
-                    self.event(Event::ClosedLogForked { origin, seq });
-                }
-                _ => {}
+            if own != Some(&hash) {
+                return Err(Refusal::OwnLogForked { origin, seq });
             }
         }
         Ok(())
     }
 
-    /// Compares what the peer holds of everybody else with what we do, as far as ours reaches. Where
+    /// Compares what the peer holds of all other logs with what we do, as far as ours reaches. Where
     /// that differs, the peer must show its last unit: only what the origin signed speaks against
     /// the origin.
     fn compare_logs(&mut self, hello: &Hello, hashes: &BTreeMap<Origin, UnitHash>) {
@@ -307,8 +302,7 @@ impl Session {
                 // Units never change, so what somebody holds ends where a unit ends.
                 None => seq <= self.received.get(origin),
             };
-            let (own_site, members) = (self.local.origin.site, &self.local.members);
-            if differs && origin.site != own_site && members.contains(&origin.site) {
+            if differs && origin != self.local.origin && self.local.members.contains(&origin.site) {
                 self.forked.insert(origin);
                 self.event(Event::LogForked { origin, seq });
                 let after = Seq(seq.0 - 1);
@@ -350,10 +344,7 @@ impl Session {
     }
 
     fn handle_follow(&mut self, origin: Origin, after: Seq) {
-        // Of other logs it shall see what speaks against their origin.
-        if self.forked.contains(&origin) && origin.site == self.local.origin.site {
-            return;
-        }
+        // Also of forked logs: the peer shall see what speaks against their origin.
         if self.serving.insert(origin, after).is_some() {
             self.queue.push_back(Output::StopUnits { origin });
         }

@@ -334,19 +334,23 @@ fn a_lost_tail_of_an_earlier_life_is_fetched() {
 }
 
 #[test]
-fn a_forked_earlier_life_is_left_alone_and_everything_else_goes_on() {
+fn a_forked_earlier_life_is_a_log_like_any_other_and_everything_else_goes_on() {
     for (seq, own_byte) in [(5, Some(2)), (4, None)] {
         let mut driven = Driven::new(SessionConfig::default());
         driven.supply(&[earlier(), third()]);
         let ours = ours(own_byte.map(|byte| (earlier(), byte)).as_slice());
         driven.0.handle_hello(holding(&[held(earlier(), seq, 1)]), &ours, 100);
         let outputs = driven.outputs(100);
-        let forked = Event::ClosedLogForked { origin: earlier(), seq: Seq(seq) };
+        let forked = Event::LogForked { origin: earlier(), seq: Seq(seq) };
         assert_eq!(outputs[0], Output::Event(forked));
-        let Output::Event(Event::Ready { peer_received, .. }) = &outputs[1] else { panic!() };
+        // The peer must show what it has.
+        assert_eq!(outputs[1], Output::Send(follow(earlier(), seq - 1)));
+        let Output::Event(Event::Ready { peer_received, .. }) = &outputs[2] else { panic!() };
         assert_eq!(peer_received.get(earlier()), Seq::ZERO);
-        assert_eq!(outputs[2..], [Output::Send(follow(third(), 0))]);
+        assert_eq!(outputs[3..], [Output::Send(follow(third(), 0))]);
+        // And so must we.
         driven.message(follow(earlier(), 0));
+        driven.expect(&[Output::StartUnits { origin: earlier(), after: Seq::ZERO }]);
         driven.message(have(&[(earlier(), 9)], &[(earlier(), 9)]));
         driven.0.handle_unit_received(earlier(), Seq(9), 100);
         driven.supply(&[earlier(), third()]);

@@ -536,8 +536,7 @@ impl World {
             Event::NewKnowledge => {
                 self.unchosen.insert(site);
             }
-            Event::PeerApplied { .. } | Event::ClosedLogForked { .. } | Event::LogForked { .. } => {
-            }
+            Event::PeerApplied { .. } | Event::LogForked { .. } => {}
             Event::Refused(refusal) => {
                 self.refusals.push((site, refusal));
                 self.cut(id);

@@ -20,9 +20,8 @@ use landfall_protocol::version::VersionVector;
 use crate::postgres::apply::{ApplyError, LockPhase, Opening};
 use crate::replica::group::{Attempt, LOCKED, Mode, unshowable};
 use crate::replica::pending::Pending;
-use crate::replica::{
-    CAPTURE_BEHIND, Counters, Replica, ReplicaContext, ReplicaError, Tried, Turn, pause_before,
-};
+use crate::replica::round::{CAPTURE_BEHIND, Tried, Turn, pause_before};
+use crate::replica::{Counters, Replica, ReplicaContext, ReplicaError};
 use crate::store::StoreError;
 use crate::tasks::{Child, TaskError};
 

@@ -212,8 +212,12 @@ fn wait_for_refusal(fleet: &Fleet, member: &str, cause: &str) {
             Err(peer.to_string())
         }
     });
-    let text = fleet.member(member).command(&["status"]).run(SOON).expect("run").success();
-    assert!(text.contains(": refused: ") && text.contains(cause), "{text}");
+    // It calls again meanwhile, and says so.
+    wait_until(&format!("{member} to print {cause:?}"), SOON, || {
+        let text = fleet.member(member).command(&["status"]).run(SOON).expect("run").success();
+        let is_told = text.contains(": refused: ") && text.contains(cause);
+        if is_told { Ok(()) } else { Err(text) }
+    });
 }
 
 #[test]

@@ -66,6 +66,8 @@ pub struct Options {
     pub extras: Extras,
     /// Tables that merge in all ways and whose rows hang together.
     pub realm: Option<Realm>,
+    /// How often rows are deleted at the moment when apply has found that they are there.
+    pub stalks: u64,
     /// Rules that are switched off.
     pub planted: Vec<String>,
 }
@@ -123,6 +125,7 @@ impl Options {
             // something else follows.
             self.extras.sync_standby = false;
             self.mishap = self.mishap.filter(|_| !realm.has_remedies());
+            self.stalks = if seed % 16 == 12 { 4 } else { 0 };
         }
         self
     }
@@ -177,6 +180,7 @@ impl Options {
             line,
             extras: Extras::default(),
             realm: None,
+            stalks: 0,
             planted: planted.to_vec(),
         }
     }

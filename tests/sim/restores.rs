@@ -101,6 +101,15 @@ pub(crate) async fn direct(world: Rc<World>) {
         return world.fail(format!("the disk of {} cannot be copied", site.id));
     };
     world.trace(|| format!("an image of {} is made", site.id));
+    // What the next life writes before it hears of this one has the readings of a clock that began
+    // anew, too.
+    if mishap == Mishap::Rebuilt && world.options.has_dead_clocks {
+        for other in world.sites.iter().filter(|other| other.id != site.id) {
+            world.sky.cut(site.id, other.id);
+            world.sky.cut(other.id, site.id);
+        }
+        world.network.changed();
+    }
     tokio::time::sleep(Duration::from_millis(moments[1] - moments[0])).await;
     // A copy goes on from where the machine is.
     let image = match (mishap, site.durable().copy()) {

@@ -129,6 +129,7 @@ fn planted_mistakes_are_found() {
         ("no-update-wins", 50),
         ("youngest-claim", 150),
         ("unlisted-aside", 150),
+        ("unlocked-parents", 300),
     ];
     for (rule, runs) in rules {
         let planted = [rule.to_owned()];

@@ -41,6 +41,8 @@ const PIECE_BYTES_MAX: usize = 32;
 const STEPS_MAX: u64 = 2_000_000;
 /// Within this much time after the last fault everything must be everywhere.
 const LIVENESS: Duration = Duration::from_secs(3_600);
+/// The number of the client that waits for the worst moment.
+const STALKER: u64 = 60;
 /// Time to show what can be shown where a history is set aside.
 const SETTLE: Duration = Duration::from_secs(600);
 /// Time to notice that connections are lost, to call again, and to look at what then comes.
@@ -149,6 +151,13 @@ async fn live(world: Rc<World>) {
             if let Some(client) = Client::new(&world, site, number) {
                 world.lives.spawn(world.life, client.run());
             }
+        }
+        if world.options.stalks > 0
+            && let Some(cluster) = &site.cluster
+            && let Some(stalker) = Client::new(&world, site, STALKER)
+        {
+            world.clients.set(world.clients.get() + 1);
+            world.lives.spawn(world.life, stalker.stalk(cluster.stalk()));
         }
     }
     if world.options.extras.has_mishaps() {

@@ -12,7 +12,7 @@ use crate::dice::Dice;
 use landfall_engine::postgres::lsn::Lsn;
 use landfall_protocol::schema::TableName;
 use landfall_protocol::value::{RowKey, Value};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
 use super::apply::aside_row;
@@ -34,7 +34,12 @@ pub(crate) struct Cluster(Arc<Shared>);
 struct Shared {
     server: Mutex<Instance>,
     clock: Clock,
+    /// Who is told which rows replication has found that others reference.
+    stalker: Mutex<Option<Stalker>>,
 }
+
+/// Takes the parents that replication has found.
+type Stalker = mpsc::UnboundedSender<(TableNo, RowKey)>;
 
 impl fmt::Debug for Cluster {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -126,7 +131,7 @@ impl Cluster {
         clock: impl Fn() -> i64 + Send + Sync + 'static,
     ) -> Self {
         let server = Mutex::new(Instance::new(options, dice));
-        Self(Arc::new(Shared { server, clock: Arc::new(clock) }))
+        Self(Arc::new(Shared { server, clock: Arc::new(clock), stalker: Mutex::default() }))
     }
 
     /// Does what the server does by itself. Must be polled for as long as the cluster is used.
@@ -279,9 +284,30 @@ impl Cluster {
     /// Another server of the same kind, with a copy of this disk.
     pub(crate) fn twin(&self, dice: Dice) -> Self {
         let server = Mutex::new(Instance::new(Options::clone(&self.lock().options), dice));
-        let twin = Self(Arc::new(Shared { server, clock: Arc::clone(&self.0.clock) }));
+        let clock = Arc::clone(&self.0.clock);
+        let twin = Self(Arc::new(Shared { server, clock, stalker: Mutex::default() }));
         twin.restore(&self.backup(), Restore::Disk);
         twin
+    }
+
+    /// From now on, the rows that replication finds when it looks whether those are there that others
+    /// reference.
+    pub(crate) fn stalk(&self) -> mpsc::UnboundedReceiver<(TableNo, RowKey)> {
+        let (stalker, found) = mpsc::unbounded_channel();
+        *self.stalker() = Some(stalker);
+        found
+    }
+
+    /// Tells whoever stalks which rows were found.
+    pub(super) fn tell_parents<'k>(&self, table: TableNo, keys: impl Iterator<Item = &'k RowKey>) {
+        if let Some(stalker) = &*self.stalker() {
+            // Nobody is there any more who would care.
+            keys.for_each(|key| drop(stalker.send((table, key.clone()))));
+        }
+    }
+
+    fn stalker(&self) -> MutexGuard<'_, Option<Stalker>> {
+        self.0.stalker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Shows what everybody sees now.

@@ -2,19 +2,25 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use landfall_protocol::merged::Json;
 use landfall_protocol::value::{RowKey, Value};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::{CHART, Client, MERGING, NODE};
 use crate::sim::oracle::Merge;
-use crate::sim::postgres::{OnConflict, PgError, Session};
+use crate::sim::postgres::{OnConflict, PgError, Session, TableNo};
 use crate::sim::realm::{self, FIRST_KEY, MERGED, NODES_MAX, PLAIN, UNIQUE};
 
 /// Keys of rows that hang together, and of those that merge in all ways.
 const KEYS: u64 = 3;
 /// Elements that a set can have.
 const ELEMENTS: u64 = 6;
+
+/// So long after everything is healed rows are stalked.
+const STALKED: Duration = Duration::from_secs(2);
 
 /// What is to be done to one value; what it comes to depends on what it is.
 struct Edit {
@@ -45,6 +51,28 @@ impl Client {
             }
         }
         Ok("nodes")
+    }
+
+    /// Deletes rows of which apply has just found that they are there, before it has committed what
+    /// references them.
+    pub(crate) async fn stalk(self, mut found: mpsc::UnboundedReceiver<(TableNo, RowKey)>) {
+        let until = Instant::now() + Duration::from_millis(self.world.options.phase_ms) + STALKED;
+        let mut left = self.world.options.stalks;
+        while left > 0
+            && let Ok(Some((table, key))) = tokio::time::timeout_at(until, found.recv()).await
+        {
+            left -= 1;
+            let outcome = self.delete_at_once(table, key).await;
+            self.world.trace(|| format!("{} stalker: {outcome:?}", self.site.id));
+        }
+        self.world.client_done();
+    }
+
+    async fn delete_at_once(&self, table: TableNo, key: RowKey) -> Result<(), PgError> {
+        let mut session = self.connect().await?;
+        session.begin().await?;
+        session.delete(table, &[key]).await?;
+        session.commit().await.map(drop)
     }
 
     fn edit(&mut self) -> Edit {

@@ -86,6 +86,7 @@ impl Apply {
             let seen = keys.iter().zip(seen).filter(|(_, row)| row.is_some());
             seen.map(|(key, _)| key.clone()).collect()
         };
+        self.cluster.tell_parents(parent, found.iter());
         let missing = sought.into_iter().filter(|(_, parent)| !found.contains(parent));
         let missing =
             missing.map(|(child, parent)| (child, Some(RowId { table: key.parent, key: parent })));

@@ -17,6 +17,7 @@
 //! When a decision needs stored facts, the shell gathers them first, calls, and then writes what
 //! comes back in one transaction. Nothing reads in the middle of deciding.
 
+pub mod bundle;
 pub mod change;
 pub mod clock;
 pub mod codec;

@@ -34,11 +34,11 @@ use tokio::sync::watch;
 
 use crate::config::LinkConfig;
 use crate::plant;
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 use crate::tasks::Tasks;
 use crate::transport::{Endpoint, PinnedKeys, TransportSettings};
 
-pub use status::{PeerState, PeerStatus};
+pub use status::{PeerState, PeerStatus, Word};
 
 use clock::Clock;
 use records::Records;
@@ -86,10 +86,11 @@ impl Links {
             clock,
             board: board.clone(),
         });
+        let store = shared.store.clone();
         let switchboard = Switchboard::new(shared, self.endpoint, &self.config, self.may_speak);
         tasks.spawn("peer records", records.run());
         tasks.spawn("links", switchboard.run());
-        LinksHandle { board }
+        LinksHandle { board, store }
     }
 }
 
@@ -114,12 +115,31 @@ pub fn transport_settings(config: &LinkConfig) -> TransportSettings {
 #[derive(Debug, Clone)]
 pub struct LinksHandle {
     board: Arc<Board>,
+    store: Store,
 }
 
 impl LinksHandle {
     /// All other members, in site order.
     pub fn peers(&self) -> Vec<PeerStatus> {
         self.board.peers()
+    }
+
+    /// Takes over what a member said that it has, by another way than a link; durable once this
+    /// returns. `said_ms` is when, by its clock, in Unix milliseconds.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`](crate::store::StoreError::Full).
+    pub async fn note_word(
+        &self,
+        origin: Origin,
+        word: Word,
+        said_ms: u64,
+    ) -> Result<(), StoreError> {
+        self.board.note_word(origin, word, said_ms);
+        match self.board.records().into_iter().find(|record| record.site == origin.site) {
+            Some(record) => self.store.record_peer(record).await,
+            None => Ok(()),
+        }
     }
 
     /// Tells when [`LinksHandle::peers`] shows another state, or more acknowledged, of any peer.

@@ -28,6 +28,7 @@ mod layout;
 mod parked;
 mod reader;
 mod record;
+mod register;
 mod sealing;
 #[cfg(feature = "simulation")]
 mod simulated;
@@ -47,6 +48,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use landfall_protocol::change::Transaction;
+use landfall_protocol::clock::Hlc;
 use landfall_protocol::dictionary::RowId;
 use landfall_protocol::fold::{CapturedTransaction, ChangeId, Fold, MarkerKey, Obstacle};
 use landfall_protocol::id::{Origin, Seq, TxnId};
@@ -64,6 +66,7 @@ pub use record::{
     Advance, Appended, Backlog, DatabaseIdentity, Dirt, DirtyRow, Folded, Held, Identity, Log,
     OpenUnit, Opened, PeerRecord, Resume, Sealing, Settings, Sizes, Statistics,
 };
+pub use register::{PartFate, PartRecord};
 #[cfg(feature = "simulation")]
 pub use simulated::{MemoryDisk, Moment, Pace};
 pub use writer::Signer;
@@ -394,6 +397,22 @@ impl Store {
         self.write(0, move |writer| reader::put_peer(&writer.db, &peer)).await
     }
 
+    /// Writes a line of the register of bundles, in place of what it said of the same part.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`].
+    pub async fn record_part(&self, part: PartRecord) -> Result<(), StoreError> {
+        self.write(0, move |writer| register::put(&writer.db, &part)).await
+    }
+
+    /// Makes units of all own transactions that wait to be sealed.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`]; [`StoreError::Corrupt`] when what waits is damaged.
+    pub async fn seal(&self) -> Result<(), StoreError> {
+        self.write(0, |writer| writer.seal_tail()).await
+    }
+
     /// Forgets that rows were dirty, unless they were marked again since they were read, and
     /// counts `repaired` rows as rewritten.
     ///
@@ -565,6 +584,18 @@ impl Store {
         self.read(move |reader| reader.units_after(origin, after, bytes_max)).await
     }
 
+    /// The lowest clock reading in the unit that holds `after` + 1; `None` when there is none.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`].
+    pub async fn unit_begins_at(
+        &self,
+        origin: Origin,
+        after: Seq,
+    ) -> Result<Option<Hlc>, StoreError> {
+        self.read(move |reader| reader.unit_begins_at(origin, after)).await
+    }
+
     /// The same decoded; `bytes_max` counts uncompressed content.
     ///
     /// # Errors
@@ -636,6 +667,14 @@ impl Store {
     /// [`StoreError::Corrupt`].
     pub async fn peers(&self) -> Result<Vec<PeerRecord>, StoreError> {
         self.read(|reader| reader.peers()).await
+    }
+
+    /// The register of bundles, older ones first.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`].
+    pub async fn parts(&self) -> Result<Vec<PartRecord>, StoreError> {
+        self.read(|reader| register::load(&reader.db)).await
     }
 
     /// Rows that PostgreSQL does not show right, the ones marked first first.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use landfall_protocol::fleet::Fleet;
-use landfall_protocol::id::SiteId;
+use landfall_protocol::id::{Incarnation, Origin, SiteId};
 use landfall_protocol::version::VersionVector;
 use tokio::sync::watch;
 
@@ -75,6 +75,15 @@ pub struct PeerStatus {
     pub clock_offset_ms: Option<i64>,
 }
 
+/// What a member says that it has.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Word {
+    /// Durably.
+    pub received: VersionVector,
+    /// Showing in its PostgreSQL.
+    pub applied: VersionVector,
+}
+
 /// When a peer was last heard, in Unix milliseconds; written by whoever reads from it.
 #[derive(Debug, Default)]
 pub(super) struct Heard(AtomicU64);
@@ -105,6 +114,8 @@ pub(super) struct Peer {
     pub(super) next_attempt_ms: Option<u64>,
     pub(super) received: VersionVector,
     pub(super) applied: VersionVector,
+    /// The life in which it said that it holds that.
+    pub(super) life: Option<Incarnation>,
     pub(super) clock_offset_ms: Option<i64>,
     pub(super) heard: Arc<Heard>,
     connection: Option<Connection>,
@@ -122,6 +133,7 @@ impl Peer {
             next_attempt_ms: None,
             received: VersionVector::new(),
             applied: VersionVector::new(),
+            life: None,
             clock_offset_ms: None,
             heard: Arc::default(),
             connection: None,
@@ -196,9 +208,30 @@ impl Board {
                 contact_ms,
                 bytes_in,
                 bytes_out,
+                life: peer.life,
             })
         };
         self.lock().iter().filter_map(record).collect()
+    }
+
+    /// Takes over what a member said it holds, `said_ms` by its clock, by another way than a link. What
+    /// it says is all that it held then, so of two lives of its log the word of the newer one counts,
+    /// and within one life both do.
+    pub(super) fn note_word(&self, origin: Origin, word: Word, said_ms: u64) {
+        // A clock that is ahead must not outdo what is said tomorrow.
+        let said_ms = said_ms.min(time::wall_ms());
+        self.change(origin.site, |peer| {
+            let known_ms = peer.heard.wall_ms().unwrap_or(0);
+            let Word { received, applied } = word;
+            if peer.life == Some(origin.incarnation) {
+                peer.received.join(&received);
+                peer.applied.join(&applied);
+            } else if said_ms > known_ms {
+                (peer.received, peer.applied) = (received, applied);
+                peer.life = Some(origin.incarnation);
+            }
+            peer.heard.0.fetch_max(said_ms, Ordering::Relaxed);
+        });
     }
 
     /// Takes over what was kept; called before the first connection.
@@ -207,6 +240,7 @@ impl Board {
             self.change(record.site, |peer| {
                 peer.received = record.received;
                 peer.applied = record.applied;
+                peer.life = record.life;
                 peer.heard.0.store(record.contact_ms, Ordering::Relaxed);
                 (peer.bytes_sent, peer.bytes_received) = (record.bytes_out, record.bytes_in);
             });
@@ -216,5 +250,39 @@ impl Board {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<SiteId, Peer>> {
         // Only assignments are made under this lock.
         self.peers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use landfall_protocol::id::Seq;
+
+    use super::*;
+
+    fn life(number: u64) -> Origin {
+        let site = SiteId::new(2).unwrap();
+        Origin { site, incarnation: Incarnation::new(number).unwrap() }
+    }
+
+    fn word(seq: u64) -> Word {
+        Word { received: [(life(9), Seq(seq))].into_iter().collect(), ..Word::default() }
+    }
+
+    #[test]
+    fn the_word_of_an_earlier_life_does_not_come_back() {
+        let peers = [(life(1).site, Peer::new("b".into()))].into_iter().collect();
+        let (peers, changes) = (Mutex::new(peers), watch::Sender::new(0));
+        let board = Board { clock: Clock::start(), peers, changes };
+        let known = || board.peers()[0].received.get(life(9));
+        board.note_word(life(1), word(7), 100);
+        assert_eq!(known(), Seq(7));
+        // Read in the wrong order, within one life.
+        board.note_word(life(1), word(5), 90);
+        assert_eq!(known(), Seq(7));
+        // It lost everything and began anew: it holds less.
+        board.note_word(life(2), word(3), 200);
+        assert_eq!(known(), Seq(3));
+        board.note_word(life(1), word(8), 150);
+        assert_eq!(known(), Seq(3));
     }
 }

@@ -404,6 +404,7 @@ impl Switchboard {
                     peer.cause = None;
                     peer.received = peer_received;
                     peer.applied = peer_applied;
+                    peer.life = Some(origin.incarnation);
                     peer.clock_offset_ms = Some(clock_offset_ms);
                 });
                 self.choose_soon();

@@ -101,6 +101,7 @@ fn fill(db: &Database<'_>) -> Result<(), StoreError> {
             contact_ms: 1_700_000_000_000,
             bytes_in: 1 << 20,
             bytes_out: 7,
+            life: Some(origin(1).incarnation),
         },
     )?;
     let entry = Parked {

@@ -12,7 +12,9 @@ use super::record::Settings;
 /// SQLite's `application_id`: "LAND".
 const APPLICATION_ID: i64 = 0x4c41_4e44;
 /// SQLite's `user_version`: the layout of the tables.
-const FORMAT_VERSION: i64 = 5;
+const FORMAT_VERSION: i64 = 6;
+/// The oldest layout that is brought up to date when a store is opened.
+const FORMAT_VERSION_MIN: i64 = 5;
 const PAGE_BYTES: u64 = 4096;
 /// SQLite's write-ahead log is cut back to this after a burst.
 const JOURNAL_BYTES_MAX: u64 = 64 << 20;
@@ -56,6 +58,13 @@ CREATE TABLE parked(
     key BLOB, state BLOB NOT NULL, PRIMARY KEY(origin_no, seq, place)) STRICT, WITHOUT ROWID;
 CREATE INDEX parked_row ON parked(table_no, key) WHERE table_no IS NOT NULL;
 CREATE TABLE peer(site INTEGER PRIMARY KEY, state BLOB NOT NULL) STRICT;
+";
+
+/// New in format 6: the register of bundles, a line for each part.
+const BUNDLES: &str = "
+CREATE TABLE bundle(
+    way INTEGER NOT NULL, id BLOB NOT NULL, part INTEGER NOT NULL, state BLOB NOT NULL,
+    PRIMARY KEY(way, id, part)) STRICT, WITHOUT ROWID;
 ";
 
 /// Where everything is.
@@ -145,6 +154,7 @@ impl Paths {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(&self.database, flags)?;
         self.expect(&connection, "application_id", APPLICATION_ID)?;
+        upgrade(&connection)?;
         self.expect(&connection, "user_version", FORMAT_VERSION)?;
         set_up(&connection, settings.cache_bytes)?;
         connection.pragma_update(None, "synchronous", "FULL")?;
@@ -186,7 +196,18 @@ impl Paths {
 
 /// Makes the tables of an empty database.
 pub(super) fn make_tables(connection: &Connection) -> Result<(), StoreError> {
-    Ok(connection.execute_batch(TABLES)?)
+    connection.execute_batch(TABLES)?;
+    Ok(connection.execute_batch(BUNDLES)?)
+}
+
+/// Brings a store of the version before up to date, whole or not at all.
+fn upgrade(connection: &Connection) -> Result<(), StoreError> {
+    let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    if found == FORMAT_VERSION_MIN {
+        let steps = format!("BEGIN; {BUNDLES} PRAGMA user_version = {FORMAT_VERSION}; COMMIT");
+        connection.execute_batch(&steps)?;
+    }
+    Ok(())
 }
 
 fn set_up(connection: &Connection, cache_bytes: u64) -> Result<(), StoreError> {

@@ -5,9 +5,10 @@ use std::fs;
 use std::sync::Arc;
 
 use landfall_protocol::change::Transaction;
-use landfall_protocol::codec::Writer as Bytes;
+use landfall_protocol::clock::Hlc;
+use landfall_protocol::codec::{DecodeError, Reader as From, Writer as Bytes};
 use landfall_protocol::dictionary::RowId;
-use landfall_protocol::id::{Origin, Seq, SiteId, TxnId};
+use landfall_protocol::id::{Incarnation, Origin, Seq, SiteId, TxnId};
 use landfall_protocol::lattice::RowClock;
 use landfall_protocol::schema::TableId;
 use landfall_protocol::unit::{Unit, UnitHash};
@@ -135,6 +136,19 @@ impl Reader<'_> {
             found.push(unit);
         }
         Ok(found)
+    }
+
+    pub(super) fn unit_begins_at(
+        &self,
+        origin: Origin,
+        after: Seq,
+    ) -> Result<Option<Hlc>, StoreError> {
+        let Some(row) = find_origin(&self.db, origin)? else { return Ok(None) };
+        if after >= row.log.received {
+            return Ok(None);
+        }
+        let begins = units::begins_at(&self.db, row.log.no, after.next())?;
+        begins.ok_or_else(|| missing(&row, after.next())).map(Some)
     }
 
     /// As [`Self::units_after`].
@@ -352,9 +366,15 @@ pub(super) fn load_peers(db: &Database<'_>) -> Result<Vec<PeerRecord>, StoreErro
                 contact_ms: from.varint()?,
                 bytes_in: from.varint()?,
                 bytes_out: from.varint()?,
+                life: decode_life(from)?,
             })
         })
     })
+}
+
+/// Stores before format 6 do not have it.
+fn decode_life(from: &mut From<'_>) -> Result<Option<Incarnation>, DecodeError> {
+    if from.rest().is_empty() { Ok(None) } else { Ok(Incarnation::new(from.varint()?)) }
 }
 
 /// Writes what is known of a peer.
@@ -365,6 +385,7 @@ pub(super) fn put_peer(db: &Database<'_>, peer: &PeerRecord) -> Result<(), Store
     for number in [peer.contact_ms, peer.bytes_in, peer.bytes_out] {
         out.varint(number);
     }
+    out.varint(peer.life.map_or(0, Incarnation::number));
     let site = peer.site.number();
     db.execute(
         "INSERT OR REPLACE INTO peer(site, state) VALUES (?1, ?2)",

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use landfall_protocol::change::Transaction;
 use landfall_protocol::dictionary::RowId;
 use landfall_protocol::fold::{Fates, MarkerKey};
-use landfall_protocol::id::{Origin, Seq, SiteId};
+use landfall_protocol::id::{Incarnation, Origin, Seq, SiteId};
 use landfall_protocol::unit::{UNIT_PLAIN_BYTES_TARGET, UnitHash, UnitHeader};
 use landfall_protocol::version::VersionVector;
 
@@ -198,6 +198,8 @@ pub struct PeerRecord {
     pub bytes_in: u64,
     /// Bytes sent to it.
     pub bytes_out: u64,
+    /// The life of its log in which it said so; `None` when that was not noted.
+    pub life: Option<Incarnation>,
 }
 
 /// A row that PostgreSQL does not show as its clock says.

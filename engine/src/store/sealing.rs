@@ -91,7 +91,8 @@ impl Writer<'_> {
         Ok(())
     }
 
-    fn seal_tail(&mut self) -> Result<(), StoreError> {
+    /// Makes units of what waits to be sealed.
+    pub(super) fn seal_tail(&mut self) -> Result<(), StoreError> {
         if self.state.tail.bytes == 0 {
             return Ok(());
         }

@@ -31,7 +31,7 @@ const PAGE_BYTES: i64 = 1024;
 const PAGES_MAX: u32 = 1 << 24;
 
 /// What stands behind checksums, by table and column.
-const GUARDED: [(&str, &str); 11] = [
+const GUARDED: [(&str, &str); 12] = [
     ("meta", "value"),
     ("tail", "data"),
     ("unit", "bytes"),
@@ -43,6 +43,7 @@ const GUARDED: [(&str, &str); 11] = [
     ("clock_log", "data"),
     ("parked", "state"),
     ("peer", "state"),
+    ("bundle", "state"),
 ];
 
 /// Where a store waits for the simulator.

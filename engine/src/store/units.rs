@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use landfall_protocol::clock::Hlc;
 use landfall_protocol::id::{Origin, Seq};
 use landfall_protocol::unit::{Unit, UnitHash};
 use rusqlite::params;
@@ -117,6 +118,20 @@ pub(super) fn at_or_before(
                 bytes_to: number(row, 5)?,
             })
         },
+    )
+}
+
+/// The lowest clock reading in the unit that holds `seq`, or in the last one before it. It stands
+/// beside the unit and is good for putting units in order.
+pub(super) fn begins_at(
+    db: &Database<'_>,
+    origin_no: u64,
+    seq: Seq,
+) -> Result<Option<Hlc>, StoreError> {
+    db.row(
+        "SELECT hlc_first FROM unit WHERE origin_no = ?1 AND first <= ?2 ORDER BY first DESC LIMIT 1",
+        params![stored(origin_no), stored(seq.0)],
+        |row| Ok(Hlc(number(row, 0)?)),
     )
 }
 

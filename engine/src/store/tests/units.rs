@@ -186,10 +186,12 @@ async fn peers_are_kept_as_last_noted() {
         contact_ms: 99,
         bytes_in: 1,
         bytes_out: u64::MAX,
+        life: None,
     };
     store.record_peer(peer.clone()).await.unwrap();
     peer.contact_ms = 100;
-    let other = PeerRecord { site: origin(3).site, ..peer.clone() };
+    let life = Some(origin(3).incarnation);
+    let other = PeerRecord { site: origin(3).site, life, ..peer.clone() };
     store.record_peer(peer.clone()).await.unwrap();
     store.record_peer(other.clone()).await.unwrap();
     store.close().await;

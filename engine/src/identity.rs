@@ -143,6 +143,14 @@ impl MemberKey {
         [PKCS8_PREFIX.as_slice(), self.signing.as_bytes()].concat()
     }
 
+    /// The X25519 secret of the key that [`agreement_key`] gives others: by it only this member opens
+    /// what was encrypted for it. That one key may serve for ed25519 signatures and for a key
+    /// encapsulation over X25519 with a hash of what was agreed, as HPKE is, is proven in
+    /// <https://eprint.iacr.org/2021/509>; it is what `age` does with SSH keys.
+    pub(crate) fn agreement_secret(&self) -> [u8; 32] {
+        self.signing.to_scalar_bytes()
+    }
+
     /// A key for one purpose, derived from this one: the same after every restart, and of no use
     /// for learning this key. `purpose` must be used for nothing else that is signed.
     pub(crate) fn derive(&self, purpose: &str) -> Self {
@@ -174,6 +182,13 @@ pub fn check(key: &PublicKey) -> Result<(), IdentityError> {
 pub fn verify(key: &PublicKey, message: &[u8], signature: &[u8; 64]) -> bool {
     let Ok(point) = VerifyingKey::from_bytes(&key.0) else { return false };
     point.verify_strict(message, &Signature::from_bytes(signature)).is_ok()
+}
+
+/// The X25519 public key that belongs to a member's key, so that things can be encrypted for a member
+/// of whom only the fleet file is known; `None` for keys that [`check`] refuses.
+pub(crate) fn agreement_key(key: &PublicKey) -> Option<[u8; 32]> {
+    check(key).ok()?;
+    Some(VerifyingKey::from_bytes(&key.0).ok()?.to_montgomery().to_bytes())
 }
 
 /// The key as SubjectPublicKeyInfo DER: what goes over the wire instead of a certificate.

@@ -2,6 +2,7 @@
 //! supervision.
 
 pub mod admin;
+pub mod bundle;
 pub mod capture;
 pub mod commands;
 pub mod config;

@@ -53,7 +53,7 @@ pub(crate) const TABLES: &[(&str, &[Floor])] = &[
                 ],
             ),
             (Blind, &["store", "transport", "postgres"]),
-            (Blind, &["capture", "links"]),
+            (Blind, &["capture", "links", "bundle"]),
             (Blind, &["replica"]),
             (Blind, &["admin"]),
             (Blind, &["daemon"]),

@@ -1,10 +1,11 @@
 //! What operators and scripts talk to: the admin socket of a running daemon.
 //!
 //! The socket is `admin.sock` in the data directory. One request per connection: a line of JSON
-//! goes in, a line of JSON comes out. The same numbers are served as metrics over HTTP where the
+//! goes in, a line of JSON comes out; where files travel, frames follow (`talk`). The same numbers are served as metrics over HTTP where the
 //! configuration says so.
 
 pub mod aside;
+pub mod bundle;
 pub mod client;
 pub mod explain;
 pub mod metrics;
@@ -12,6 +13,7 @@ pub mod parked;
 pub mod scrape;
 pub mod server;
 pub mod status;
+pub mod talk;
 pub mod wait;
 
 use std::io;
@@ -20,8 +22,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// Longest request line, in bytes.
-pub const REQUEST_BYTES_MAX: u64 = 64 << 10;
+/// Longest request line, in bytes: thousands of parts that are there already.
+pub const REQUEST_BYTES_MAX: u64 = 4 << 20;
 /// Longest answer line, in bytes: a fleet of thousands of members fits.
 pub const ANSWER_BYTES_MAX: u64 = 64 << 20;
 
@@ -41,10 +43,25 @@ pub enum Request {
         /// Only what is parked of this table.
         table: Option<String>,
     },
+    /// A conversation that ends with a [`bundle::WriteAnswer`].
+    BundleWrite {
+        /// What is wanted.
+        ask: bundle::WriteAsk,
+    },
+    /// A conversation that ends with a [`bundle::ReadAnswer`].
+    BundleRead {
+        /// What comes.
+        ask: bundle::ReadAsk,
+    },
+    /// A [`bundle::BundleList`].
+    BundleList {
+        /// How many at most.
+        limit: u32,
+    },
 }
 
 /// What comes back.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Answer {
     /// What was asked for.

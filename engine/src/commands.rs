@@ -1,5 +1,6 @@
 //! The commands of both binaries: what they do, what they say and how they end.
 
+pub mod bundle;
 pub mod cli;
 pub mod conflicts;
 pub mod exit;

@@ -198,6 +198,8 @@ pub struct Limits {
     pub drift_max: Duration,
     /// Size the store may grow to; `None` = as the disk allows.
     pub store_bytes_max: Option<u64>,
+    /// Bytes of parts of bundles that may be kept until what comes before them is held.
+    pub bundle_spool_bytes_max: u64,
 }
 
 /// The `[history]` section.

@@ -3,6 +3,7 @@
 //! A node and a hub differ in what they are told, not in what they do: a member with a database
 //! captures and applies, every member keeps links and relays.
 
+mod bundles;
 mod parked;
 mod report;
 mod thinning;
@@ -17,11 +18,13 @@ use tokio::sync::watch;
 
 use crate::admin::scrape::MetricsServer;
 use crate::admin::server::AdminServer;
+use crate::admin::talk::Talk;
 use crate::admin::{AdminError, Request};
 use crate::capture::assemble::Scratch;
 use crate::capture::horizon::Horizon;
 use crate::capture::stream::{self, CaptureContext, CaptureStatus};
 use crate::config::DaemonConfig;
+use crate::daemon::bundles::Bundles;
 use crate::daemon::report::Reporter;
 use crate::daemon::thinning::Thinned;
 use crate::identity::MemberKey;
@@ -152,40 +155,68 @@ pub async fn run(prepared: Prepared) -> Result<(), DaemonError> {
     // A store that was set back must not speak, and only its database can tell.
     let (looked, may_speak) = watch::channel(false);
     let parts = start_database_parts(&config, postgres, &fleet, &opened, &store, &tasks, looked);
+    let software = concat!("landfall ", env!("CARGO_PKG_VERSION")).to_owned();
+    let members = Arc::new(fleet.clone());
     let links = Links {
         store: store.clone(),
         endpoint,
-        fleet: Arc::new(fleet.clone()),
+        fleet: Arc::clone(&members),
         config: config.link.clone(),
         origin: own,
-        software: concat!("landfall ", env!("CARGO_PKG_VERSION")).to_owned(),
-        may_speak,
+        software: software.clone(),
+        may_speak: may_speak.clone(),
     }
     .start(&tasks);
-    let reporter = Arc::new(Reporter::new(config, fleet, own, store.clone(), links, parts));
+    let bundles = bundles::Parts {
+        store: store.clone(),
+        fleet: members,
+        key,
+        own,
+        software,
+        links: links.clone(),
+        may_speak,
+        spool_dir: config.data_dir.join("bundles"),
+        spool_bytes_max: config.limits.bundle_spool_bytes_max,
+    };
+    let bundles = Bundles::start(bundles, &tasks);
+    let shown = (links, bundles.clone(), parts);
+    let reporter = Arc::new(Reporter::new(config, fleet, own, store.clone(), shown));
     if let Some(metrics) = metrics {
         let (reporter, stop) = (Arc::clone(&reporter), tasks.stop());
         let serving = async move { metrics.serve(stop, || reporter.snapshot()).await };
         tasks.spawn("metrics", serving);
     }
+    serve_admin(admin, reporter, bundles, &tasks);
+    let outcome = tasks.wait().await;
+    store.close().await;
+    tracing::info!("stopped");
+    Ok(outcome?)
+}
+
+/// Answers at the admin socket.
+fn serve_admin(admin: AdminServer, reporter: Arc<Reporter>, bundles: Bundles, tasks: &Tasks) {
     let stop = tasks.stop();
     tasks.spawn("admin", async move {
         let handle = |request: Request| {
-            let reporter = Arc::clone(&reporter);
+            let (reporter, bundles) = (Arc::clone(&reporter), bundles.clone());
             async move {
                 match request {
                     Request::Status {} => reporter.status().await,
                     Request::ParkedList { table } => reporter.parked_list(table).await,
                     Request::ParkedRetry { table } => reporter.retry_parked(table).await,
+                    Request::BundleList { limit } => bundles.list(limit).await,
+                    Request::BundleWrite { .. } | Request::BundleRead { .. } => {
+                        Err("files travel in a conversation".to_owned())
+                    }
                 }
             }
         };
-        admin.serve(stop, handle).await
+        let converse = |request: Request, talk: Talk| {
+            let bundles = bundles.clone();
+            async move { bundles.converse(request, talk).await }
+        };
+        admin.serve(stop, handle, converse).await
     });
-    let outcome = tasks.wait().await;
-    store.close().await;
-    tracing::info!("stopped");
-    Ok(outcome?)
 }
 
 /// Where capture and apply tell how they do.

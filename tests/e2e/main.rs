@@ -2,6 +2,7 @@
 
 mod aside;
 mod atomic;
+mod bundles;
 mod chain;
 mod claims;
 mod commands;

@@ -8,6 +8,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 use tokio::net::UnixStream;
 
 use super::status::Status;
+use super::talk::Talk;
 use super::{ANSWER_BYTES_MAX, AdminError, Answer, Request};
 
 /// How long a daemon may take to answer.
@@ -35,19 +36,34 @@ pub async fn ask(socket: &Path, request: &Request) -> Result<serde_json::Value, 
     }
 }
 
-async fn exchange(socket: &Path, request: &Request) -> Result<serde_json::Value, AdminError> {
+/// Begins a conversation with a running daemon.
+///
+/// # Errors
+/// Nobody answers.
+pub async fn talk(socket: &Path, request: &Request) -> Result<Talk, AdminError> {
+    let (from, to) = request_over(socket, request).await?.into_split();
+    Ok(Talk::new(BufReader::new(from.take(ANSWER_BYTES_MAX)), to, None))
+}
+
+/// Connects and sends the line of a request.
+async fn request_over(socket: &Path, request: &Request) -> Result<UnixStream, AdminError> {
     let failed = |source| AdminError::Socket { path: socket.to_owned(), source };
-    let stream = UnixStream::connect(socket).await.map_err(|error| match error.kind() {
+    let mut stream = UnixStream::connect(socket).await.map_err(|error| match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
             AdminError::NotRunning(socket.to_owned())
         }
         io::ErrorKind::PermissionDenied => AdminError::NotAllowed(socket.to_owned()),
         _ => failed(error),
     })?;
-    let (from, mut to) = stream.into_split();
     let mut line = serde_json::to_vec(request).expect("a request has only text keys");
     line.push(b'\n');
-    to.write_all(&line).await.map_err(failed)?;
+    stream.write_all(&line).await.map_err(failed)?;
+    Ok(stream)
+}
+
+async fn exchange(socket: &Path, request: &Request) -> Result<serde_json::Value, AdminError> {
+    let failed = |source| AdminError::Socket { path: socket.to_owned(), source };
+    let (from, _to) = request_over(socket, request).await?.into_split();
     let mut answer = Vec::new();
     let mut from = BufReader::new(from.take(ANSWER_BYTES_MAX));
     from.read_until(b'\n', &mut answer).await.map_err(failed)?;

@@ -9,6 +9,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::bundle::BundleStatus;
 use super::status::{DaemonState, OriginStatus, Part, PartState, PeerState, PeerStatus, Status};
 
 /// The media type of what [`encode`] gives.
@@ -54,6 +55,7 @@ impl Collector for Snapshot {
         page.positions(status)?;
         page.store(status)?;
         page.changes(status)?;
+        page.bundles(&status.bundles)?;
         page.peers(&status.peers)
     }
 }
@@ -237,6 +239,31 @@ impl Page<'_> {
                     ("freed", counters.freed),
                 ],
             ),
+        )
+    }
+
+    fn bundles(&mut self, bundles: &BundleStatus) -> fmt::Result {
+        self.counter(
+            "bundle_parts",
+            "Parts of bundles since the daemon started",
+            labelled(
+                "result",
+                &[
+                    ("written", bundles.parts_written),
+                    ("read", bundles.parts_read),
+                    ("refused", bundles.parts_refused),
+                ],
+            ),
+        )?;
+        self.counter(
+            "bundle_bytes",
+            "Bytes of parts of bundles since the daemon started",
+            labelled("result", &[("written", bundles.bytes_written), ("read", bundles.bytes_read)]),
+        )?;
+        self.gauge(
+            "bundle_waiting_parts",
+            "Parts of bundles that are kept until what comes before them is held",
+            alone(bundles.parts_waiting),
         )
     }
 

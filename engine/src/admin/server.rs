@@ -14,6 +14,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::talk::Talk;
 use super::{AdminError, Answer, REQUEST_BYTES_MAX, Request};
 
 /// Connections served at the same time; more wait in the kernel's queue.
@@ -49,14 +50,22 @@ impl AdminServer {
     }
 
     /// Answers requests until told to stop. What `handle` returns is the answer; its error is a
-    /// sentence for the operator. Requests run side by side, up to sixteen.
+    /// sentence for the operator. Requests that begin a conversation go to `converse`, which answers
+    /// in it. All run side by side, up to sixteen.
     ///
     /// # Errors
     /// The socket failed.
-    pub async fn serve<H, F>(self, stop: CancellationToken, handle: H) -> Result<(), AdminError>
+    pub async fn serve<H, F, C, G>(
+        self,
+        stop: CancellationToken,
+        handle: H,
+        converse: C,
+    ) -> Result<(), AdminError>
     where
         H: Fn(Request) -> F,
         F: Future<Output = Result<Value, String>>,
+        C: Fn(Request, Talk) -> G,
+        G: Future<Output = ()>,
     {
         let mut open = FuturesUnordered::new();
         loop {
@@ -66,7 +75,7 @@ impl AdminServer {
                 accepted = self.listener.accept(), if open.len() < CONNECTIONS_MAX => {
                     let failed = |source| AdminError::Socket { path: self.path.clone(), source };
                     let (stream, _) = accepted.map_err(failed)?;
-                    open.push(serve_one(stream, &handle));
+                    open.push(serve_one(stream, &handle, &converse));
                 }
             }
         }
@@ -80,11 +89,14 @@ impl Drop for AdminServer {
     }
 }
 
-async fn serve_one<H, F>(stream: UnixStream, handle: &H)
+async fn serve_one<H, F, C, G>(stream: UnixStream, handle: &H, converse: &C)
 where
     H: Fn(Request) -> F,
     F: Future<Output = Result<Value, String>>,
+    C: Fn(Request, Talk) -> G,
+    G: Future<Output = ()>,
 {
+    let uid = stream.peer_cred().ok().map(|peer| peer.uid());
     let (from, mut to) = stream.into_split();
     let mut line = Vec::new();
     let mut from = BufReader::new(from.take(REQUEST_BYTES_MAX));
@@ -93,6 +105,9 @@ where
         return;
     }
     let answer = match serde_json::from_slice(&line) {
+        Ok(request @ (Request::BundleWrite { .. } | Request::BundleRead { .. })) => {
+            return converse(request, Talk::new(from, to, uid)).await;
+        }
         Ok(request) => match handle(request).await {
             Ok(value) => Answer::Ok(value),
             Err(sentence) => Answer::Error(sentence),

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::aside::AsideStatus;
+use super::bundle::BundleStatus;
 use super::parked::ParkedStatus;
 use crate::postgres::lsn::Lsn;
 
@@ -66,6 +67,9 @@ pub struct Status {
     /// How the history of conflicts is thinned out; `None` without a PostgreSQL.
     #[serde(default)]
     pub history: Option<HistoryStatus>,
+    /// How it stands with bundles.
+    #[serde(default)]
+    pub bundles: BundleStatus,
     /// Members with a link, to be dialled, or met before.
     pub peers: Vec<PeerStatus>,
 }

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::aside::{AsideEntry, AsideStatus};
+use super::bundle::BundleStatus;
 use super::explain::Explained;
 use super::parked::{ParkedList, ParkedStatus};
 use super::server::AdminServer;
@@ -76,6 +77,7 @@ fn status() -> Status {
         repaired_rows: 0,
         rows_to_repair: 0,
         history: Some(HistoryStatus { keep_days: 365, removed: 7, cause: None }),
+        bundles: BundleStatus::default(),
         peers: vec![peer("shore"), peer("ship-b")],
     }
 }
@@ -231,7 +233,7 @@ async fn with_server<T>(
     let socket = dir.path().join("admin.sock");
     let server = AdminServer::bind(&socket).unwrap();
     let stop = CancellationToken::new();
-    let serve = server.serve(stop.clone(), async |request| answer(request));
+    let serve = server.serve(stop.clone(), async |request| answer(request), async |_, _| {});
     let (served, done) = tokio::join!(serve, async {
         let done = work(&socket).await;
         stop.cancel();

@@ -12,7 +12,8 @@ use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, V
 
 use super::conflicts::{self, Asked};
 use super::exit::{EXIT_HELP, Exit, Failure};
-use super::{Format, finish, keygen, parked};
+use super::{Format, bundle, finish, keygen, parked};
+use crate::admin::bundle::{Basis, Resume};
 use crate::admin::wait::Goal;
 use crate::config::Program;
 use crate::postgres::history::UndoRequest;
@@ -92,6 +93,54 @@ fn execute(command: Command, program: Program) -> Result<Exit, Failure> {
             finish(super::wait(&config.file, program, goal.into(), limit), output.format())
         }
         Command::Conflicts { command } => execute_conflicts(command, program),
+        Command::Bundle { command } => execute_bundle(command, program),
+    }
+}
+
+fn execute_bundle(command: BundleCommand, program: Program) -> Result<Exit, Failure> {
+    match command {
+        BundleCommand::Write {
+            config,
+            recipients,
+            to,
+            max_size,
+            since,
+            all,
+            new,
+            resume,
+            fill,
+            output,
+        } => {
+            let format = output.format();
+            let basis = match since {
+                Some(bundle) => Basis::Bundle(bundle),
+                None if all => Basis::Nothing,
+                None => Basis::Known,
+            };
+            let resume = match resume {
+                Some(bundle) => Resume::Bundle(bundle),
+                None if new => Resume::Never,
+                None => Resume::IfPresent,
+            };
+            let told = bundle::Writing {
+                recipients,
+                dir: to,
+                part_bytes_max: max_size,
+                basis,
+                resume,
+                fill,
+                format,
+            };
+            finish(bundle::write(&config.file, program, told), format)
+        }
+        BundleCommand::Read { config, paths, again, output } => {
+            let format = output.format();
+            let told = bundle::Reading { paths, again, format };
+            finish(bundle::read(&config.file, program, told), format)
+        }
+        BundleCommand::List { config, limit, output } => {
+            finish(bundle::list(&config.file, program, limit), output.format())
+        }
     }
 }
 
@@ -215,6 +264,82 @@ enum Command {
     Conflicts {
         #[command(subcommand)]
         command: ConflictsCommand,
+    },
+    /// Changes as files, for members without a link: write them, read them, list what was
+    ///
+    /// The files are encrypted for those they are for and signed. They may be carried by anybody, get
+    /// lost, be read twice and in any order. The daemon must run; run the command as its user.
+    #[command(after_help = EXIT_HELP)]
+    Bundle {
+        #[command(subcommand)]
+        command: BundleCommand,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum BundleCommand {
+    /// Write what members lack into files
+    ///
+    /// Begins behind what all of them are known to hold, by links and by bundles of theirs that were
+    /// read here; so every bundle is also a receipt. Run again after an interruption, it goes on behind
+    /// the parts that are in the folder.
+    #[command(after_help = EXIT_HELP)]
+    Write {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// A member that shall read it, by name or number; may be repeated; "all" for all others
+        #[arg(long = "for", value_name = "SITE", required = true)]
+        recipients: Vec<String>,
+        /// The folder for the files, such as that of a USB stick
+        #[arg(long, value_name = "DIR")]
+        to: PathBuf,
+        /// Longest file; k, m or g may stand behind the number
+        #[arg(long, value_name = "SIZE", default_value_t = bundle::PART_BYTES_DEFAULT, value_parser = bundle::parse_size)]
+        max_size: u64,
+        /// Begin behind this bundle, as if it had arrived
+        #[arg(long, value_name = "BUNDLE", conflicts_with = "all")]
+        since: Option<String>,
+        /// Begin at the beginning, for a member that lost everything
+        #[arg(long)]
+        all: bool,
+        /// Begin another bundle also when one in the folder is not finished
+        #[arg(long, conflicts_with = "resume")]
+        new: bool,
+        /// Go on with this bundle, whose parts so far are elsewhere
+        #[arg(long, value_name = "BUNDLE", conflicts_with_all = ["since", "all"])]
+        resume: Option<String>,
+        /// Write as many parts as fit, also when there is no room for all
+        #[arg(long)]
+        fill: bool,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Read files that others wrote for this member
+    ///
+    /// What was read before is skipped. A part that builds on another one that is not here is kept, and
+    /// read by itself once that has come. One bad file does not keep the others from being read.
+    #[command(after_help = EXIT_HELP)]
+    Read {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// Files, or folders with files *.bundle
+        #[arg(value_name = "PATH", required = true)]
+        paths: Vec<PathBuf>,
+        /// Read also what was read before
+        #[arg(long)]
+        again: bool,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// List the bundles that were written and read here: when, by whom, for whom, and who has them
+    List {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// How many at most
+        #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+        limit: u32,
+        #[command(flatten)]
+        output: Output,
     },
 }
 

@@ -20,7 +20,8 @@ use crate::telemetry::TelemetryError;
 pub enum Exit {
     /// All is well.
     Ok,
-    /// `check` found errors, `wait` ran out of time, or `conflicts undo` did not undo.
+    /// `check` found errors, `wait` ran out of time, `conflicts undo` did not undo, or a bundle was not
+    /// written or read whole.
     Unmet,
     /// The command line or a file is wrong; nothing was started.
     Usage,
@@ -56,7 +57,8 @@ impl From<Exit> for ExitCode {
 pub const EXIT_HELP: &str = "\
 Exit codes:
   0   all is well
-  1   check found errors, wait ran out of time, or a conflict was not undone
+  1   check found errors, wait ran out of time, a conflict was not undone, or a bundle was not
+      written or read whole
   2   the command line or a file is wrong; nothing was started
   3   somebody must decide: wrong database, lost slot, restored backup, missing rights
   4   PostgreSQL or the daemon cannot be reached

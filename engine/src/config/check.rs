@@ -34,6 +34,8 @@ const DRIFT_MS_DEFAULT: u64 = 300_000;
 const KEEP_DAYS: RangeInclusive<u64> = 0..=36_500;
 const KEEP_DAYS_DEFAULT: u64 = 365;
 const STORE_BYTES: RangeInclusive<u64> = 16_777_216..=1 << 46;
+const SPOOL_BYTES_DEFAULT: u64 = 4 << 30;
+const SPOOL_BYTES: RangeInclusive<u64> = 0..=1 << 50;
 
 /// What a daemon's file is checked against.
 pub(super) struct Check<'a> {
@@ -198,6 +200,12 @@ impl Check<'_> {
             None => None,
             given => Some(self.number("limits.store_bytes_max", given, 0, &STORE_BYTES)?),
         };
+        let spool = self.number(
+            "limits.bundle_spool_bytes_max",
+            raw.bundle_spool_bytes_max,
+            SPOOL_BYTES_DEFAULT,
+            &SPOOL_BYTES,
+        )?;
         let fits = "the ranges above fit any machine";
         Ok(Limits {
             unit_bytes_max: usize::try_from(unit).expect(fits),
@@ -205,6 +213,7 @@ impl Check<'_> {
             transaction_bytes_max: usize::try_from(transaction).expect(fits),
             drift_max: Duration::from_millis(drift),
             store_bytes_max: store,
+            bundle_spool_bytes_max: spool,
         })
     }
 

@@ -64,6 +64,7 @@ pub(super) struct Limits {
     pub(super) transaction_bytes_max: Option<u64>,
     pub(super) drift_ms_max: Option<u64>,
     pub(super) store_bytes_max: Option<u64>,
+    pub(super) bundle_spool_bytes_max: Option<u64>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -17,6 +17,7 @@ use crate::capture::slot::{self, SlotError};
 use crate::capture::stream::CaptureStatus;
 use crate::config::DaemonConfig;
 use crate::daemon::DatabaseParts;
+use crate::daemon::bundles::Bundles;
 use crate::daemon::parked::Counted;
 use crate::links::{self, LinksHandle};
 use crate::postgres::aside;
@@ -37,6 +38,7 @@ pub(super) struct Reporter {
     own: Origin,
     pub(super) store: Store,
     links: LinksHandle,
+    bundles: Bundles,
     pub(super) parts: Option<DatabaseParts>,
     /// Kept between two questions; whoever asks has it, so a second asker makes another.
     session: Mutex<Option<Session>>,
@@ -75,8 +77,7 @@ impl Reporter {
         fleet: Fleet,
         own: Origin,
         store: Store,
-        links: LinksHandle,
-        parts: Option<DatabaseParts>,
+        (links, bundles, parts): (LinksHandle, Bundles, Option<DatabaseParts>),
     ) -> Self {
         Self {
             config,
@@ -84,6 +85,7 @@ impl Reporter {
             own,
             store,
             links,
+            bundles,
             parts,
             session: Mutex::new(None),
             counted: Mutex::new(None),
@@ -126,7 +128,9 @@ impl Reporter {
         let parked = known(self.parked_status(log.fates.parked).await)?;
         let held = slot.iter().filter_map(SlotStatus::warning);
         let put_aside = aside.iter().filter_map(AsideStatus::warning);
-        let warnings: Vec<String> = held.chain(parked.warning()).chain(put_aside).collect();
+        let bundles = self.bundles.status();
+        let waiting = bundles.warning();
+        let warnings = held.chain(parked.warning()).chain(put_aside).chain(waiting).collect();
         Ok(Status {
             site: self.own.site.number(),
             name: self.config.name.clone(),
@@ -163,6 +167,7 @@ impl Reporter {
             repaired_rows: log.repaired,
             rows_to_repair: log.dirty,
             history: self.parts.as_ref().map(|parts| self.history(parts)),
+            bundles,
             peers,
         })
     }

@@ -25,11 +25,17 @@
 //! | `equal-lengths` | of long values those of one length are taken for the same |
 //! | `no-checksum` | rows of the store are believed whatever their checksums say |
 //! | `no-chain-check` | a unit need not follow on the one before |
+//! | `bundle-signature` | whoever says that they wrote a bundle is believed |
+//! | `bundle-truncation` | of a part of a bundle that is cut short what is there is taken for all |
+//! | `bundle-gap` | a part of a bundle that came too early is not kept |
+//! | `bundle-early-note` | a part of a bundle counts as read before anything of it is durable |
 //! | `stalled-store` | nothing; what capture sends to the store never gets done |
 //! | `unwritten-token` | nothing; it hangs when the store knows the next token and the database does not |
 //! | `unconfirmed-token` | nothing; it hangs when the database has the next token and the store does not know |
 //! | `unshown-parked` | nothing; it hangs when parked changes are joined and not shown |
 //! | `unfreed-parked` | nothing; it hangs when parked changes are shown and still on the list |
+//! | `unnoted-part` | nothing; it hangs when the second part of a bundle is written and not in the register |
+//! | `unstored-part` | nothing; it hangs when a part of a bundle has come and its last units are not stored |
 //! | `failed-sync` | nothing; the disk refuses to keep the first own transactions, which are not kept |
 //! | `doubtful-sync` | nothing; the disk refuses to keep the first own transactions, which are kept |
 //! | `slow-capture` | nothing; each message of the WAL stream takes a millisecond longer |

@@ -257,6 +257,7 @@ impl Reader {
     async fn end(&mut self, mut reading: Reading, again: bool) -> Result<ReadAnswer, Failure> {
         reading.decoder.push_end();
         self.drain(&mut reading, again).await?;
+        plant::hang("unstored-part").await;
         reading.intake.flush().await?;
         let taken = reading.intake.taken().clone();
         let Some(begun) = reading.begun.take() else {

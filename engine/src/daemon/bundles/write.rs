@@ -17,7 +17,7 @@ use crate::admin::bundle::{Basis, Durable, Resume, WriteAnswer, WriteAsk, WriteS
 use crate::admin::talk::Talk;
 use crate::bundle::{Course, Ending, Opening, PartEncoder, PartError};
 use crate::store::{PartFate, PartRecord, StoreError};
-use crate::{random, time};
+use crate::{plant, random, time};
 
 /// Shorter parts would hold little beside what each of them says.
 const PART_BYTES_MIN: u64 = 64 << 10;
@@ -317,6 +317,9 @@ impl<'a> Writing<'a> {
         let Durable { durable } = talk.listening.facts().await.map_err(gone)?;
         if durable != number {
             return Err(format!("the command says that part {durable} is durable, not {number}"));
+        }
+        if number == 2 {
+            plant::hang("unnoted-part").await;
         }
         let written = Written { units, bytes, is_last };
         self.note(&manifest, &written).await.map_err(|error| sentence(&error))?;

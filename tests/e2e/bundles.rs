@@ -1,6 +1,9 @@
 //! Changes travel as files: encrypted, signed, in any order, as often as one likes, by whomever, and
 //! receipts come back the same way.
 
+mod faults;
+mod planted;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

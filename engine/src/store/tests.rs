@@ -7,6 +7,7 @@ mod folding;
 mod measure;
 mod parked;
 mod power;
+mod register;
 mod units;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -16,6 +16,8 @@
 
 mod cipher;
 mod course;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod intake;
 mod part;
 #[cfg(test)]

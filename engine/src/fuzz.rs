@@ -15,7 +15,7 @@ mod tests;
 mod units;
 
 use crate::capture::{spill_fuzz, walsender};
-use crate::{store, transport};
+use crate::{bundle, store, transport};
 
 /// A kind of input.
 #[derive(Clone, Copy, Debug)]
@@ -72,7 +72,7 @@ const fn target(name: &'static str, check: fn(&[u8])) -> Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 19] = [
+pub const TARGETS: [Target; 21] = [
     target("control", messages::check_control),
     target("unit-stream-head", messages::check_head),
     target("frames", transport::check_stream),
@@ -121,6 +121,9 @@ pub const TARGETS: [Target; 19] = [
     // The reader of TOML keeps events and errors of every byte or two.
     Target { heap_per_byte: 600, heap_bytes: 1 << 20, ..target("config", files::check_config) },
     target("texts", files::check_texts),
+    target("bundle", bundle::fuzz::check_part),
+    // A key, a fleet, and chunks of the body.
+    Target { heap_bytes: 1 << 20, ..target("bundle-body", bundle::fuzz::check_body) },
 ];
 
 /// The target of this name.

@@ -228,15 +228,20 @@ impl PartDecoder {
         let hash = *blake3::hash(&self.bytes[..length]).as_bytes();
         self.bytes.drain(..length);
         self.read_bytes = length as u64;
+        self.open_body(header, &file_key, hash);
+        Ok(true)
+    }
+
+    /// Goes on behind a header, whose hash this is.
+    pub(super) fn open_body(&mut self, header: Header, file_key: &[u8; 32], hash: [u8; 32]) {
         self.body = Some(Body {
             header,
-            chunks: Chunks::new(&file_key, hash),
+            chunks: Chunks::new(file_key, hash),
             records: Records::new(hash),
             plain: Vec::new(),
             taken: 0,
             writer: None,
         });
-        Ok(true)
     }
 
     fn truncated(&self) -> PartError {

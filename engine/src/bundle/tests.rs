@@ -199,3 +199,145 @@ proptest! {
         }
     }
 }
+
+/// A store of member 1 that has units of members 2 and 3.
+mod with_stores {
+    use landfall_protocol::change::{Fragment, Transaction};
+    use landfall_protocol::clock::Hlc;
+    use landfall_protocol::unit::{SealContext, Unit, UnitHash};
+    use landfall_protocol::wire::Held;
+
+    use super::*;
+    use crate::store::{Identity, Settings, Signer, Store};
+
+    fn origin(number: u16) -> Origin {
+        let site = SiteId::new(number).unwrap();
+        Origin { site, incarnation: Incarnation::new(0xa1).unwrap() }
+    }
+
+    fn store(world: &World, member: u16) -> (tempfile::TempDir, Store) {
+        let dir = tempfile::tempdir().unwrap();
+        let identity = Identity { origin: origin(member), database: None };
+        Store::create(dir.path(), &identity, 0).unwrap();
+        let key = Arc::clone(&world.keys[usize::from(member) - 1]);
+        let signer: Signer = Arc::new(move |message| key.sign(message));
+        let settings = Settings { ballast_bytes: 0, ..Settings::default() };
+        let store = Store::open(dir.path(), &settings, signer, 1).unwrap().0;
+        (dir, store)
+    }
+
+    /// Units of a member with these clock readings, one transaction each.
+    fn units(world: &World, member: u16, readings: &[u64]) -> Vec<Unit> {
+        let mut previous = UnitHash::GENESIS;
+        let key = &world.keys[usize::from(member) - 1];
+        let unit = |(reading, seq): (&u64, u64)| {
+            let transaction = Transaction {
+                seq: Seq(seq),
+                hlc: Hlc(*reading),
+                actor: None,
+                describes: Vec::new(),
+                changes: Vec::new(),
+                piece: None,
+            };
+            let context = SealContext {
+                origin: origin(member),
+                fleet_version: 1,
+                fragment: Fragment::Whole,
+                previous,
+                vector: &VersionVector::new(),
+                level: 1,
+            };
+            let sign = |message: &[u8]| key.sign(message);
+            let unit = Unit::seal(context, &[transaction], |_| SetId(1), sign);
+            previous = unit.hash();
+            unit
+        };
+        readings.iter().zip(1..).map(unit).collect()
+    }
+
+    async fn course(store: &Store, after: &VersionVector) -> Vec<(u16, u64)> {
+        let until = store.watch().borrow().received.clone();
+        let mut course = Course::begin(store.clone(), after, until).await.unwrap();
+        let mut found = Vec::new();
+        while let Some(unit) = course.next().await.unwrap() {
+            found.push((unit.header().origin.site.number(), unit.header().first.0));
+        }
+        assert!(course.damaged().is_empty());
+        found
+    }
+
+    #[tokio::test]
+    async fn units_come_in_the_order_of_their_clock_readings() {
+        let world = world();
+        let (_dir, store) = store(&world, 1);
+        let mut all = units(&world, 2, &[10, 20, 21, 22, 50]);
+        all.extend(units(&world, 3, &[15, 30, 60]));
+        store.append_units(all, 1).await.unwrap();
+        let everything = course(&store, &VersionVector::new()).await;
+        let expected = [(2, 1), (3, 1), (2, 2), (2, 3), (2, 4), (3, 2), (2, 5), (3, 3)];
+        assert_eq!(everything, expected);
+        let after = [(origin(2), Seq(3)), (origin(3), Seq(1))].into_iter().collect();
+        assert_eq!(course(&store, &after).await, expected[4..]);
+        let all = store.watch().borrow().received.clone();
+        assert_eq!(course(&store, &all).await, []);
+        store.close().await;
+    }
+
+    #[tokio::test]
+    async fn what_a_bundle_brings_is_judged_as_what_a_link_brings() {
+        let world = world();
+        let (_dir, store) = store(&world, 1);
+        let (good, forged) = (units(&world, 2, &[10, 20, 30]), units(&world, 3, &[5]));
+        let mut intake = Intake::new(store.clone(), Arc::clone(&world.fleet), origin(1));
+        intake.unit(good[0].bytes().to_vec()).await.unwrap();
+        // One is missing in between.
+        intake.unit(good[2].bytes().to_vec()).await.unwrap();
+        let mut bytes = forged[0].bytes().to_vec();
+        let last = bytes.len() - 1;
+        bytes[last] ^= 1;
+        intake.unit(bytes).await.unwrap();
+        intake.unit(b"nothing".to_vec()).await.unwrap();
+        intake.flush().await.unwrap();
+        let taken = intake.taken();
+        assert_eq!((taken.stored, taken.known), (1, 0));
+        assert_eq!(taken.gaps, [(origin(2), Seq(1))].into_iter().collect());
+        assert!(taken.refused[&origin(3)].contains("not what the origin signed"), "{taken:?}");
+        // Carried damage speaks against nobody.
+        assert!(store.watch().borrow().quarantined.is_empty());
+        // Two histories do.
+        let other = units(&world, 2, &[11]);
+        let mut intake = Intake::new(store.clone(), Arc::clone(&world.fleet), origin(1));
+        intake.unit(other[0].bytes().to_vec()).await.unwrap();
+        intake.flush().await.unwrap();
+        assert!(intake.taken().refused[&origin(2)].contains("two histories"));
+        assert!(store.watch().borrow().quarantined.contains_key(&origin(2)));
+        store.close().await;
+    }
+
+    #[tokio::test]
+    async fn a_writer_that_holds_more_of_our_log_than_we_do_fences_us() {
+        let world = world();
+        let (_dir, store) = store(&world, 1);
+        let intake = Intake::new(store.clone(), Arc::clone(&world.fleet), origin(1));
+        let mut told = Manifest {
+            writer: origin(2),
+            sets_digest: world.fleet.sets_digest(),
+            recipients: vec![origin(1).site],
+            ..manifest()
+        };
+        let receipt = intake.greet(&told).await.unwrap();
+        assert_eq!(receipt.writer, origin(2));
+        let held = |number| Held { origin: origin(number), seq: Seq(9), hash: UnitHash([1; 32]) };
+        told.held = vec![held(3)];
+        let receipt = intake.greet(&told).await.unwrap();
+        assert_eq!(receipt.received.get(origin(3)), Seq(9));
+        told.sets_digest = [0; 32];
+        assert!(matches!(intake.greet(&told).await, Err(PartError::Refused(_))));
+        assert_eq!(store.watch().borrow().fenced, None);
+        told.sets_digest = world.fleet.sets_digest();
+        told.held = vec![held(1)];
+        assert!(matches!(intake.greet(&told).await, Err(PartError::Refused(_))));
+        assert!(store.watch().borrow().fenced.is_some());
+        store.close().await;
+    }
+}

@@ -22,7 +22,7 @@ use landfall_protocol::wire::{Have, Held, Hello, Message, UnitMark, UnitStreamHe
 use super::messages::origin;
 use super::{stream, units};
 use crate::capture::{spill_fuzz, walsender};
-use crate::{identity, store};
+use crate::{bundle, identity, store};
 
 /// A stream of PostgreSQL 15; see `capture::pgoutput`.
 const RECORDED: &str = include_str!("../../testdata/pgoutput15.hex");
@@ -56,6 +56,8 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         "store" => store::fuzz::seeds(),
         "config" => files(),
         "texts" => texts(),
+        "bundle" => bundle::fuzz::part_seeds(),
+        "bundle-body" => bundle::fuzz::body_seeds(),
         _ => Vec::new(),
     }
 }

@@ -129,6 +129,12 @@ fn content_takes_a_small_multiple_of_its_length_in_memory() {
 }
 
 #[test]
+fn files_from_anywhere() {
+    check("bundle");
+    check("bundle-body");
+}
+
+#[test]
 fn messages_from_postgresql() {
     check("pgoutput");
     check("capture");

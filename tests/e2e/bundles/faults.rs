@@ -218,6 +218,24 @@ fn a_write_that_was_killed_goes_on_behind_what_is_there() {
     assert_eq!(list(&fleet, A)[0]["is_whole"], true);
     assert_eq!(list(&fleet, B)[0]["is_whole"], true);
     all_arrived(&fleet);
+    // The other one lost all that it had, and what is there begins too late for it.
+    fleet.sql(A, "INSERT INTO bed VALUES (-2, 'x')");
+    captured(&fleet, A);
+    fleet.replace_daemon(A, "unnoted-part").expect("start");
+    captured(&fleet, A);
+    let id = wrote["bundle"].as_str().expect("an id");
+    fill_more(&fleet);
+    let late = Stick::new();
+    let since = ["--since", id, "--max-size", "128k"];
+    let words = ["bundle", "write", "--for", B, "--to", late.text()];
+    let command = fleet.member(A).command(&[&words[..], &since].concat()).start();
+    wait_hanging(&fleet, A);
+    fleet.member(A).daemon().kill9();
+    command.wait_exit(SOON);
+    fleet.replace_daemon(A, "").expect("start");
+    let all = write_with(&fleet, A, B, &late, &["--max-size", "128k", "--all"]);
+    assert_eq!(all["parts_before"], 0, "{all:#}");
+    read(&fleet, B, &late);
     // The command itself is killed, in whose folder nothing was whole yet.
     fleet.sql(A, "INSERT INTO bed VALUES (-1, 'more')");
     let stick = Stick::new();
@@ -228,6 +246,16 @@ fn a_write_that_was_killed_goes_on_behind_what_is_there() {
     read(&fleet, B, &stick);
     fleet.converge();
     assert_quiet(&fleet, &[A, B], &[]);
+}
+
+/// Enough for two parts, with other keys than `fill`.
+fn fill_more(fleet: &Fleet) {
+    for number in 20..28 {
+        let row = "encode(sha512((n * 7 + n)::text::bytea), 'base64')";
+        let rows = format!("SELECT {number} * 1000 + n, {row} FROM generate_series(1, 500) n");
+        fleet.sql(A, &format!("INSERT INTO bed {rows}"));
+    }
+    captured(fleet, A);
 }
 
 #[test]

@@ -123,9 +123,10 @@ async fn plan<'a>(shared: &'a Shared, ask: &WriteAsk, user: String) -> Result<Pl
     let until = shared.parts.store.watch().borrow().received.clone();
     let register = shared.parts.store.parts().await.map_err(|error| sentence(&error))?;
     let written = written(&register);
+    let held = basis(shared, ask, &sites, &until, &written)?;
     let resumed = match &ask.resume {
         Resume::Never => None,
-        Resume::IfPresent => unfinished(&written, &sites, ask),
+        Resume::IfPresent => unfinished(&written, &sites, &held, ask),
         Resume::Bundle(id) => {
             let bundle = parse(id)?;
             let parts = written.get(&bundle).ok_or_else(|| not_written(bundle))?;
@@ -141,12 +142,17 @@ async fn plan<'a>(shared: &'a Shared, ask: &WriteAsk, user: String) -> Result<Pl
         }
     };
     let (bundle, first, after) = match resumed.and_then(|bundle| written.get(&bundle)?.last()) {
-        Some(last) => (last.bundle, last.part + 1, last.reaches.clone()),
+        Some(last) => {
+            // A receipt may have come meanwhile.
+            let mut after = held;
+            after.join(&last.reaches);
+            (last.bundle, last.part + 1, after)
+        }
         None => {
             let mut chance = [0; 16];
             random::fill(&mut chance).map_err(|error| PartError::Randomness(error).to_string())?;
             let bundle = BundleId::new(time::wall_ms(), chance);
-            (bundle, 1, basis(shared, ask, &sites, &until, &written)?)
+            (bundle, 1, held)
         }
     };
     let part_bytes_max = ask.part_bytes_max;
@@ -196,10 +202,12 @@ fn recipients<'a>(shared: &'a Shared, asked: &[String]) -> Result<Vec<&'a Member
     }
 }
 
-/// The newest bundle for the same members that was not finished, if all its parts are there.
+/// The newest bundle for the same members that was not finished, if all its parts are there, and it
+/// takes no more for held than is taken for held now.
 fn unfinished(
     written: &BTreeMap<BundleId, Vec<&PartRecord>>,
     sites: &[SiteId],
+    held: &VersionVector,
     ask: &WriteAsk,
 ) -> Option<BundleId> {
     written.iter().rev().find_map(|(bundle, parts)| {
@@ -210,7 +218,8 @@ fn unfinished(
                 (&present.bundle, present.part, present.bytes) == (&name, part.part, part.bytes)
             })
         };
-        (fits && parts.iter().all(is_there)).then_some(*bundle)
+        let begins_in_time = parts.first().is_some_and(|first| held.contains(&first.needs));
+        (fits && begins_in_time && parts.iter().all(is_there)).then_some(*bundle)
     })
 }
 

@@ -289,3 +289,23 @@ fn captured_alone(fleet: &Fleet, at: &str, other: &str, changes: u64) {
         if found == changes { Ok(()) } else { Err(format!("{found}")) }
     });
 }
+
+#[test]
+fn a_large_bundle_takes_little_memory() {
+    let fleet = apart(&[A, B]).start();
+    // About 100 MB that hardly compress, in rows of 100 kB.
+    let hashes = "SELECT string_agg(encode(sha512((n * 2000 + m)::text::bytea), 'base64'), '') \
+                  FROM generate_series(1, 1100) m";
+    for from in (0..1200).step_by(100) {
+        let rows = format!("SELECT n, ({hashes}) FROM generate_series({from} + 1, {from} + 100) n");
+        fleet.sql(A, &format!("INSERT INTO bed {rows}"));
+    }
+    let stick = Stick::new();
+    let wrote = write_with(&fleet, A, B, &stick, &["--max-size", "2g"]);
+    assert!(wrote["bytes"].as_u64() > Some(60_000_000), "{wrote:#}");
+    read(&fleet, B, &stick);
+    let peaks = [A, B].map(|site| fleet.member(site).daemon().peak_memory_bytes() >> 20);
+    assert!(peaks.iter().all(|peak| *peak < 128), "{peaks:?} MiB");
+    wait_value(&fleet, B, "SELECT count(*) FROM bed", "1200");
+    assert_quiet(&fleet, &[A, B], &[]);
+}

@@ -128,7 +128,7 @@ impl LinksHandle {
     /// returns. `said_ms` is when, by its clock, in Unix milliseconds.
     ///
     /// # Errors
-    /// [`StoreError::Full`](crate::store::StoreError::Full).
+    /// [`StoreError::Full`].
     pub async fn note_word(
         &self,
         origin: Origin,

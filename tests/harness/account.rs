@@ -22,6 +22,11 @@ impl Account {
         command.uid(self.uid).gid(self.gid);
     }
 
+    /// The numbers, (user, group), as other programs take them.
+    pub fn numbers(self) -> (u32, u32) {
+        (self.uid, self.gid)
+    }
+
     /// Gives `path` to this account.
     pub fn own(self, path: &Path) -> io::Result<()> {
         chown(path, Some(self.uid), Some(self.gid))

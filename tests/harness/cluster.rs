@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use std::{env, thread};
+use std::{env, io, thread};
 
 use anyhow::{Context, anyhow, bail, ensure};
 
@@ -15,6 +15,7 @@ use crate::account::{self, Account};
 use crate::ports;
 use crate::postgres_bin::PgBin;
 use crate::processes::{self, Signal};
+use crate::relay::End;
 use crate::scratch;
 use crate::session::{Row, Session};
 use crate::wait::try_wait_until;
@@ -60,6 +61,7 @@ pub struct Options {
     auth: Auth,
     disk: Disk,
     conf: Vec<(String, String)>,
+    inside: Option<End>,
 }
 
 impl Options {
@@ -88,6 +90,14 @@ impl Options {
     #[must_use]
     pub fn conf(mut self, key: &str, value: &str) -> Self {
         self.conf.push((key.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Runs it at this end of a line, where only the other end reaches it over TCP; we are left with
+    /// the Unix socket.
+    #[must_use]
+    pub fn inside(mut self, end: &End) -> Self {
+        self.inside = Some(end.clone());
         self
     }
 
@@ -129,6 +139,7 @@ pub struct Cluster {
     account: Option<Account>,
     auth: Auth,
     port: u16,
+    inside: Option<End>,
     server: Mutex<Server>,
 }
 
@@ -151,6 +162,7 @@ impl Cluster {
             auth: Auth::Trust,
             disk: Disk::Synced,
             conf: Vec::new(),
+            inside: None,
         }
     }
 
@@ -169,6 +181,7 @@ impl Cluster {
             account,
             auth: options.auth,
             port: 0,
+            inside: options.inside,
             server: Mutex::new(Server { postmaster: None }),
         };
         cluster.write_first_conf(options.disk, &options.conf)?;
@@ -178,8 +191,9 @@ impl Cluster {
 
     fn write_first_conf(&self, disk: Disk, extra: &[(String, String)]) -> anyhow::Result<()> {
         let sockets = self.dir.display().to_string();
+        let listen = self.tcp_host();
         let mut conf: Vec<(&str, &str)> = vec![
-            ("listen_addresses", "127.0.0.1"),
+            ("listen_addresses", &listen),
             ("unix_socket_directories", &sockets),
             ("cluster_name", &self.name),
             ("wal_level", "logical"),
@@ -193,6 +207,14 @@ impl Cluster {
         ];
         if disk == Disk::Unsynced {
             conf.push(("fsync", "off"));
+        }
+        if self.inside.is_some() {
+            let path = self.data_dir().join("pg_hba.conf");
+            let lines = "host all all samenet trust\nhost replication all samenet trust\n";
+            let written = OpenOptions::new().append(true).open(&path);
+            let written =
+                written.and_then(|mut file| io::Write::write_all(&mut file, lines.as_bytes()));
+            written.with_context(|| format!("append to {}", path.display()))?;
         }
         conf.extend(extra.iter().map(|(key, value)| (key.as_str(), value.as_str())));
         self.try_configure(&conf)
@@ -240,7 +262,16 @@ impl Cluster {
 
     /// Key-value connection string for the superuser over TCP.
     pub fn conninfo(&self, db: &str) -> String {
-        self.conninfo_via("127.0.0.1", db)
+        self.conninfo_via(&self.tcp_host(), db)
+    }
+
+    fn tcp_host(&self) -> String {
+        self.inside.as_ref().map_or_else(|| "127.0.0.1".to_owned(), |end| end.address.to_string())
+    }
+
+    /// The way we take ourselves.
+    fn own_conninfo(&self, db: &str) -> String {
+        if self.inside.is_some() { self.socket_conninfo(db) } else { self.conninfo(db) }
     }
 
     /// Key-value connection string for the superuser over the Unix socket.
@@ -261,7 +292,7 @@ impl Cluster {
 
     /// Opens a session that stays open.
     pub fn session(&self, db: &str) -> anyhow::Result<Session> {
-        let session = Session::open(&self.conninfo(db));
+        let session = Session::open(&self.own_conninfo(db));
         session.with_context(|| format!("connect to database {db} of cluster {}", self.name))
     }
 
@@ -347,7 +378,7 @@ impl Cluster {
         }
         let mut file = OpenOptions::new().append(true).open(&path);
         let written = file.as_mut().map_err(|e| anyhow!("{e}")).and_then(|file| {
-            std::io::Write::write_all(file, text.as_bytes()).map_err(|e| anyhow!("{e}"))
+            io::Write::write_all(file, text.as_bytes()).map_err(|e| anyhow!("{e}"))
         });
         written.with_context(|| format!("append to {}", path.display()))
     }
@@ -482,7 +513,7 @@ impl Cluster {
         let log_start = log.metadata().context("look at the log")?.len();
         let mut postmaster = self.spawn(log)?;
         scratch::guard(postmaster.id(), Signal::Quit)?;
-        let conninfo = self.conninfo("postgres");
+        let conninfo = self.own_conninfo("postgres");
         let ready = try_wait_until("the first answer", START_TIMEOUT, || {
             if let Ok(Some(status)) = postmaster.try_wait() {
                 return Ok(Err(status));
@@ -507,7 +538,11 @@ impl Cluster {
     }
 
     fn spawn(&self, log: File) -> anyhow::Result<Child> {
-        let mut command = server_command(&self.bin, "postgres", self.account, &self.dir);
+        let mut command = match &self.inside {
+            None => server_command(&self.bin, "postgres", self.account, &self.dir),
+            Some(end) => end.enter(&self.bin.program("postgres"), self.account, &self.dir),
+        };
+        forget_environment(&mut command);
         command.arg("-D").arg(self.data_dir());
         command.stderr(log.try_clone().context("share the log")?).stdout(log);
         // Its own group: Ctrl-C is for us, and we stop the server ourselves.
@@ -552,17 +587,21 @@ enum Launch {
 /// A server program under the right account, with nothing of our environment that would steer it.
 fn server_command(bin: &PgBin, name: &str, account: Option<Account>, dir: &Path) -> Command {
     let mut command = Command::new(bin.program(name));
-    for (key, _) in env::vars_os() {
-        if key.to_string_lossy().starts_with("PG") {
-            command.env_remove(key);
-        }
-    }
+    forget_environment(&mut command);
     // Our own directory may be closed to the other account.
     command.current_dir(dir).stdin(Stdio::null());
     if let Some(account) = account {
         account.apply(&mut command);
     }
     command
+}
+
+fn forget_environment(command: &mut Command) {
+    for (key, _) in env::vars_os() {
+        if key.to_string_lossy().starts_with("PG") {
+            command.env_remove(key);
+        }
+    }
 }
 
 /// A killed server leaves a small System V segment, which PostgreSQL takes back at the next start.

@@ -16,11 +16,13 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 mod line;
+mod packets;
 #[cfg(test)]
 mod tests;
 
 pub use line::Profile;
 use line::{Line, Passage, lines};
+pub use packets::{End, PacketLine, may_join};
 
 /// Callers remembered; each has a socket of its own towards the target. Further ones are ignored.
 const FLOWS_MAX: usize = 256;
@@ -28,6 +30,8 @@ const FLOWS_MAX: usize = 256;
 const IN_FLIGHT_MAX: usize = 4096;
 /// Largest UDP payload over IPv4, in bytes.
 const DATAGRAM_BYTES_MAX: usize = 65_507;
+/// IPv4 and UDP headers of a datagram, which take the line's time, too.
+const HEADER_BYTES: isize = 28;
 
 /// What has come through so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -104,7 +108,7 @@ impl UdpRelay {
     /// Makes it this kind of link from now on; its outages are counted from now. What is under way
     /// arrives as it would have.
     pub fn set_profile(&self, profile: &Profile) {
-        self.link.lock().lines = lines(profile, Instant::now());
+        self.link.set_profile(profile);
     }
 
     /// Cuts the link when `bytes` more have gone through, both directions together. The datagram
@@ -117,6 +121,11 @@ impl UdpRelay {
     pub fn bytes(&self) -> (u64, u64) {
         let relayed = self.relayed();
         (relayed.bytes_up, relayed.bytes_down)
+    }
+
+    /// Bytes put on the line so far, (up, down): of whole IP packets, those that were lost included.
+    pub fn metered(&self) -> (u64, u64) {
+        self.link.metered()
     }
 
     /// All counters at this moment.
@@ -163,13 +172,14 @@ struct Link {
 #[derive(Debug)]
 struct Weather {
     lines: [Line; 2],
+    metered: [u64; 2],
     bytes_left: Option<u64>,
 }
 
 impl Default for Link {
     fn default() -> Self {
         let lines = lines(&Profile::default(), Instant::now());
-        let weather = Weather { lines, bytes_left: None };
+        let weather = Weather { lines, metered: [0; 2], bytes_left: None };
         Self { weather: Mutex::new(weather), relayed: watch::Sender::default() }
     }
 }
@@ -183,9 +193,19 @@ impl Link {
         self.relayed.send_modify(|relayed| relayed.is_cut = is_cut);
     }
 
-    /// How a datagram that comes in now is to go out; `None` if it is lost.
+    fn set_profile(&self, profile: &Profile) {
+        self.lock().lines = lines(profile, Instant::now());
+    }
+
+    fn metered(&self) -> (u64, u64) {
+        let [up, down] = self.lock().metered;
+        (up, down)
+    }
+
+    /// How a packet of so many bytes that comes in now is to go out; `None` if it is lost.
     fn take_in(&self, bytes: usize, direction: Direction) -> Option<Passage> {
         let mut weather = self.lock();
+        weather.metered[direction as usize] += u64::try_from(bytes).expect("a packet");
         let passage = weather.lines[direction as usize].take_in(bytes, Instant::now());
         let passage = passage.filter(|_| !self.relayed.borrow().is_cut);
         drop(weather);
@@ -278,8 +298,15 @@ async fn open_flow(
 ) -> io::Result<Lane> {
     let back = Arc::new(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?);
     back.connect(target).await?;
-    let up = Lane::open(back.clone(), target, link.clone(), Direction::Up);
-    let down = Lane::open(front, caller, link, Direction::Down);
+    let exit = |socket, to, direction| Exit {
+        socket,
+        to,
+        link: link.clone(),
+        direction,
+        header_bytes: HEADER_BYTES,
+    };
+    let up = Lane::open(exit(Arc::clone(&back), target, Direction::Up));
+    let down = Lane::open(exit(front, caller, Direction::Down));
     tokio::spawn(async move {
         let mut buffer = vec![0; DATAGRAM_BYTES_MAX];
         loop {
@@ -306,6 +333,8 @@ struct Exit {
     to: SocketAddr,
     link: Arc<Link>,
     direction: Direction,
+    /// What a packet on the line has beyond the datagram here, in bytes.
+    header_bytes: isize,
 }
 
 impl Exit {
@@ -316,18 +345,15 @@ impl Exit {
         }
         if self.link.let_out(datagram.len(), self.direction) {
             // A datagram that cannot be sent is lost, as on any link.
-            let _ = match self.direction {
-                Direction::Up => self.socket.send(datagram).await,
-                Direction::Down => self.socket.send_to(datagram, self.to).await,
-            };
+            let _ = self.socket.send_to(datagram, self.to).await;
         }
     }
 }
 
 impl Lane {
-    fn open(socket: Arc<UdpSocket>, to: SocketAddr, link: Arc<Link>, direction: Direction) -> Self {
+    fn open(exit: Exit) -> Self {
         let (waiting, mut due) = mpsc::channel::<(Instant, Vec<u8>)>(IN_FLIGHT_MAX);
-        let exit = Arc::new(Exit { socket, to, link, direction });
+        let exit = Arc::new(exit);
         let end = Arc::clone(&exit);
         tokio::spawn(async move {
             while let Some((at, datagram)) = due.recv().await {
@@ -338,8 +364,9 @@ impl Lane {
     }
 
     fn push(&self, datagram: &[u8]) {
-        let Exit { link, direction, .. } = &*self.exit;
-        let Some(passage) = link.take_in(datagram.len(), *direction) else { return };
+        let Exit { link, direction, header_bytes, .. } = &*self.exit;
+        let bytes = datagram.len().saturating_add_signed(*header_bytes);
+        let Some(passage) = link.take_in(bytes, *direction) else { return };
         for _ in 0..=u8::from(passage.twice) {
             let (at, datagram) = (passage.at, datagram.to_vec());
             if passage.held_back {

@@ -71,6 +71,7 @@ impl Cluster {
             account,
             auth: self.auth,
             port: 0,
+            inside: None,
             server: Mutex::new(Server { postmaster: None }),
         };
         let sockets = standby.dir.display().to_string();

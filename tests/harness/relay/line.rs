@@ -11,8 +11,6 @@ use serde::Deserialize;
 
 /// The profiles by name, as text.
 const PROFILES: &str = include_str!("profiles.toml");
-/// IPv4 and UDP headers of a datagram, which take the line's time, too.
-const HEADER_BYTES: usize = 28;
 /// How long the delay takes to wander once up and down.
 const WANDER: Duration = Duration::from_secs(7);
 
@@ -115,6 +113,40 @@ impl Profile {
         self
     }
 
+    /// This link without outages.
+    #[must_use]
+    pub fn without_outages(mut self) -> Self {
+        self.outage = None;
+        self
+    }
+
+    /// This link, up for `up_s` seconds and then down for `down_s`, again and again.
+    #[must_use]
+    pub fn with_outages(mut self, up_s: f64, down_s: f64) -> Self {
+        self.outage = Some(Outage { up_s, down_s, phase_s: 0.0 });
+        self
+    }
+
+    /// What can be had of the line from the caller to the target, in bytes of packets per second: its
+    /// rate, less what is lost on average, less the time it is down. `None` where it has no limit.
+    pub fn capacity_up(&self) -> Option<f64> {
+        self.capacity(&self.up)
+    }
+
+    /// As [`Profile::capacity_up`], the other way.
+    pub fn capacity_down(&self) -> Option<f64> {
+        self.capacity(&self.down)
+    }
+
+    fn capacity(&self, direction: &Direction) -> Option<f64> {
+        if direction.rate_kbit <= 0.0 {
+            return None;
+        }
+        let burst = direction.ge.map_or(0.0, |ge| (ge.p * ge.bad + ge.r * ge.good) / (ge.p + ge.r));
+        let up = self.outage.map_or(1.0, |outage| outage.up_s / (outage.up_s + outage.down_s));
+        Some(direction.rate_kbit * 125.0 * (1.0 - direction.loss) * (1.0 - burst) * up)
+    }
+
     fn read(value: toml::Value) -> anyhow::Result<Self> {
         let mut shared: toml::Table = value.try_into()?;
         let about = match shared.remove("about") {
@@ -182,10 +214,10 @@ pub(super) fn lines(profile: &Profile, now: Instant) -> [Line; 2] {
 }
 
 impl Line {
-    /// When a datagram of so many bytes comes out; `None` if it is lost.
+    /// When a packet of so many bytes, headers included, comes out; `None` if it is lost.
     pub(super) fn take_in(&mut self, bytes: usize, now: Instant) -> Option<Passage> {
         let luck = [self.draw(), self.draw(), self.draw(), self.draw()];
-        let leaves = self.leave_queue(bytes + HEADER_BYTES, now)?;
+        let leaves = self.leave_queue(bytes, now)?;
         if self.outage.is_some_and(|outage| outage.is_down(leaves - self.start)) {
             return None;
         }
@@ -278,10 +310,10 @@ mod tests {
         // 8 kbit/s are 1,000 bytes per second.
         let (mut line, now) = line("rate_kbit = 8\nqueue_bytes = 2000\ndelay_ms = 5");
         let out = |passage: Option<Passage>| passage.map(|passage| passage.at - now);
-        assert_eq!(out(line.take_in(972, now)), Some(ms(1005)));
-        assert_eq!(out(line.take_in(972, now)), Some(ms(2005)));
-        assert_eq!(line.take_in(972, now), None);
-        assert_eq!(out(line.take_in(972, now + ms(1000))), Some(ms(3005)));
+        assert_eq!(out(line.take_in(1000, now)), Some(ms(1005)));
+        assert_eq!(out(line.take_in(1000, now)), Some(ms(2005)));
+        assert_eq!(line.take_in(1000, now), None);
+        assert_eq!(out(line.take_in(1000, now + ms(1000))), Some(ms(3005)));
     }
 
     #[test]

@@ -9,6 +9,8 @@ use landfall_engine::transport::{
 use landfall_protocol::id::PublicKey;
 
 use super::*;
+use crate::cluster::Cluster;
+use crate::wait;
 
 const LOOPBACK: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 const FRAME_BYTES_MAX: usize = 1 << 20;
@@ -252,4 +254,32 @@ async fn lossy_slow_link_still_delivers() {
     let (dialled, accepted) = world.connect().await;
     exchange(&dialled, &accepted).await;
     assert!(dialled.rtt() >= Duration::from_millis(20), "{:?}", dialled.rtt());
+}
+
+#[test]
+fn tcp_feels_the_line_between_two_namespaces() {
+    if !may_join() {
+        return;
+    }
+    let line = PacketLine::start().unwrap();
+    let [publisher, subscriber] = [("publisher", line.a()), ("subscriber", line.b())]
+        .map(|(name, end)| Cluster::options(name).inside(end).start().unwrap());
+    line.set_profile(&Profile::default().with_delay(40.0).with_loss(0.05));
+    publisher.sql(
+        "postgres",
+        "CREATE TABLE copied AS SELECT g, repeat('x', 100) FROM generate_series(1, 1000) g;
+         CREATE PUBLICATION lines FOR TABLE copied",
+    );
+    subscriber.sql("postgres", "CREATE TABLE copied (g integer, repeat text)");
+    let began = Instant::now();
+    let source = publisher.conninfo("postgres");
+    let sql = format!("CREATE SUBSCRIPTION lines CONNECTION '{source}' PUBLICATION lines");
+    subscriber.sql("postgres", &sql);
+    wait::wait_for("the copy", LIMIT, || {
+        let rows = subscriber.query_value("postgres", "SELECT count(*) FROM copied");
+        rows.filter(|rows| rows == "1000")
+    });
+    assert!(began.elapsed() > Duration::from_millis(400), "{:?}", began.elapsed());
+    let (up, down) = line.metered();
+    assert!((100_000..300_000).contains(&up) && (500..50_000).contains(&down), "{up}, {down}");
 }

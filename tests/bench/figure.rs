@@ -53,6 +53,8 @@ pub(crate) enum Aim {
     Ratio(f64),
     /// Ours is at most this.
     AtMost(f64),
+    /// Ours is at least this.
+    AtLeast(f64),
 }
 
 /// One line of the report.
@@ -99,6 +101,7 @@ impl Figure {
         Some(match self.aim? {
             Aim::Ratio(least) => self.ratios()?.median() >= least,
             Aim::AtMost(most) => self.ours.median() <= most,
+            Aim::AtLeast(least) => self.ours.median() >= least,
         })
     }
 
@@ -109,6 +112,7 @@ impl Figure {
         let aim = self.aim.map(|aim| match aim {
             Aim::Ratio(least) => format!("ratio ≥ {least}"),
             Aim::AtMost(most) => format!("≤ {most} {}", self.unit),
+            Aim::AtLeast(least) => format!("≥ {least} {}", self.unit),
         });
         let met = self.is_met().map(|met| if met { "yes" } else { "no" });
         [

@@ -11,6 +11,7 @@ mod catchup;
 mod cpu;
 mod figure;
 mod lag;
+mod links;
 mod merge;
 mod native;
 mod report;
@@ -29,6 +30,8 @@ pub(crate) struct Plan {
     rounds: usize,
     scale: Scale,
     write: bool,
+    /// Links to look at; all unless told.
+    profiles: Vec<String>,
 }
 
 /// How large the workloads are.
@@ -59,6 +62,11 @@ const BENCHES: &[Bench] = &[
     ("lag", lag::run),
     ("application", application::run),
     ("merge", merge::run),
+    ("links-bytes", links::bytes::run),
+    ("links-drain", links::drain::run),
+    ("links-native", links::native::run),
+    ("links-outage", links::outage::run),
+    ("links-urgent", links::urgent::run),
 ];
 
 fn main() -> ExitCode {
@@ -73,7 +81,13 @@ fn main() -> ExitCode {
 }
 
 fn parse(args: impl Iterator<Item = String>) -> anyhow::Result<Plan> {
-    let mut plan = Plan { names: Vec::new(), rounds: 3, scale: Scale::Full, write: false };
+    let mut plan = Plan {
+        names: Vec::new(),
+        rounds: 3,
+        scale: Scale::Full,
+        write: false,
+        profiles: Vec::new(),
+    };
     let mut args = args;
     while let Some(arg) = args.next() {
         match arg.as_str() {
@@ -83,7 +97,8 @@ fn parse(args: impl Iterator<Item = String>) -> anyhow::Result<Plan> {
                 let number = args.next().context("--rounds needs a number")?;
                 plan.rounds = number.parse().with_context(|| format!("--rounds {number}"))?;
             }
-            name if BENCHES.iter().any(|(known, _)| *known == name) => {
+            "--profile" => plan.profiles.push(args.next().context("--profile needs a name")?),
+            name if BENCHES.iter().any(|(known, _)| is_meant(known, name)) => {
                 plan.names.push(name.to_owned());
             }
             other => bail!("unknown benchmark or option {other}; there are {}", names().join(", ")),
@@ -97,10 +112,15 @@ fn names() -> Vec<&'static str> {
     BENCHES.iter().map(|(name, _)| *name).collect()
 }
 
+/// Whether a benchmark was asked for by its name or by the first word of it.
+fn is_meant(known: &str, asked: &str) -> bool {
+    known == asked || known.split_once('-').is_some_and(|(group, _)| group == asked)
+}
+
 fn run(plan: &Plan) -> anyhow::Result<()> {
     let mut figures = Vec::new();
     for (name, bench) in BENCHES {
-        if plan.names.is_empty() || plan.names.iter().any(|asked| asked == name) {
+        if plan.names.is_empty() || plan.names.iter().any(|asked| is_meant(name, asked)) {
             println!("== {name}");
             let found = bench(plan).with_context(|| format!("benchmark {name}"))?;
             print!("{}", figure::table(&found));

@@ -55,6 +55,13 @@ itself is good. Absolute numbers say as much about the machine and its neighbour
   words are changed, each in a transaction of its own; *until both show both* runs from the healing of the
   link, redialling included.
 - *log held* is how far before the end of the load the slot keeps the log, after checkpoints.
+- *links*: site a dials site b and sends; the relay's profiles (`tests/harness/relay/profiles.toml`) make the
+  line. Bytes are those of whole IP packets put on the line, lost ones included, in both directions. The
+  backlog is captured while the other side is away; both daemons start afresh, time runs from the first
+  packet. *Share of the capacity* is sealed bytes by the time until the other side holds them, handshake and
+  start included, of the line's rate less its mean loss and its outages. Native replication has TCP of the
+  kernel (cubic) between two network namespaces, whose packets pass the same model of the line. The mixes are
+  in `tests/bench/links`.
 ";
 
 /// Writes the report of a run.

@@ -40,6 +40,9 @@ pub const SOON: Duration = Duration::from_secs(30);
 /// How long converging may take.
 pub const CONVERGE: Duration = Duration::from_secs(120);
 
+/// Links that are made anew at once and found dead soon.
+const LINK_SETTINGS: &str = "reconnect_min_ms = 50\nreconnect_max_ms = 500\nkeep_alive_s = 1";
+
 /// What a member is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -71,6 +74,7 @@ pub struct Builder {
     absent: Vec<String>,
     env: Vec<(String, String)>,
     conf: Vec<(String, String)>,
+    link_settings: String,
     extra: String,
     rules: String,
     other_rules: BTreeMap<String, String>,
@@ -170,6 +174,13 @@ impl Builder {
     #[must_use]
     pub fn conf(mut self, key: &str, value: &str) -> Self {
         self.conf.push((key.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Other lines for the section `[link]` of every daemon than those that make tests quick.
+    #[must_use]
+    pub fn link_settings(mut self, lines: &str) -> Self {
+        lines.clone_into(&mut self.link_settings);
         self
     }
 
@@ -292,10 +303,7 @@ impl Builder {
         }
         let dial: Vec<&String> =
             self.links.iter().filter(|(from, _)| from == name).map(|(_, to)| to).collect();
-        writeln!(
-            config,
-            "[link]\ndial = {dial:?}\nreconnect_min_ms = 50\nreconnect_max_ms = 500\nkeep_alive_s = 1"
-        )?;
+        writeln!(config, "[link]\ndial = {dial:?}\n{}", self.link_settings)?;
         config.push_str(&self.extra);
         let file = home.join("config.toml");
         std::fs::write(&file, config)?;
@@ -444,6 +452,7 @@ impl Fleet {
             absent: Vec::new(),
             env: Vec::new(),
             conf: Vec::new(),
+            link_settings: LINK_SETTINGS.to_owned(),
             extra: String::new(),
             rules: String::new(),
             other_rules: BTreeMap::new(),

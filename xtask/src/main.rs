@@ -37,8 +37,12 @@ enum Task {
     /// Measures speed, processor time, memory and bytes beside PostgreSQL's own replication.
     Bench {
         /// Which benchmarks; all of them unless told: capture, updates, inserts, lag, application,
-        /// merge.
+        /// merge, links-bytes, links-drain, links-native, links-outage, links-urgent, or links for
+        /// the last five.
         names: Vec<String>,
+        /// Which links to look at, by profile; all of them unless told.
+        #[arg(long, value_name = "NAME")]
+        profile: Vec<String>,
         /// How often each is repeated; medians are told.
         #[arg(long, default_value_t = 3, value_name = "N")]
         rounds: u32,
@@ -96,10 +100,11 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Task::Demo => demo::run(),
         Task::Test { extra } => checks::test(&extra),
-        Task::Bench { names, rounds, quick, write } => {
+        Task::Bench { names, profile, rounds, quick, write } => {
             let options = [("--quick", quick), ("--write", write)];
             let chosen = options.iter().filter(|(_, chosen)| *chosen);
-            let options: Vec<&str> = chosen.map(|(option, _)| *option).collect();
+            let mut options: Vec<&str> = chosen.map(|(option, _)| *option).collect();
+            options.extend(profile.iter().flat_map(|name| ["--profile", name]));
             bench::run(&names, rounds, &options)
         }
         Task::Fuzz(options) => fuzz::run(&options),

@@ -111,14 +111,18 @@ impl PacketLine {
         &self.b
     }
 
-    /// Drops everything from now on, also what is under way.
-    pub fn cut(&self) {
-        self.link.set_cut(true);
-    }
-
-    /// Undoes a cut.
-    pub fn heal(&self) {
-        self.link.set_cut(false);
+    /// Sets how TCP controls congestion at both ends, such as `cubic`, for connections made from now on.
+    ///
+    /// # Errors
+    /// The kernel does not know it.
+    pub fn set_tcp(&self, control: &str) -> anyhow::Result<()> {
+        for end in [&self.a, &self.b] {
+            let sh = format!("echo {control} > /proc/sys/net/ipv4/tcp_congestion_control");
+            let mut command = end.enter(Path::new("/bin/sh"), None, Path::new("/"));
+            let status = command.args(["-c", &sh]).status().context("start nsenter")?;
+            ensure!(status.success(), "the kernel knows no congestion control {control}");
+        }
+        Ok(())
     }
 
     /// Makes it this kind of line from now on; its outages are counted from now.

@@ -20,6 +20,7 @@ mod frame;
 mod settings;
 #[cfg(feature = "simulation")]
 mod simulated;
+mod steady;
 mod tls;
 
 pub use connection::Connection;

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use quinn::{IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 
+use crate::transport::steady::SteadyConfig;
+
 /// Streams a peer may have open towards us: parts being sent, each on its own stream.
 pub(super) const UNI_STREAMS_MAX: u32 = 64;
 /// Streams in both directions: the control stream and its successor.
@@ -34,6 +36,9 @@ pub struct TransportSettings {
     /// Round-trip time assumed before the first measurement, 333 ms by default (RFC 9002). Too
     /// small repeats the handshake needlessly, too large makes a lost packet cost seconds.
     pub initial_rtt: Duration,
+    /// Bytes that may be in flight before anything is known of the line, 14,720 by default: ten datagrams
+    /// (RFC 9002). Thin links want less, or the first ones queue for seconds.
+    pub initial_window_bytes: u64,
     /// Try once whether datagrams of 1,452 bytes pass, or keep to 1,200. Off for links of a few kB/s, where a lost probe of
     /// 1,450 bytes costs seconds. On by default.
     pub mtu_discovery: bool,
@@ -57,6 +62,7 @@ impl Default for TransportSettings {
             idle_timeout: Duration::from_secs(600),
             handshake_timeout: Duration::from_secs(30),
             initial_rtt: Duration::from_millis(333),
+            initial_window_bytes: 14_720,
             mtu_discovery: true,
             send_window_bytes: 256 << 10,
             connections_max: 256,
@@ -81,6 +87,9 @@ impl TransportSettings {
             .keep_alive_interval(self.keep_alive)
             .max_idle_timeout(Some(idle_timeout(self.idle_timeout)))
             .initial_rtt(self.initial_rtt)
+            .congestion_controller_factory(Arc::new(SteadyConfig {
+                initial_window: self.initial_window_bytes,
+            }))
             .mtu_discovery_config(self.mtu_discovery.then(mtu_discovery));
         Arc::new(quic)
     }

@@ -35,6 +35,8 @@ const CONTROL_PRIORITY: i32 = 1;
 const ACK_DELAY_MS: u64 = 50;
 /// Stored units that the link has not taken note of; more wait in their readers.
 const ARRIVED_MAX: usize = 64;
+/// How often QUIC is nudged while the peer owes an answer.
+const NUDGE_MS: u64 = 500;
 /// How long a refused peer is given to take our hello, with which it makes checks of its own.
 const REFUSAL_LINGER: Duration = Duration::from_secs(5);
 
@@ -175,6 +177,8 @@ struct Driver {
     /// Everything we ever followed here.
     followed: BTreeSet<Origin>,
     probes: u64,
+    /// When QUIC is nudged next; `None` where it need not be.
+    nudge_at_ms: Option<u64>,
 }
 
 /// What becomes of the unit streams of one origin. Nothing is noted of an origin of which none is
@@ -224,6 +228,7 @@ impl Driver {
             arrived: mpsc::channel(ARRIVED_MAX),
             followed: BTreeSet::new(),
             probes: 0,
+            nudge_at_ms: link.connection.nudge().then_some(now_ms),
             link,
         }
     }
@@ -309,6 +314,8 @@ impl Driver {
     /// comes in bulk stands last, so that it delays nothing else; the rest is soon used up.
     async fn next(&mut self, wake_ms: Option<u64>) -> Result<(), LinkEnd> {
         let clock = self.link.shared.clock;
+        let is_owed = self.serving.is_owed(self.session.peer_received());
+        let nudge_at_ms = self.nudge_at_ms.filter(|_| is_owed);
         tokio::select! {
             biased;
             () = self.link.connection.revoked() => return Err(LinkEnd::Revoked),
@@ -317,6 +324,10 @@ impl Driver {
                 self.is_flushing = false;
             }
             () = clock.until(wake_ms) => self.session.handle_timeout(self.now_ms()),
+            () = clock.until(nudge_at_ms) => {
+                self.link.connection.nudge();
+                self.nudge_at_ms = Some(self.now_ms() + NUDGE_MS);
+            }
             changed = self.link.orders.changed() => {
                 // Dropped by the switchboard only together with the connection.
                 if changed.is_err() {

@@ -7,6 +7,7 @@ use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use landfall_protocol::id::{Origin, Seq};
+use landfall_protocol::version::VersionVector;
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
@@ -98,6 +99,15 @@ impl Serving {
         for origin in behind.map(|(origin, _)| *origin).collect::<Vec<_>>() {
             self.pump(origin);
         }
+    }
+
+    /// Whether something is being sent that the peer does not hold yet.
+    pub(super) fn is_owed(&self, held: &VersionVector) -> bool {
+        self.followed.iter().any(|(origin, followed)| match followed.state {
+            State::Sending(_) => true,
+            State::Idle(_) => followed.sent > held.get(*origin),
+            State::GivenUp => false,
+        })
     }
 
     /// Waits until one task ended; for ever when there is none. Cancel-safe.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use quinn::{ConnectionError, ReadError, StoppedError, VarInt, WriteError};
 
+use super::settings::{SEND_WINDOW_MAX_BYTES, SEND_WINDOW_MIN_BYTES};
 #[cfg(feature = "simulation")]
 use super::simulated;
 use crate::plant::{self, Place};
@@ -70,6 +71,21 @@ impl Carrier {
             }
             #[cfg(feature = "simulation")]
             Self::Simulated(connection) => connection.bytes(),
+        }
+    }
+
+    /// Lets QUIC look again whether it may send, and fits what is handed to it ahead of time to what the
+    /// line takes. True if that can make a difference.
+    pub(super) fn nudge(&self) -> bool {
+        match self {
+            Self::Quic(quic) => {
+                let window = quic.stats().path.cwnd.saturating_mul(2);
+                // Wakes it, too.
+                quic.set_send_window(window.clamp(SEND_WINDOW_MIN_BYTES, SEND_WINDOW_MAX_BYTES));
+                true
+            }
+            #[cfg(feature = "simulation")]
+            Self::Simulated(_) => false,
         }
     }
 

@@ -50,6 +50,14 @@ impl Connection {
         self.carrier.udp_bytes()
     }
 
+    /// Fits the send window to what the line takes, and lets QUIC look again whether it may send. In a
+    /// silence it would do so only with its own probes, which come at twice the distance each time; an
+    /// outage of half a minute would be noticed to be over up to half a minute late. To be called some
+    /// times in a second while an answer is owed. False where there is no need for it.
+    pub fn nudge(&self) -> bool {
+        self.carrier.nudge()
+    }
+
     /// Opens a stream in both directions. Waits while the peer allows no more. The peer notices it
     /// with the first frame.
     pub async fn open_bidi(

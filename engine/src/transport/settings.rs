@@ -18,6 +18,10 @@ const STREAM_WINDOW_BYTES: u32 = 3 << 19;
 /// TLS messages held while they are out of order. A raw-key handshake is below 1 kB.
 const CRYPTO_BUFFER_BYTES: usize = 8 << 10;
 
+/// Enough to fill any line of up to 88 kbit/s, and a frame or two of somebody in a hurry.
+pub(super) const SEND_WINDOW_MIN_BYTES: u64 = 32 << 10;
+/// As much as the peer takes unread.
+pub(super) const SEND_WINDOW_MAX_BYTES: u64 = CONNECTION_WINDOW_BYTES as u64;
 /// How an endpoint behaves on its links. The defaults suit a wired or mobile link whose owner does
 /// not want to pay for silence.
 #[derive(Debug, Clone)]
@@ -42,9 +46,10 @@ pub struct TransportSettings {
     /// Try once whether datagrams of 1,452 bytes pass, or keep to 1,200. Off for links of a few kB/s, where a lost probe of
     /// 1,450 bytes costs seconds. On by default.
     pub mtu_discovery: bool,
-    /// Bytes handed to QUIC but not yet acknowledged, per connection: 256 KiB by default. What is
-    /// buffered below us is not overtaken by urgent data, so thin links want less (32 KiB at 22
-    /// kbit/s, 64 KiB at 88 kbit/s, 128 KiB over a geostationary satellite).
+    /// Bytes handed to QUIC but not yet acknowledged, per connection, 128 KiB at first by default. Once
+    /// something is being sent, [`Connection::nudge`](super::Connection::nudge) makes it twice of what
+    /// may be in flight: more would only keep a small thing in a hurry from being handed over, less
+    /// would not fill the line.
     pub send_window_bytes: u64,
     /// Connections held at once, both directions together, 256 by default; more are refused.
     pub connections_max: usize,
@@ -64,7 +69,7 @@ impl Default for TransportSettings {
             initial_rtt: Duration::from_millis(333),
             initial_window_bytes: 14_720,
             mtu_discovery: true,
-            send_window_bytes: 256 << 10,
+            send_window_bytes: 128 << 10,
             connections_max: 256,
             handshakes_max: 64,
             retry_from_handshakes: 8,

@@ -139,7 +139,7 @@ impl Link {
 
     async fn drive(self) -> Result<std::convert::Infallible, LinkEnd> {
         let limit = Duration::from_millis(HELLO_TIMEOUT_MS);
-        let control = match self.dialled {
+        let mut control = match self.dialled {
             Dialled::ByUs => self.connection.open_bidi(FRAME_BYTES_MAX).await?,
             Dialled::ByPeer => {
                 let accepted = self.connection.accept_bidi(FRAME_BYTES_MAX);

@@ -13,6 +13,10 @@ use crate::transport::{Connection, FrameError, FrameWriter};
 /// What is read from the store and held in memory at once, in bytes; a larger unit comes alone.
 const PORTION_BYTES: usize = 256 << 10;
 
+/// More than this of one origin is bulk, which lets all others go first. Or a small change of one
+/// origin would wait for hours behind the backlog of another.
+const BULK_BYTES: usize = 64 << 10;
+
 /// Sends what there is of one origin, then ends. It is started anew when there is more.
 #[derive(Debug)]
 pub(super) struct Pump {
@@ -22,6 +26,9 @@ pub(super) struct Pump {
     pub(super) origin: Origin,
     /// The last transaction the peer holds or was sent.
     pub(super) sent: Seq,
+    /// Above 0. Of several origins with bulk, the one with the lowest rank goes first: what is complete
+    /// can be used.
+    pub(super) rank: u64,
     /// The stream that was left open when the pump last ended.
     pub(super) stream: Option<FrameWriter>,
     /// Asks to finish the unit under way and the stream.
@@ -115,6 +122,7 @@ impl Pump {
         if units.is_empty() {
             return Err(PumpError::NothingThere);
         }
+        self.set_priority(&units);
         for unit in units {
             if self.stop.is_cancelled() {
                 break;
@@ -122,6 +130,15 @@ impl Pump {
             self.send_unit(unit).await?;
         }
         Ok(())
+    }
+
+    fn set_priority(&mut self, units: &[Unit]) {
+        let bytes: usize = units.iter().map(|unit| unit.bytes().len()).sum();
+        let is_all = units.last().is_some_and(|unit| unit.header().last >= self.known());
+        let is_bulk = bytes > BULK_BYTES || !is_all;
+        let stream = self.stream.as_mut().expect("opened before the portion was read");
+        let rank = i32::try_from(self.rank).unwrap_or(i32::MAX);
+        stream.set_priority(if is_bulk { -rank } else { 0 });
     }
 
     async fn send_unit(&mut self, unit: Unit) -> Result<(), PumpError> {

@@ -175,6 +175,7 @@ impl Serving {
             connection: self.connection.clone(),
             origin,
             sent: followed.sent,
+            rank: followed.generation,
             stream,
             stop,
         };

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use crate::transport::carrier::{Carrier, RecvStream, SendStream};
 use crate::transport::error::{CloseCode, PeerLabel, TransportError};
-use crate::transport::frame::{FrameReader, FrameWriter};
+use crate::transport::frame::{FrameReader, FrameWriter, Hurry};
 use crate::transport::tls::PinnedKeys;
 
 /// A connection with an authenticated peer. Clones are the same connection; when the last one and
@@ -21,6 +21,7 @@ pub struct Connection {
     pub(super) carrier: Carrier,
     pub(super) key: PublicKey,
     pub(super) label: Arc<PeerLabel>,
+    pub(super) hurry: Hurry,
     pub(super) pins: watch::Receiver<Arc<PinnedKeys>>,
 }
 
@@ -113,7 +114,7 @@ impl Connection {
     }
 
     fn writer(&self, stream: SendStream, frame_bytes_max: usize) -> FrameWriter {
-        FrameWriter::new(stream, self.label.clone(), frame_bytes_max)
+        FrameWriter::new(stream, self.label.clone(), frame_bytes_max, self.hurry.clone())
     }
 
     fn reader(&self, stream: RecvStream, frame_bytes_max: usize) -> FrameReader {

@@ -17,6 +17,7 @@ use crate::identity::MemberKey;
 use crate::transport::carrier::Carrier;
 use crate::transport::connection::Connection;
 use crate::transport::error::{CloseCode, KeyFault, PeerLabel, TransportError};
+use crate::transport::frame::Hurry;
 use crate::transport::settings::TransportSettings;
 #[cfg(feature = "simulation")]
 use crate::transport::simulated;
@@ -150,7 +151,8 @@ impl Endpoint {
     }
 
     fn connection(&self, carrier: Carrier, key: PublicKey, label: PeerLabel) -> Connection {
-        Connection { carrier, key, label: Arc::new(label), pins: self.pins.subscribe() }
+        let (label, hurry, pins) = (Arc::new(label), Hurry::default(), self.pins.subscribe());
+        Connection { carrier, key, label, hurry, pins }
     }
 
     /// Closes all connections with [`CloseCode::SHUTDOWN`] and gives the peers a moment to hear it.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use quinn::{ReadError, WriteError};
+use tokio::sync::watch;
 
 use crate::transport::carrier::{RecvStream, SendStream};
 use crate::transport::error::{FrameError, PeerLabel, StreamCode};
@@ -24,12 +25,61 @@ pub struct FrameWriter {
     /// Prefixes and frames (or what is left of the first) that QUIC has not taken yet.
     queue: VecDeque<Bytes>,
     closed: bool,
+    turn: Turn,
+}
+
+/// How many writers of a connection have something that goes before bulk. QUIC gives the room in its
+/// send window to whoever asks first, which is who has most to send.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Hurry(Arc<watch::Sender<usize>>);
+
+/// The part of one writer in it.
+#[derive(Debug)]
+struct Turn {
+    hurry: Hurry,
+    is_bulk: bool,
+    is_counted: bool,
+}
+
+impl Turn {
+    /// Notes whether there is something to write.
+    fn note(&mut self, is_waiting: bool) {
+        let counts = is_waiting && !self.is_bulk;
+        if counts == self.is_counted {
+            return;
+        }
+        self.is_counted = counts;
+        self.hurry.0.send_modify(|waiting| if counts { *waiting += 1 } else { *waiting -= 1 });
+    }
+
+    /// Writes when nobody in a hurry waits, as far as this writer has to mind that. Cancel-safe.
+    async fn write(&self, stream: &mut SendStream, bytes: &[u8]) -> Result<usize, WriteError> {
+        if !self.is_bulk {
+            return stream.write(bytes).await;
+        }
+        let mut waiting = self.hurry.0.subscribe();
+        loop {
+            // Cannot fail: we hold the sender.
+            let _ = waiting.wait_for(|waiting| *waiting == 0).await;
+            tokio::select! {
+                biased;
+                _ = waiting.wait_for(|waiting| *waiting > 0) => {}
+                written = stream.write(bytes) => return written,
+            }
+        }
+    }
 }
 
 impl FrameWriter {
-    pub(super) fn new(stream: SendStream, label: Arc<PeerLabel>, frame_bytes_max: usize) -> Self {
+    pub(super) fn new(
+        stream: SendStream,
+        label: Arc<PeerLabel>,
+        frame_bytes_max: usize,
+        hurry: Hurry,
+    ) -> Self {
         let frame_bytes_max = frame_bytes_max.min(FRAME_BYTES_LIMIT);
-        Self { stream, label, frame_bytes_max, queue: VecDeque::new(), closed: false }
+        let turn = Turn { hurry, is_bulk: false, is_counted: false };
+        Self { stream, label, frame_bytes_max, queue: VecDeque::new(), closed: false, turn }
     }
 
     /// Queues a frame and flushes. When the future is dropped half-way, the frame stays queued:
@@ -53,6 +103,7 @@ impl FrameWriter {
         }
         self.queue.push_back(length_prefix(frame.len()));
         self.queue.push_back(frame);
+        self.turn.note(true);
         Ok(())
     }
 
@@ -60,13 +111,14 @@ impl FrameWriter {
     pub async fn flush(&mut self) -> Result<(), FrameError> {
         while let Some(chunk) = self.queue.front_mut() {
             if !chunk.is_empty() {
-                let written = self.stream.write(chunk).await;
+                let written = self.turn.write(&mut self.stream, chunk).await;
                 chunk.advance(written.map_err(|error| write_error(&self.label, error))?);
             }
             if chunk.is_empty() {
                 self.queue.pop_front();
             }
         }
+        self.turn.note(false);
         Ok(())
     }
 
@@ -92,13 +144,17 @@ impl FrameWriter {
     /// `code`.
     pub fn reset(&mut self, code: StreamCode) {
         self.queue.clear();
+        self.turn.note(false);
         self.closed = true;
         // An error means that the stream is closed already.
         let _ = self.stream.reset(code.var_int());
     }
 
-    /// Sends this stream before those of lower priority of the same connection. 0 at first.
-    pub fn set_priority(&self, priority: i32) {
+    /// Sends this stream before those of lower priority of the same connection. 0 at first; below is
+    /// bulk, which is not even handed to QUIC as long as anything else waits for that.
+    pub fn set_priority(&mut self, priority: i32) {
+        self.turn.is_bulk = priority < 0;
+        self.turn.note(!self.queue.is_empty());
         // An error means that the stream is closed already.
         let _ = self.stream.set_priority(priority);
     }
@@ -109,6 +165,7 @@ impl Drop for FrameWriter {
         if !self.closed {
             self.reset(StreamCode::ABANDONED);
         }
+        self.turn.note(false);
     }
 }
 

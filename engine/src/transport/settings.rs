@@ -46,7 +46,7 @@ pub struct TransportSettings {
     /// Try once whether datagrams of 1,452 bytes pass, or keep to 1,200. Off for links of a few kB/s, where a lost probe of
     /// 1,450 bytes costs seconds. On by default.
     pub mtu_discovery: bool,
-    /// Bytes handed to QUIC but not yet acknowledged, per connection, 128 KiB at first by default. Once
+    /// Bytes handed to QUIC but not yet acknowledged, per connection, 64 KiB at first by default. Once
     /// something is being sent, [`Connection::nudge`](super::Connection::nudge) makes it twice of what
     /// may be in flight: more would only keep a small thing in a hurry from being handed over, less
     /// would not fill the line.
@@ -69,7 +69,7 @@ impl Default for TransportSettings {
             initial_rtt: Duration::from_millis(333),
             initial_window_bytes: 14_720,
             mtu_discovery: true,
-            send_window_bytes: 128 << 10,
+            send_window_bytes: 64 << 10,
             connections_max: 256,
             handshakes_max: 64,
             retry_from_handshakes: 8,
@@ -85,8 +85,9 @@ impl TransportSettings {
             .stream_receive_window(STREAM_WINDOW_BYTES.into())
             .receive_window(CONNECTION_WINDOW_BYTES.into())
             .send_window(self.send_window_bytes)
-            // Streams of one priority one after the other: a part that is complete can be used.
-            .send_fairness(false)
+            // Without fairness a stream that was begun goes before all others, whatever their priority:
+            // a backlog before the control stream.
+            .send_fairness(true)
             .crypto_buffer_size(CRYPTO_BUFFER_BYTES)
             .datagram_receive_buffer_size(None)
             .keep_alive_interval(self.keep_alive)

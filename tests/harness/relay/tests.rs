@@ -283,3 +283,29 @@ fn tcp_feels_the_line_between_two_namespaces() {
     let (up, down) = line.metered();
     assert!((100_000..300_000).contains(&up) && (500..50_000).contains(&down), "{up}, {down}");
 }
+
+#[tokio::test]
+async fn a_small_frame_overtakes_bulk_that_was_begun_before() {
+    let world = World::new(&TransportSettings::default());
+    let (dialled, accepted) = world.connect().await;
+    world.relay.set_profile(&Profile::named("vsat-geo").unwrap());
+    let mut bulk = dialled.open_uni(FRAME_BYTES_MAX).await.unwrap();
+    bulk.set_priority(-1);
+    let sending = tokio::spawn(async move {
+        bulk.send(vec![7; 300_000].into()).await.unwrap();
+        bulk.finish().await.unwrap();
+    });
+    // The bulk is under way before there is a small frame.
+    world.relay.wait_for(LIMIT, |relayed| relayed.bytes_up > 50_000).await;
+    let mut small = dialled.open_uni(FRAME_BYTES_MAX).await.unwrap();
+    let began = Instant::now();
+    small.send(b"hurry".as_slice().into()).await.unwrap();
+    small.finish().await.unwrap();
+    let mut bulk = accepted.accept_uni(FRAME_BYTES_MAX).await.unwrap();
+    let mut small = accepted.accept_uni(FRAME_BYTES_MAX).await.unwrap();
+    assert_eq!(small.next().await.unwrap().as_deref(), Some(b"hurry".as_slice()));
+    let took = began.elapsed();
+    assert_eq!(bulk.next().await.unwrap().map(|frame| frame.len()), Some(300_000));
+    sending.await.unwrap();
+    assert!(took < Duration::from_secs(3) && took < began.elapsed(), "{took:?}");
+}

@@ -176,6 +176,10 @@ impl fmt::Debug for PostgresConfig {
 pub struct LinkConfig {
     /// How often an idle link says that it is there; `None` = never.
     pub keep_alive: Option<Duration>,
+    /// What the thinnest of our lines carries, in bytes per second; `None` = not told.
+    pub rate: Option<u64>,
+    /// The round trip of the longest of our lines; `None` = not told.
+    pub round_trip: Option<Duration>,
     /// Shortest wait before a new attempt.
     pub reconnect_min: Duration,
     /// Longest wait before a new attempt.

@@ -103,8 +103,10 @@ pub fn pinned_keys(fleet: &Fleet, own: SiteId) -> PinnedKeys {
 
 /// Transport settings as configured.
 pub fn transport_settings(config: &LinkConfig) -> TransportSettings {
-    let mut settings =
-        TransportSettings { keep_alive: config.keep_alive, ..TransportSettings::default() };
+    let mut settings = TransportSettings {
+        keep_alive: config.keep_alive,
+        ..TransportSettings::for_line(config.rate, config.round_trip)
+    };
     if plant::active("impatient-link") {
         settings.idle_timeout = Duration::from_secs(2);
     }

@@ -256,6 +256,8 @@ impl Site {
         let (looked, may_speak) = watch::channel(self.cluster.is_none());
         let config = LinkConfig {
             keep_alive: None,
+            rate: None,
+            round_trip: None,
             reconnect_min: Duration::from_secs(1),
             reconnect_max: Duration::from_secs(30),
             dial: world.calls(self),

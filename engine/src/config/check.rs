@@ -19,6 +19,8 @@ use super::{
 const SOCKET_PATH_BYTES_MAX: usize = 107;
 
 const KEEP_ALIVE_S: RangeInclusive<u64> = 0..=3_600;
+const RATE_KBIT: RangeInclusive<u64> = 1..=100_000_000;
+const ROUND_TRIP_MS: RangeInclusive<u64> = 1..=60_000;
 const RECONNECT_MS: RangeInclusive<u64> = 10..=86_400_000;
 const RECONNECT_MIN_MS_DEFAULT: u64 = 500;
 const RECONNECT_MAX_MS_DEFAULT: u64 = 60_000;
@@ -130,6 +132,11 @@ impl Check<'_> {
 
     fn link(&self, raw: raw::Link, me: &Member) -> Result<LinkConfig, ConfigError> {
         let keep_alive_s = self.number("link.keep_alive_s", raw.keep_alive_s, 0, &KEEP_ALIVE_S)?;
+        let told = |key: &str, given: Option<u64>, range: &RangeInclusive<u64>| {
+            given.map(|_| self.number(key, given, 0, range)).transpose()
+        };
+        let rate_kbit = told("link.rate_kbit", raw.rate_kbit, &RATE_KBIT)?;
+        let round_trip = told("link.round_trip_ms", raw.round_trip_ms, &ROUND_TRIP_MS)?;
         let min_key = "link.reconnect_min_ms";
         let min =
             self.number(min_key, raw.reconnect_min_ms, RECONNECT_MIN_MS_DEFAULT, &RECONNECT_MS)?;
@@ -142,6 +149,8 @@ impl Check<'_> {
         }
         Ok(LinkConfig {
             keep_alive: (keep_alive_s > 0).then(|| Duration::from_secs(keep_alive_s)),
+            rate: rate_kbit.map(|kbit| kbit * 125),
+            round_trip: round_trip.map(Duration::from_millis),
             reconnect_min: Duration::from_millis(min),
             reconnect_max: Duration::from_millis(max),
             dial: self.dial(raw.dial, me)?,

@@ -51,6 +51,8 @@ impl std::fmt::Debug for Postgres {
 #[serde(deny_unknown_fields)]
 pub(super) struct Link {
     pub(super) keep_alive_s: Option<u64>,
+    pub(super) rate_kbit: Option<u64>,
+    pub(super) round_trip_ms: Option<u64>,
     pub(super) reconnect_min_ms: Option<u64>,
     pub(super) reconnect_max_ms: Option<u64>,
     pub(super) dial: Option<Vec<String>>,

@@ -60,6 +60,8 @@ fn reference_files_show_the_defaults() {
         assert!(postgres.ssl_root_cert.take().unwrap().ends_with("postgres-ca.pem"));
         assert!(full.limits.store_bytes_max.take().is_some());
         assert!(full.metrics_listen.take().is_some());
+        assert_eq!(full.link.rate.take(), Some(64_000));
+        assert!(full.link.round_trip.take().is_some());
         assert_eq!(config, full);
     }
 }
@@ -93,6 +95,7 @@ fn defaults_follow_from_the_member() {
     assert_eq!(config.site.number(), 2);
     assert_eq!(config.link.dial, [fleet.member_named("shore").unwrap().site]);
     assert_eq!(config.link.keep_alive, None);
+    assert_eq!((config.link.rate, config.link.round_trip), (None, None));
     assert_eq!(config.admin_socket(), Path::new("/var/lib/landfall/node/admin.sock"));
     let postgres = config.postgres.unwrap();
     assert_eq!(postgres.slot, "landfall_ship_a");
@@ -126,6 +129,8 @@ fn mistakes_in_a_node_file_are_named() {
         ("0.0.0.0:7400", "localhost", ": listen: must be an IP address and port".into()),
         ("#slot = \"landfall_ship_a\"", "slot = \"A\"", ": postgres.slot: must have".into()),
         ("#publication = \"landfall\"", "publication = \"\"", ": postgres.publication: ".into()),
+        ("#rate_kbit = 512", "rate_kbit = 0", ": link.rate_kbit: ".into()),
+        ("#round_trip_ms = 600", "round_trip_ms = 70000", ": link.round_trip_ms: ".into()),
         ("#reconnect_min_ms = 500", "reconnect_min_ms = 1", ": link.reconnect_min_ms: ".into()),
         ("#reconnect_max_ms = 60000", "reconnect_max_ms = 99", ": link.reconnect_max_ms: ".into()),
         ("#dial = [\"shore\"]", "dial = [\"x\"]", ": link.dial[0]: \"x\" is not a member".into()),

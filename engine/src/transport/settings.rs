@@ -18,10 +18,15 @@ const STREAM_WINDOW_BYTES: u32 = 3 << 19;
 /// TLS messages held while they are out of order. A raw-key handshake is below 1 kB.
 const CRYPTO_BUFFER_BYTES: usize = 8 << 10;
 
+/// Four datagrams: what a loss can be told from.
+const INITIAL_WINDOW_MIN_BYTES: u64 = 4_800;
 /// Enough to fill any line of up to 88 kbit/s, and a frame or two of somebody in a hurry.
 pub(super) const SEND_WINDOW_MIN_BYTES: u64 = 32 << 10;
 /// As much as the peer takes unread.
 pub(super) const SEND_WINDOW_MAX_BYTES: u64 = CONNECTION_WINDOW_BYTES as u64;
+/// 256 kbit/s. On a thinner line a datagram of 1,452 bytes that is only tried takes too long.
+const THIN_BYTES_PER_S: u64 = 32_000;
+
 /// How an endpoint behaves on its links. The defaults suit a wired or mobile link whose owner does
 /// not want to pay for silence.
 #[derive(Debug, Clone)]
@@ -78,6 +83,24 @@ impl Default for TransportSettings {
 }
 
 impl TransportSettings {
+    /// For a line of this rate, in bytes per second, and round trip, as far as they are known.
+    pub fn for_line(rate: Option<u64>, round_trip: Option<Duration>) -> Self {
+        let mut settings = Self::default();
+        if let Some(round_trip) = round_trip {
+            settings.initial_rtt = round_trip;
+            settings.handshake_timeout = settings.handshake_timeout.max(round_trip * 20);
+        }
+        if let Some(rate) = rate {
+            let product = (rate as f64 * settings.initial_rtt.as_secs_f64()) as u64;
+            let window = settings.initial_window_bytes;
+            settings.initial_window_bytes = product.clamp(INITIAL_WINDOW_MIN_BYTES, window);
+            settings.send_window_bytes =
+                (product * 2).clamp(SEND_WINDOW_MIN_BYTES, SEND_WINDOW_MAX_BYTES);
+            settings.mtu_discovery = rate > THIN_BYTES_PER_S;
+        }
+        settings
+    }
+
     pub(super) fn quic(&self) -> Arc<TransportConfig> {
         let mut quic = TransportConfig::default();
         quic.max_concurrent_uni_streams(UNI_STREAMS_MAX.into())

@@ -140,6 +140,8 @@ impl World {
         let store = Store::open(dir, &settings(), signer, 1).unwrap().0;
         let config = LinkConfig {
             keep_alive: None,
+            rate: None,
+            round_trip: None,
             reconnect_min: Duration::from_millis(20),
             reconnect_max: Duration::from_millis(200),
             dial: calls.iter().map(|(number, _)| site(*number)).collect(),

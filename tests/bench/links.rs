@@ -15,7 +15,7 @@ pub(crate) mod urgent;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use landfall_tests::fleet::{Fleet, SOON};
+use landfall_tests::fleet::{Builder, DB, Fleet, SOON};
 use landfall_tests::relay::Profile;
 use landfall_tests::wait;
 
@@ -39,6 +39,8 @@ struct Drained {
     payload: f64,
     /// From the first packet until the other side held everything, in seconds.
     held_s: f64,
+    /// The last nine tenths of it, by what the sender had put on the line, in bytes per second.
+    rate_under_way: f64,
     /// From the first packet until the last row was visible there, in seconds.
     seen_s: f64,
     /// Put on the line until then, (up, down).
@@ -101,12 +103,14 @@ fn drain(
     let target = own_seq(fleet, "a")?;
     let began = first_packet(fleet, relay_before)?;
     let mut held_at = None;
-    let session = fleet.member("b").cluster().session(landfall_tests::fleet::DB)?;
+    let mut sent = Vec::new();
+    let session = fleet.member("b").cluster().session(DB)?;
     let sentinel = format!("SELECT 1 FROM sentinel WHERE id = {round}");
     wait::try_wait_until("the backlog to arrive", LIMIT, || {
         if held_at.is_none() && seq_at(fleet, "b", "a").is_ok_and(|seq| seq >= target) {
             held_at = Some(Instant::now());
         }
+        sent.push((Instant::now(), fleet.link("a", "b").metered().0 - relay_before.0));
         match session.rows(&sentinel) {
             Ok(rows) if rows.is_empty() => Err(format!("held: {}", held_at.is_some())),
             Ok(_) => Ok(()),
@@ -116,10 +120,15 @@ fn drain(
     let seen_at = Instant::now();
     let line = fleet.link("a", "b").metered();
     let line = ((line.0 - relay_before.0) as f64, (line.1 - relay_before.1) as f64);
+    let held_at = held_at.unwrap_or(seen_at);
+    let tenth = sent.iter().find(|(_, sent)| *sent as f64 >= line.0 / 10.0);
+    let under_way = held_at - tenth.map_or(began, |(at, _)| *at);
+    let payload = sealed_bytes(fleet)? - sealed;
     Ok(Drained {
         changes: (received_changes(fleet, "b")? - received) as f64,
-        payload: sealed_bytes(fleet)? - sealed,
-        held_s: (held_at.unwrap_or(seen_at) - began).as_secs_f64(),
+        payload,
+        held_s: (held_at - began).as_secs_f64(),
+        rate_under_way: payload * 0.9 / under_way.as_secs_f64(),
         seen_s: (seen_at - began).as_secs_f64(),
         line,
     })
@@ -157,13 +166,15 @@ fn seq_at(fleet: &Fleet, at: &str, origin: &str) -> anyhow::Result<u64> {
     Ok(seqs.filter_map(|entry| entry["received"].as_u64()).max().unwrap_or(0))
 }
 
-/// Two sites with the tables of a mix, on settings as they are in the field: silence when idle.
-fn fleet(mix: Mix) -> anyhow::Result<Fleet> {
-    builder(mix).site("a").site("b").link("a", "b").hub(ABSENT).later(ABSENT).try_start()
+/// Two sites with the tables of a mix, on settings as they are in the field, silence when idle, and with
+/// what is `told` of the link.
+fn fleet(mix: Mix, told: &str) -> anyhow::Result<Fleet> {
+    builder(mix, told).site("a").site("b").link("a", "b").hub(ABSENT).later(ABSENT).try_start()
 }
 
-fn builder(mix: Mix) -> landfall_tests::fleet::Builder {
+fn builder(mix: Mix, told: &str) -> Builder {
     let fleet = Fleet::new(&mix.schema(), mix.tables());
-    let fleet = fleet.link_settings("reconnect_min_ms = 500\nreconnect_max_ms = 5000");
+    let settings = format!("reconnect_min_ms = 500\nreconnect_max_ms = 5000\n{told}");
+    let fleet = fleet.link_settings(&settings);
     crate::workload::CONF.iter().fold(fleet, |fleet, (key, value)| fleet.conf(key, value))
 }

@@ -84,7 +84,7 @@ pub(crate) fn run(plan: &Plan) -> anyhow::Result<Vec<Figure>> {
         return Ok(Vec::new());
     }
     let native = Native::start(Mix::Hospital)?;
-    let mut fleet = fleet(Mix::Hospital)?;
+    let mut fleet = fleet(Mix::Hospital, "")?;
     let mut figures = Vec::new();
     let mut number = 0;
     for (name, outages, changes) in LINKS {

@@ -3,13 +3,12 @@
 
 use std::time::Instant;
 
-use landfall_tests::cluster::Cluster;
 use landfall_tests::fleet::{DB, Fleet};
 use landfall_tests::relay::Profile;
 use landfall_tests::wait;
 
 use super::mix::{self, Mix};
-use super::{LIMIT, builder, rest, stop};
+use super::{LIMIT, builder, rest, seq_at, stop};
 use crate::capture::{end_of_log, folded};
 use crate::figure::{Aim, Better, Figure, Samples};
 use crate::native::wait_for_sentinel;
@@ -22,24 +21,18 @@ const AIM_S: f64 = 2.2;
 
 /// Runs the benchmark. Site c is beside a and passes its changes through it.
 pub(crate) fn run(plan: &Plan) -> anyhow::Result<Vec<Figure>> {
-    let sites = builder(Mix::Blob).site("a").site("b").site("c").link("a", "b").link("c", "a");
+    let sites = builder(Mix::Blob, "").site("a").site("b").site("c").link("a", "b").link("c", "a");
     let mut fleet = sites.try_start()?;
     let profile = Profile::named("vsat-geo")?;
     let bytes = if plan.scale == Scale::Quick { BYTES / 4.0 } else { BYTES };
     let [mut own, mut relayed, mut against] = [const { Vec::new() }; 3];
     for round in 1..=plan.rounds as u64 {
         fill(&mut fleet, &profile, bytes, round * 10)?;
-        for (from, to, offset, seconds) in
-            [("c", "b", 1, &mut relayed), ("b", "a", 2, &mut against), ("a", "b", 3, &mut own)]
-        {
-            let number = round * 10 + offset;
-            mix::sentinel(fleet.member(from).cluster(), number)?;
-            let began = Instant::now();
-            wait_for_sentinel(fleet.member(to).cluster(), number, LIMIT)?;
-            seconds.push(began.elapsed().as_secs_f64());
-            let done = is_visible(fleet.member("b").cluster(), round * 10)?;
-            println!("{from} to {to}: {seconds:.2?}; the backlog was through: {done}");
-        }
+        let [of_c, of_b, of_a] = hurry(&mut fleet, round * 10)?;
+        println!("of c {of_c:.2} s, of b {of_b:.2} s, of a {of_a:.2} s");
+        relayed.push(of_c);
+        against.push(of_b);
+        own.push(of_a);
         wait_for_sentinel(fleet.member("b").cluster(), round * 10, LIMIT)?;
         rest(&fleet)?;
     }
@@ -55,9 +48,11 @@ pub(crate) fn run(plan: &Plan) -> anyhow::Result<Vec<Figure>> {
     ])
 }
 
-/// Lets a send a backlog to b, until the line is full.
+/// Lets a send a backlog to b, until the line is full. Meanwhile c is away and changes something, or
+/// that would depend on the backlog, which c gets sooner than b, and could not be shown before it.
 fn fill(fleet: &mut Fleet, profile: &Profile, bytes: f64, round: u64) -> anyhow::Result<()> {
     stop(fleet, "b")?;
+    stop(fleet, "c")?;
     let a = fleet.member("a").cluster();
     Mix::Blob.work(a, bytes / Mix::Blob.change_bytes(), round)?;
     mix::sentinel(a, round)?;
@@ -68,13 +63,43 @@ fn fill(fleet: &mut Fleet, profile: &Profile, bytes: f64, round: u64) -> anyhow:
     let before = fleet.link("a", "b").metered();
     fleet.link("a", "b").set_profile(profile);
     fleet.launch("a")?;
-    // A tenth of it is under way: start-up is over, and c has called a again long since.
+    // A tenth of it is under way: start-up is over.
     wait::try_wait_until("the line to be full", LIMIT, || {
         let up = fleet.link("a", "b").metered().0 - before.0;
         if (up as f64) < bytes / 10.0 { Err(format!("{up} bytes sent")) } else { Ok(()) }
     })
 }
 
-fn is_visible(on: &Cluster, round: u64) -> anyhow::Result<bool> {
-    Ok(!on.try_query_rows(DB, &format!("SELECT 1 FROM sentinel WHERE id = {round}"))?.is_empty())
+/// One change at each site: seconds until b sees that of c, a that of b, b that of a. That of c counts
+/// from when a holds it.
+fn hurry(fleet: &mut Fleet, round: u64) -> anyhow::Result<[f64; 3]> {
+    let held = seq_at(fleet, "a", "c")?;
+    mix::sentinel(fleet.member("c").cluster(), round + 1)?;
+    fleet.launch("c")?;
+    wait::try_wait_until("c to call", LIMIT, || match seq_at(fleet, "a", "c") {
+        Ok(seq) if seq > held => Ok(()),
+        other => Err(format!("{other:?}")),
+    })?;
+    let from_c = Instant::now();
+    mix::sentinel(fleet.member("b").cluster(), round + 2)?;
+    let from_b = Instant::now();
+    mix::sentinel(fleet.member("a").cluster(), round + 3)?;
+    let from_a = Instant::now();
+    let mut waiting = Vec::new();
+    for (number, (to, since)) in (round + 1..).zip([("b", from_c), ("a", from_b), ("b", from_a)]) {
+        let sql = format!("SELECT 1 FROM sentinel WHERE id = {number}");
+        waiting.push((fleet.member(to).cluster().session(DB)?, sql, since));
+    }
+    let mut seconds = [None; 3];
+    wait::try_wait_until("three small changes", LIMIT, || {
+        for ((session, sql, since), seconds) in waiting.iter().zip(&mut seconds) {
+            if seconds.is_none() && session.rows(sql).is_ok_and(|rows| !rows.is_empty()) {
+                *seconds = Some(since.elapsed().as_secs_f64());
+            }
+        }
+        match seconds {
+            [Some(c), Some(b), Some(a)] => Ok([c, b, a]),
+            waiting => Err(format!("{waiting:?}")),
+        }
+    })
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use quinn::{ConnectionError, ReadError, StoppedError, VarInt, WriteError};
 
-use super::settings::{SEND_WINDOW_MAX_BYTES, SEND_WINDOW_MIN_BYTES};
+use super::settings::{SEND_WINDOW_IN_FLIGHT, SEND_WINDOW_MAX_BYTES, SEND_WINDOW_MIN_BYTES};
 #[cfg(feature = "simulation")]
 use super::simulated;
 use crate::plant::{self, Place};
@@ -79,7 +79,7 @@ impl Carrier {
     pub(super) fn nudge(&self) -> bool {
         match self {
             Self::Quic(quic) => {
-                let window = quic.stats().path.cwnd.saturating_mul(2);
+                let window = quic.stats().path.cwnd.saturating_mul(SEND_WINDOW_IN_FLIGHT);
                 // Wakes it, too.
                 quic.set_send_window(window.clamp(SEND_WINDOW_MIN_BYTES, SEND_WINDOW_MAX_BYTES));
                 true

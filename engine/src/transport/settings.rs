@@ -22,6 +22,9 @@ const CRYPTO_BUFFER_BYTES: usize = 8 << 10;
 const INITIAL_WINDOW_MIN_BYTES: u64 = 4_800;
 /// Enough to fill any line of up to 88 kbit/s, and a frame or two of somebody in a hurry.
 pub(super) const SEND_WINDOW_MIN_BYTES: u64 = 32 << 10;
+/// The send window, of what may be in flight: enough to go on with while the next units are read from
+/// the store.
+pub(super) const SEND_WINDOW_IN_FLIGHT: u64 = 4;
 /// As much as the peer takes unread.
 pub(super) const SEND_WINDOW_MAX_BYTES: u64 = CONNECTION_WINDOW_BYTES as u64;
 /// 256 kbit/s. On a thinner line a datagram of 1,452 bytes that is only tried takes too long.
@@ -55,9 +58,8 @@ pub struct TransportSettings {
     /// 1,450 bytes costs seconds. On by default.
     pub mtu_discovery: bool,
     /// Bytes handed to QUIC but not yet acknowledged, per connection, 64 KiB at first by default. Once
-    /// something is being sent, [`Connection::nudge`](super::Connection::nudge) makes it twice of what
-    /// may be in flight: more would only keep a small thing in a hurry from being handed over, less
-    /// would not fill the line.
+    /// something is being sent, [`Connection::nudge`](super::Connection::nudge) makes it four times of
+    /// what may be in flight.
     pub send_window_bytes: u64,
     /// Connections held at once, both directions together, 256 by default; more are refused.
     pub connections_max: usize,
@@ -97,8 +99,8 @@ impl TransportSettings {
             let product = (rate as f64 * settings.initial_rtt.as_secs_f64()) as u64;
             let window = settings.initial_window_bytes;
             settings.initial_window_bytes = product.clamp(INITIAL_WINDOW_MIN_BYTES, window);
-            settings.send_window_bytes =
-                (product * 2).clamp(SEND_WINDOW_MIN_BYTES, SEND_WINDOW_MAX_BYTES);
+            settings.send_window_bytes = (product * SEND_WINDOW_IN_FLIGHT)
+                .clamp(SEND_WINDOW_MIN_BYTES, SEND_WINDOW_MAX_BYTES);
             settings.mtu_discovery = rate > THIN_BYTES_PER_S;
         }
         settings

@@ -177,8 +177,8 @@ struct Driver {
     /// Everything we ever followed here.
     followed: BTreeSet<Origin>,
     probes: u64,
-    /// When QUIC is nudged next; `None` where it need not be.
-    nudge_at_ms: Option<u64>,
+    /// When QUIC is nudged next, and the send window since the last time; `None` where it need not be.
+    nudge: Option<(u64, u64)>,
 }
 
 /// What becomes of the unit streams of one origin. Nothing is noted of an origin of which none is
@@ -228,7 +228,7 @@ impl Driver {
             arrived: mpsc::channel(ARRIVED_MAX),
             followed: BTreeSet::new(),
             probes: 0,
-            nudge_at_ms: link.connection.nudge().then_some(now_ms),
+            nudge: link.connection.nudge(0).map(|window| (now_ms, window)),
             link,
         }
     }
@@ -315,7 +315,7 @@ impl Driver {
     async fn next(&mut self, wake_ms: Option<u64>) -> Result<(), LinkEnd> {
         let clock = self.link.shared.clock;
         let is_owed = self.serving.is_owed(self.session.peer_received());
-        let nudge_at_ms = self.nudge_at_ms.filter(|_| is_owed);
+        let nudge = self.nudge.filter(|_| is_owed);
         tokio::select! {
             biased;
             () = self.link.connection.revoked() => return Err(LinkEnd::Revoked),
@@ -324,9 +324,9 @@ impl Driver {
                 self.is_flushing = false;
             }
             () = clock.until(wake_ms) => self.session.handle_timeout(self.now_ms()),
-            () = clock.until(nudge_at_ms) => {
-                self.link.connection.nudge();
-                self.nudge_at_ms = Some(self.now_ms() + NUDGE_MS);
+            () = clock.until(nudge.map(|(at_ms, _)| at_ms)) => {
+                let window = self.link.connection.nudge(nudge.map_or(0, |(_, window)| window));
+                self.nudge = window.map(|window| (self.now_ms() + NUDGE_MS, window));
             }
             changed = self.link.orders.changed() => {
                 // Dropped by the switchboard only together with the connection.

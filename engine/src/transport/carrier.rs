@@ -74,18 +74,22 @@ impl Carrier {
         }
     }
 
-    /// Lets QUIC look again whether it may send, and fits what is handed to it ahead of time to what the
-    /// line takes. True if that can make a difference.
-    pub(super) fn nudge(&self) -> bool {
+    /// Lets QUIC look again whether it may send, and fits the send window, so far `window`, to what the
+    /// line takes. What it is now; `None` where none of this makes a difference.
+    pub(super) fn nudge(&self, window: u64) -> Option<u64> {
         match self {
             Self::Quic(quic) => {
-                let window = quic.stats().path.cwnd.saturating_mul(SEND_WINDOW_IN_FLIGHT);
+                let wanted = quic.stats().path.cwnd.saturating_mul(SEND_WINDOW_IN_FLIGHT);
+                let wanted = wanted.clamp(SEND_WINDOW_MIN_BYTES, SEND_WINDOW_MAX_BYTES);
+                // While it shrinks nobody is let in, not even who is in a hurry.
+                let fits = (wanted..=wanted * 4).contains(&window);
+                let window = if fits { window } else { wanted };
                 // Wakes it, too.
-                quic.set_send_window(window.clamp(SEND_WINDOW_MIN_BYTES, SEND_WINDOW_MAX_BYTES));
-                true
+                quic.set_send_window(window);
+                Some(window)
             }
             #[cfg(feature = "simulation")]
-            Self::Simulated(_) => false,
+            Self::Simulated(_) => None,
         }
     }
 

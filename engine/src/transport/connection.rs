@@ -51,12 +51,13 @@ impl Connection {
         self.carrier.udp_bytes()
     }
 
-    /// Fits the send window to what the line takes, and lets QUIC look again whether it may send. In a
-    /// silence it would do so only with its own probes, which come at twice the distance each time; an
-    /// outage of half a minute would be noticed to be over up to half a minute late. To be called some
-    /// times in a second while an answer is owed. False where there is no need for it.
-    pub fn nudge(&self) -> bool {
-        self.carrier.nudge()
+    /// Lets QUIC look again whether it may send. In a silence it would do so only with its own probes,
+    /// which come at twice the distance each time; an outage of half a minute would be noticed to be over
+    /// up to half a minute late. To be called some times in a second while an answer is owed. On the same
+    /// occasion the send window, so far `window` bytes, is fitted to what the line takes; returns what it
+    /// is now, `None` where there is no need for any of this.
+    pub fn nudge(&self, window: u64) -> Option<u64> {
+        self.carrier.nudge(window)
     }
 
     /// Opens a stream in both directions. Waits while the peer allows no more. The peer notices it

@@ -728,3 +728,22 @@ fn inserts_that_set_a_tally_are_noticed() {
     };
     run(vec![insert(0, 10), insert(1, 5)], 2);
 }
+
+/// In one group a tally is begun, and set as a whole in a row that is gone at its end. A row that is
+/// inserted meanwhile must be put right.
+#[test]
+fn what_sets_a_tally_counts_though_the_group_shows_nothing_of_it() {
+    let edit = |kind, value| Edit { kind, key: 3, column: 0, value };
+    let local = |edits| Step::Local { site: 1, edits, size: Size::Small };
+    let trouble = Trouble { refuse: None, race: vec![edit(1, 1)] };
+    run(
+        vec![
+            local(vec![edit(1, 0)]),
+            Step::Clock { site: 2, ms: 5_001 },
+            local(vec![edit(0, 0), edit(1, 0)]),
+            local(vec![edit(0, 0)]),
+            Step::Apply { site: 2, from: 1, most: 3, trouble },
+        ],
+        3,
+    );
+}

@@ -36,7 +36,7 @@ impl Shown {
         }
         let won_right = self.values.iter().all(|(column, (stamp, value))| {
             clock.cell(*column) != Some(*stamp)
-                || self.merged.contains(column)
+                || self.merged_to(clock, *column)
                 || after.get(*column) == Some(value)
         });
         let kept_right = image.before.as_ref().is_none_or(|before| {
@@ -47,6 +47,12 @@ impl Shown {
             })
         });
         won_right && kept_right
+    }
+
+    /// Whether something was done to a merged column in the life that it has now: then it shows more
+    /// than what it was set to last.
+    fn merged_to(&self, clock: &RowClock, column: ColumnId) -> bool {
+        self.merged.contains(&column) && clock.value(column).is_some()
     }
 
     /// Whether the row should have been written though it was not.
@@ -61,7 +67,7 @@ impl Shown {
         match live {
             Some(true) => {
                 let values =
-                    self.values.iter().filter(|(column, _)| !self.merged.contains(*column));
+                    self.values.iter().filter(|(column, _)| !self.merged_to(clock, **column));
                 let mut written = values.map(|(column, (stamp, _))| (column, stamp));
                 won_existence && !was_live
                     || written.any(|(column, stamp)| clock.cell(*column) == Some(*stamp))

@@ -260,6 +260,10 @@ impl Reader<'_> {
             } else if let Some(place) = units::containing(&self.db, log.no, *last)?
                 && place.last == *last
             {
+                // By this a node is fenced for good: damage must not speak against it.
+                if origin.site == self.own.site {
+                    units::load(&self.db, *origin, log.no, &place)?;
+                }
                 hashes.insert(*origin, place.hash);
             }
         }

@@ -59,16 +59,25 @@ impl Replica {
         refused: &mut BTreeMap<RowId, String>,
     ) -> Result<Result<Kept, Again>, ReplicaError> {
         let settled = self.follow_parents(beside, refused).await?;
-        let mut kept = match self.keep_parents(beside, writes, &settled, refused).await? {
+        let seeks = self.seeking(beside, refused);
+        let refs = (&*refused, &seeks);
+        let mut kept = match self.keep_parents(beside, writes, &settled, refs).await? {
             Ok(kept) => kept,
             Err(again) => return Ok(Err(again)),
         };
         if kept.orphans.is_empty()
-            && let Err(again) = self.make_room(beside, settled, &mut kept, refused).await?
+            && let Err(again) = self.make_room(beside, settled, &mut kept, (refused, seeks)).await?
         {
             return Ok(Err(again));
         }
         Ok(Ok(kept))
+    }
+
+    /// Refused rows that may find their place beside others.
+    fn seeking(&self, beside: &Beside<'_>, refused: &BTreeMap<RowId, String>) -> BTreeSet<RowId> {
+        let seeks = |row: &RowId| refused.contains_key(row) && !self.waits_for_parent(row);
+        let wanted = beside.wanted.iter().filter(|(_, write)| *write != RowWrite::Delete);
+        wanted.filter(|(row, _)| seeks(row)).map(|(row, _)| (*row).clone()).collect()
     }
 
     /// Keeps the references of what was written, or leaves that to the last fragment.
@@ -77,7 +86,7 @@ impl Replica {
         beside: &Beside<'_>,
         writes: &[Write<'_>],
         settled: &Settled,
-        refused: &BTreeMap<RowId, String>,
+        (refused, seeks): (&BTreeMap<RowId, String>, &BTreeSet<RowId>),
     ) -> Result<Result<Kept, Again>, ReplicaError> {
         let stands = |row: &RowId| !refused.contains_key(row) && !settled.has(row);
         let sent = settled.sent();
@@ -90,6 +99,7 @@ impl Replica {
             revives: beside.revives.iter().copied().filter(|(row, _)| stands(row)).collect(),
             clocks: beside.clocks,
             refused,
+            seeks,
             aside: &sent,
             earlier: &earlier,
             ..Changed::without_group()
@@ -136,12 +146,11 @@ impl Replica {
         beside: &Beside<'_>,
         mut settled: Settled,
         kept: &mut Kept,
-        refused: &mut BTreeMap<RowId, String>,
+        (refused, mut seeks): (&mut BTreeMap<RowId, String>, BTreeSet<RowId>),
     ) -> Result<Result<(), Again>, ReplicaError> {
         let Beside { rows, clocks, .. } = *beside;
-        let may_stand = |row: &RowId| refused.contains_key(row) && !self.waits_for_parent(row);
-        let wanted = beside.wanted.iter().filter(|(_, write)| *write != RowWrite::Delete);
-        let wanted: Vec<_> = wanted.filter(|(row, _)| may_stand(row)).cloned().collect();
+        let wanted = beside.wanted.iter().filter(|(row, _)| seeks.contains(*row));
+        let wanted: Vec<_> = wanted.cloned().collect();
         let sent = beside.aside.iter().filter(|(row, _)| self.is_referenced(row.table));
         let sent = sent.filter_map(|(row, clock)| {
             Some(((*row).clone(), clock.as_ref()?.decided().unwrap_or(self.unlogged())))
@@ -167,7 +176,10 @@ impl Replica {
             settled.conflicts.iter().map(|(row, conflict)| (row, conflict.clone())).collect();
         kept.lines.extend(self.conflict_lines(rows, &conflicts, &[]).await?);
         self.list(&settled.aside, FoundBy::Us).await?;
-        match self.keep_late(beside, &settled, refused).await? {
+        // Who found no place shows what it did, and needs the parents that it had.
+        seeks.retain(|row| refused.contains_key(row));
+        seeks.extend(settled.placed.iter().cloned());
+        match self.keep_late(beside, &settled, (refused, &seeks)).await? {
             Ok(more) => kept.extend(more),
             Err(again) => return Ok(Err(again)),
         }
@@ -185,14 +197,14 @@ impl Replica {
         &mut self,
         beside: &Beside<'_>,
         settled: &Settled,
-        refused: &BTreeMap<RowId, String>,
+        (refused, looked_at): (&BTreeMap<RowId, String>, &BTreeSet<RowId>),
     ) -> Result<Result<Kept, Again>, ReplicaError> {
         let (placed, sent) = (&settled.placed, settled.sent());
         let revives = beside.revives.iter().filter(|(row, _)| placed.contains(*row));
         let mut changed = Changed {
             rows: beside.rows,
             tells: beside.tells,
-            written: placed.iter().collect(),
+            written: looked_at.iter().collect(),
             revives: revives.copied().collect(),
             clocks: beside.clocks,
             refused,
@@ -200,7 +212,7 @@ impl Replica {
             ..Changed::without_group()
         };
         if self.more_follows {
-            self.look_later_at(beside.first, placed, &sent);
+            self.look_later_at(beside.first, looked_at, &sent);
             changed.written.clear();
         }
         self.keep_references(&changed).await

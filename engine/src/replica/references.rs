@@ -48,6 +48,8 @@ pub(super) struct Changed<'g> {
     pub(super) clocks: &'g BTreeMap<RowId, RowClock>,
     /// Rows that PostgreSQL refuses.
     pub(super) refused: &'g BTreeMap<RowId, String>,
+    /// Those of them that may find their place yet: what they show is not what they are to reference.
+    pub(super) seeks: &'g BTreeSet<RowId>,
     /// Rows that this site has put aside in the same transaction, which their clocks do not say yet.
     pub(super) aside: &'g Sent,
     /// What earlier fragments of the same transaction did.
@@ -281,6 +283,9 @@ impl Replica {
                 }
                 let action = key.action;
                 for (child, parent) in self.apply.children(key, &parents).await? {
+                    if pass.changed.seeks.contains(&child) {
+                        continue;
+                    }
                     let reference = Reference { child: child.clone(), key: index, parent, action };
                     if pass.doomed.refer(reference) {
                         next.insert(child);
@@ -452,6 +457,7 @@ static NO_WORKS: BTreeMap<RowId, RowWork> = BTreeMap::new();
 static NO_CLOCKS: BTreeMap<RowId, RowClock> = BTreeMap::new();
 static NO_REASONS: BTreeMap<RowId, String> = BTreeMap::new();
 static NOBODY: Sent = Sent::new();
+static NO_ROWS: BTreeSet<RowId> = BTreeSet::new();
 static NOTHING_EARLIER: BTreeMap<Seq, Earlier> = BTreeMap::new();
 
 impl Changed<'_> {
@@ -466,6 +472,7 @@ impl Changed<'_> {
             returns: None,
             clocks: &NO_CLOCKS,
             refused: &NO_REASONS,
+            seeks: &NO_ROWS,
             aside: &NOBODY,
             earlier: &NOTHING_EARLIER,
         }

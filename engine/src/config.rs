@@ -4,6 +4,7 @@
 //! [`Fleet`] are what came out of that, with every default filled in. The commented reference files
 //! are in `packaging/config`.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -17,9 +18,11 @@ mod check;
 mod fleet;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
+mod peers;
 mod raw;
 
 pub use fleet::load_fleet;
+pub use peers::{PeerPolicy, Price};
 
 /// Largest configuration file read, in bytes.
 pub const FILE_BYTES_MAX: u64 = 16 << 20;
@@ -186,6 +189,8 @@ pub struct LinkConfig {
     pub reconnect_max: Duration,
     /// Members to keep a link to; all have addresses.
     pub dial: Vec<SiteId>,
+    /// What the operator wants of the links with some of the others: the `[[peer]]` sections.
+    pub peers: BTreeMap<SiteId, PeerPolicy>,
 }
 
 /// The `[limits]` section.

@@ -16,8 +16,10 @@
 mod call;
 mod clock;
 mod incoming;
+mod ledger;
 mod link;
 mod outgoing;
+mod policy;
 mod records;
 mod serving;
 mod status;
@@ -71,7 +73,7 @@ impl Links {
     pub fn start(self, tasks: &Tasks) -> LinksHandle {
         let clock = Clock::start();
         let board = Arc::new(Board::new(&self.fleet, self.origin.site, clock));
-        let records = Records::new(self.store.clone(), board.clone(), tasks.stop());
+        let records = Records::new(self.store.clone(), board.clone(), clock, tasks.stop());
         let shared = Arc::new(Shared {
             facts: LocalFacts {
                 origin: self.origin,

@@ -1,6 +1,8 @@
 //! The only place that reads clocks. Everything else is handed the time it should use, so that
 //! tests and the simulator decide what time it is.
 
+pub mod calendar;
+
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 #[cfg(feature = "simulation")]

@@ -5,4 +5,5 @@ mod cuts;
 mod exchange;
 mod fleet;
 mod identity;
+mod policy;
 mod stranger;

@@ -1,7 +1,7 @@
 //! One site: its disk, its clock and, while it runs, its process.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -261,6 +261,7 @@ impl Site {
             reconnect_min: Duration::from_secs(1),
             reconnect_max: Duration::from_secs(30),
             dial: world.calls(self),
+            peers: BTreeMap::new(),
         };
         let links = Links {
             store: store.clone(),

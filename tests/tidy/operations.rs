@@ -27,7 +27,7 @@ fn settings(text: &str) -> Vec<(usize, String)> {
     let mut section = String::new();
     let mut found = Vec::new();
     for (number, line) in text.lines().enumerate() {
-        if let Some(head) = line.strip_prefix('[') {
+        if let Some(head) = line.strip_prefix('#').unwrap_or(line).strip_prefix('[') {
             head.trim_matches(['[', ']']).clone_into(&mut section);
             found.push((number + 1, section.clone()));
             continue;
@@ -65,7 +65,7 @@ pub(crate) fn check_chapters(tree: &Tree, out: &mut Findings) {
 
 #[test]
 fn settings_are_found_with_their_sections() {
-    let text = "# Prose = no\nname = \"a\"\n#slot = 1\n[link]\n#dial = []\n[[set]]\nid = 1\n";
+    let text = "# Prose = no\nname = \"a\"\n#slot = 1\n[link]\n#dial = []\n#[[set]]\n#id = 1\n";
     let found: Vec<String> = settings(text).into_iter().map(|(_, setting)| setting).collect();
     assert_eq!(found, ["name", "slot", "link", "link.dial", "set", "set.id"]);
 }

@@ -3,8 +3,8 @@
 use std::fmt;
 
 use super::status::{
-    DaemonState, HistoryStatus, Part, PartState, PeerState, PeerStatus, SlotStatus, Status,
-    StoreStatus,
+    Cost, DaemonState, HistoryStatus, MonthStatus, Part, PartState, PeerState, PeerStatus,
+    SlotStatus, Status, StoreStatus,
 };
 
 /// Prints a status for people.
@@ -172,7 +172,30 @@ fn link(peer: &PeerStatus, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (lacks, offers) = (peer.lacks_changes, peer.offers_changes);
         writeln!(f, "  It lacks {lacks} changes that we have, and has {offers} that we lack.")?;
     }
-    Ok(())
+    if let (1.., Some(ms)) = (peer.lacks_bytes, peer.drain_ms) {
+        let bytes = Bytes(peer.lacks_bytes);
+        writeln!(f, "  To send it what it lacks ({bytes}) takes about {}.", Span(ms))?;
+    }
+    month(&peer.month, f)
+}
+
+/// Said of links that somebody pays for.
+fn month(month: &MonthStatus, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    if month.budget_bytes.is_none() && month.cost.is_none() {
+        return Ok(());
+    }
+    write!(f, "  This month {}", Bytes(month.bytes))?;
+    if let Some(Cost { millionths, currency }) = &month.cost {
+        let cents = millionths / 10_000;
+        write!(f, " for {}.{:02} {currency}", cents / 100, cents % 100)?;
+    }
+    match month.budget_bytes {
+        Some(budget) => {
+            let left = Bytes(budget.saturating_sub(month.bytes));
+            writeln!(f, "; {left} of {} are left.", Bytes(budget))
+        }
+        None => writeln!(f, "."),
+    }
 }
 
 struct Bytes(u64);

@@ -305,6 +305,45 @@ impl Page<'_> {
             "peer_offers_changes",
             "Changes that a member holds and we lack, as far as we know",
             of(|peer| Some(peer.offers_changes)),
+        )?;
+        self.bytes(
+            "peer_lacks",
+            "Sealed units that we hold and a member lacks, as far as we know",
+            of(|peer| Some(peer.lacks_bytes)),
+        )?;
+        self.gauge(
+            "peer_drain_milliseconds",
+            "Time to send a member what it lacks; absent when the rate is not known",
+            of(|peer| peer.drain_ms),
+        )?;
+        self.month(peers)
+    }
+
+    fn month(&mut self, peers: &[PeerStatus]) -> fmt::Result {
+        let of = |value: fn(&PeerStatus) -> Option<u64>| -> Vec<Sample> {
+            let sample =
+                |peer: &PeerStatus| Some((vec![("peer", peer.name.clone())], value(peer)?));
+            peers.iter().filter_map(sample).collect()
+        };
+        self.bytes(
+            "peer_month",
+            "Bytes sent and received in this calendar month (UTC)",
+            of(|peer| Some(peer.month.bytes)),
+        )?;
+        self.bytes(
+            "peer_month_budget",
+            "How many they may be; absent without a budget",
+            of(|peer| peer.month.budget_bytes),
+        )?;
+        let cost = |peer: &PeerStatus| {
+            let cost = peer.month.cost.as_ref()?;
+            let labels = vec![("peer", peer.name.clone()), ("currency", cost.currency.clone())];
+            Some((labels, cost.millionths))
+        };
+        self.gauge(
+            "peer_month_cost_millionths",
+            "What they cost, in millionths of the currency; absent without a price",
+            peers.iter().filter_map(cost).collect(),
         )
     }
 }

@@ -251,6 +251,35 @@ pub struct PeerStatus {
     pub lacks_changes: u64,
     /// Changes of any origin that it holds and we lack, as far as we know.
     pub offers_changes: u64,
+    /// What the link used of the present calendar month, and what that costs.
+    #[serde(default)]
+    pub month: MonthStatus,
+    /// Bytes of sealed units that we hold and it lacks, as far as we know.
+    #[serde(default)]
+    pub lacks_bytes: u64,
+    /// How long it would take to send them, in milliseconds; `None` when the rate is not known.
+    #[serde(default)]
+    pub drain_ms: Option<u64>,
+}
+
+/// What a link used of the present calendar month (UTC).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MonthStatus {
+    /// Bytes in UDP datagrams, sent and received.
+    pub bytes: u64,
+    /// How many it may be (`budget_bytes_per_month`); `None` = as many as there are.
+    pub budget_bytes: Option<u64>,
+    /// What they cost; `None` without `price_per_mb`.
+    pub cost: Option<Cost>,
+}
+
+/// An amount of money.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cost {
+    /// In millionths of the currency.
+    pub millionths: u64,
+    /// What the operator calls it; may be empty.
+    pub currency: String,
 }
 
 /// Whether there is a link.

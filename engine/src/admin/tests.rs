@@ -10,8 +10,8 @@ use super::explain::Explained;
 use super::parked::{ParkedList, ParkedStatus};
 use super::server::AdminServer;
 use super::status::{
-    ApplyCounters, DaemonState, Fates, HistoryStatus, OriginStatus, Part, PartState, PeerState,
-    PeerStatus, SlotStatus, Status, StoreStatus,
+    ApplyCounters, Cost, DaemonState, Fates, HistoryStatus, MonthStatus, OriginStatus, Part,
+    PartState, PeerState, PeerStatus, SlotStatus, Status, StoreStatus,
 };
 use super::wait::{Goal, WaitError, missing, wait};
 use super::*;
@@ -32,6 +32,9 @@ fn peer(name: &str) -> PeerStatus {
         unacknowledged_bytes: 0,
         lacks_changes: 0,
         offers_changes: 0,
+        month: MonthStatus::default(),
+        lacks_bytes: 0,
+        drain_ms: None,
     }
 }
 
@@ -306,4 +309,29 @@ async fn waiting_ends_with_the_goal_with_the_reason_or_at_once_when_fenced() {
     let answer = |_| Ok(serde_json::to_value(&fenced).unwrap());
     let error = with_server(answer, async |socket| wait(socket, Goal::Delivered, long).await).await;
     assert!(matches!(error, Err(WaitError::Stopped(why)) if why == "database was restored"));
+}
+
+#[test]
+fn a_link_that_costs_is_told_in_bytes_and_money() {
+    let mut status = status();
+    assert!(!Explained(&status).to_string().contains("This month"));
+    let peer = &mut status.peers[0];
+    let cost = Some(Cost { millionths: 55_555_555, currency: "USD".into() });
+    peer.month = MonthStatus { bytes: 12_345_678, budget_bytes: Some(50_000_000), cost };
+    (peer.lacks_bytes, peer.drain_ms) = (1_500_000, Some(8_000_000));
+    let said = Explained(&status).to_string();
+    assert!(
+        said.contains("  This month 12.3 MB for 55.55 USD; 37.6 MB of 50.0 MB are left.\n"),
+        "{said}"
+    );
+    assert!(said.contains("  To send it what it lacks (1.5 MB) takes about 2 h.\n"), "{said}");
+    let page = metrics::encode(status);
+    for line in [
+        "landfall_peer_month_bytes{peer=\"shore\"} 12345678",
+        "landfall_peer_month_budget_bytes{peer=\"shore\"} 50000000",
+        "landfall_peer_month_cost_millionths{peer=\"shore\",currency=\"USD\"} 55555555",
+        "landfall_peer_drain_milliseconds{peer=\"shore\"} 8000000",
+    ] {
+        assert!(page.contains(line), "{line} is not in {page}");
+    }
 }

@@ -63,7 +63,7 @@ impl Check<'_> {
             key_file: beside(self.file, self.filled("key", &raw.key)?),
             listen,
             postgres: self.postgres(raw.postgres, member)?,
-            link: self.link(raw.link, member)?,
+            link: self.link(raw.link, raw.peer, member)?,
             limits: self.limits(&raw.limits)?,
             history: self.history(&raw.history)?,
             metrics_listen,
@@ -130,7 +130,12 @@ impl Check<'_> {
         }))
     }
 
-    fn link(&self, raw: raw::Link, me: &Member) -> Result<LinkConfig, ConfigError> {
+    fn link(
+        &self,
+        raw: raw::Link,
+        peers: Vec<raw::Peer>,
+        me: &Member,
+    ) -> Result<LinkConfig, ConfigError> {
         let keep_alive_s = self.number("link.keep_alive_s", raw.keep_alive_s, 0, &KEEP_ALIVE_S)?;
         let told = |key: &str, given: Option<u64>, range: &RangeInclusive<u64>| {
             given.map(|_| self.number(key, given, 0, range)).transpose()
@@ -154,6 +159,7 @@ impl Check<'_> {
             reconnect_min: Duration::from_millis(min),
             reconnect_max: Duration::from_millis(max),
             dial: self.dial(raw.dial, me)?,
+            peers: self.peers(peers, me)?,
         })
     }
 
@@ -269,7 +275,7 @@ impl Check<'_> {
         Ok(LogConfig { level, format })
     }
 
-    fn number(
+    pub(super) fn number(
         &self,
         key: &str,
         given: Option<u64>,
@@ -286,11 +292,11 @@ impl Check<'_> {
         }
     }
 
-    fn filled<'t>(&self, key: &str, text: &'t str) -> Result<&'t str, ConfigError> {
+    pub(super) fn filled<'t>(&self, key: &str, text: &'t str) -> Result<&'t str, ConfigError> {
         if text.trim().is_empty() { Err(self.wrong(key, "must not be empty")) } else { Ok(text) }
     }
 
-    fn wrong(&self, key: &str, problem: impl Display) -> ConfigError {
+    pub(super) fn wrong(&self, key: &str, problem: impl Display) -> ConfigError {
         ConfigError::Invalid {
             file: self.file.to_owned(),
             line: None,

@@ -22,6 +22,8 @@ pub(super) struct Daemon {
     #[serde(default)]
     pub(super) link: Link,
     #[serde(default)]
+    pub(super) peer: Vec<Peer>,
+    #[serde(default)]
     pub(super) limits: Limits,
     #[serde(default)]
     pub(super) history: History,
@@ -56,6 +58,15 @@ pub(super) struct Link {
     pub(super) reconnect_min_ms: Option<u64>,
     pub(super) reconnect_max_ms: Option<u64>,
     pub(super) dial: Option<Vec<String>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Peer {
+    pub(super) name: String,
+    pub(super) budget_bytes_per_month: Option<u64>,
+    pub(super) price_per_mb: Option<f64>,
+    pub(super) currency: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

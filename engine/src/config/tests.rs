@@ -40,7 +40,7 @@ fn write_and_load(
 /// A file in which every left-out setting is written out.
 fn written_out(text: &str) -> String {
     let line = |line: &str| match line.strip_prefix('#') {
-        Some(setting) if setting.starts_with(|c: char| c.is_ascii_lowercase()) => {
+        Some(setting) if setting.starts_with(|c: char| c.is_ascii_lowercase() || c == '[') => {
             setting.to_owned()
         }
         _ => line.to_owned(),
@@ -62,6 +62,9 @@ fn reference_files_show_the_defaults() {
         assert!(full.metrics_listen.take().is_some());
         assert_eq!(full.link.rate.take(), Some(64_000));
         assert!(full.link.round_trip.take().is_some());
+        let (_, policy) = full.link.peers.pop_first().unwrap();
+        let price = Price { millionths_per_mb: 4_500_000, currency: "USD".into() };
+        assert_eq!(policy, PeerPolicy { budget: Some(50_000_000), price: Some(price) });
         assert_eq!(config, full);
     }
 }
@@ -150,6 +153,23 @@ fn mistakes_in_a_node_file_are_named() {
         assert!(error.contains(&expected), "{error}");
         assert!(error.contains("daemon.toml"), "{error}");
         assert!(!error.contains('\n'), "{error}");
+    }
+    for (section, expected) in [
+        ("name = \"x\"", ": peer[0].name: \"x\" is not a member in "),
+        ("name = \"ship-a\"", ": peer[0].name: \"ship-a\" is this member itself"),
+        ("name = \"shore\"\n[[peer]]\nname = \"shore\"", ": peer[1].name: \"shore\" has a section"),
+        ("budget_bytes_per_month = 1", ": peer[0]: missing field `name`"),
+        ("name = \"shore\"\nbudget = 1", ": peer[0].budget: unknown field"),
+        (
+            "name = \"shore\"\nbudget_bytes_per_month = 0",
+            ": peer[0].budget_bytes_per_month: must be from 1 to ",
+        ),
+        ("name = \"shore\"\nprice_per_mb = -1", ": peer[0].price_per_mb: must be from 0 to "),
+        ("name = \"shore\"\nprice_per_mb = nan", ": peer[0].price_per_mb: must be from 0 to "),
+        ("name = \"shore\"\ncurrency = \"EUR\"", ": peer[0].currency: means nothing without"),
+    ] {
+        let error = node_error("[limits]", &format!("[[peer]]\n{section}\n[limits]"));
+        assert!(error.contains(expected), "{error}");
     }
     let without_postgres = NODE.split("[postgres]").next().unwrap();
     let error = write_and_load(Program::Node, without_postgres, FLEET).unwrap_err().to_string();

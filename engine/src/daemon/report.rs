@@ -10,8 +10,8 @@ use tokio_postgres::Client;
 
 use crate::admin::aside::{AsideEntry, AsideStatus};
 use crate::admin::status::{
-    ApplyCounters, DaemonState, Fates, HistoryStatus, OriginStatus, Part, PartState, PeerState,
-    PeerStatus, SlotStatus, Status, StoreStatus,
+    ApplyCounters, Cost, DaemonState, Fates, HistoryStatus, MonthStatus, OriginStatus, Part,
+    PartState, PeerState, PeerStatus, SlotStatus, Status, StoreStatus,
 };
 use crate::capture::slot::{self, SlotError};
 use crate::capture::stream::CaptureStatus;
@@ -290,6 +290,13 @@ impl Reporter {
         let offers = peer.received.iter().map(|(origin, seq)| {
             seq.0.saturating_sub(log.received.get(origin).max(log.applied.get(origin)).0)
         });
+        let link = &self.config.link;
+        let policy = link.peers.get(&peer.site);
+        let cost = policy.and_then(|policy| policy.price.as_ref()).map(|price| Cost {
+            millionths: price.of(peer.month_bytes),
+            currency: price.currency.clone(),
+        });
+        let rate = link.rate.or(peer.rate).filter(|rate| *rate > 0);
         Ok(PeerStatus {
             name: self.fleet.name_of(peer.site),
             state: match peer.state {
@@ -309,6 +316,13 @@ impl Reporter {
             unacknowledged_bytes: unacknowledged.bytes,
             lacks_changes: lacks.changes,
             offers_changes: offers.sum(),
+            month: MonthStatus {
+                bytes: peer.month_bytes,
+                budget_bytes: policy.and_then(|policy| policy.budget),
+                cost,
+            },
+            lacks_bytes: lacks.bytes,
+            drain_ms: rate.map(|rate| lacks.bytes.saturating_mul(1_000) / rate),
         })
     }
 }

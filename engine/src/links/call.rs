@@ -75,11 +75,17 @@ fn is_refusal(error: &TransportError) -> bool {
     }
 }
 
+fn is_not_now(error: &TransportError) -> bool {
+    matches!(error, TransportError::Closed { code: CloseCode::NOT_NOW, .. })
+}
+
 /// What follows from the end of a call or a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// Offline, as so often: call again by and by.
     Down,
+    /// It does not want to be called at this time.
+    NotNow,
     /// Somebody must act first.
     Refused,
     /// We must not speak any more.
@@ -88,7 +94,11 @@ pub(super) enum Verdict {
 
 impl From<&CallError> for Verdict {
     fn from(error: &CallError) -> Self {
-        if error.is_refusal() { Self::Refused } else { Self::Down }
+        match error {
+            error if error.is_refusal() => Self::Refused,
+            CallError::Transport(error) if is_not_now(error) => Self::NotNow,
+            _ => Self::Down,
+        }
     }
 }
 
@@ -99,6 +109,7 @@ impl From<&LinkEnd> for Verdict {
             LinkEnd::Refused(Refusal::NoHello) => Self::Down,
             LinkEnd::Refused(_) | LinkEnd::Broke(_) | LinkEnd::Revoked => Self::Refused,
             LinkEnd::Transport(error) if is_refusal(error) => Self::Refused,
+            LinkEnd::Transport(error) if is_not_now(error) => Self::NotNow,
             LinkEnd::Transport(_) | LinkEnd::Store(_) => Self::Down,
         }
     }

@@ -11,8 +11,10 @@ use landfall_protocol::version::VersionVector;
 use tokio::sync::watch;
 
 use super::clock::Clock;
+use super::ledger::{Ledger, Pace};
 use crate::store::PeerRecord;
 use crate::time;
+use crate::time::calendar::Month;
 use crate::transport::Connection;
 
 /// How we stand with a peer.
@@ -65,6 +67,10 @@ pub struct PeerStatus {
     pub bytes_sent: u64,
     /// Bytes received from it in UDP datagrams, also before a restart.
     pub bytes_received: u64,
+    /// Both together in the present calendar month (UTC), also before a restart.
+    pub month_bytes: u64,
+    /// The rate at which it took bytes lately, in bytes per second; `None` when not measured.
+    pub rate: Option<u64>,
     /// What it acknowledged to hold durably, as last heard.
     pub received: VersionVector,
     /// What shows in its PostgreSQL, as last heard.
@@ -122,6 +128,8 @@ pub(super) struct Peer {
     /// Of connections that are over.
     bytes_sent: u64,
     bytes_received: u64,
+    ledger: Ledger,
+    pace: Pace,
 }
 
 impl Peer {
@@ -139,13 +147,22 @@ impl Peer {
             connection: None,
             bytes_sent: 0,
             bytes_received: 0,
+            ledger: Ledger::default(),
+            pace: Pace::default(),
         }
     }
 
     /// Makes this the connection whose bytes are counted.
     pub(super) fn set_connection(&mut self, connection: Option<Connection>) {
+        self.count();
         (self.bytes_sent, self.bytes_received) = self.bytes();
         self.connection = connection;
+    }
+
+    /// Takes note of the bytes that moved, in the ledger of months.
+    fn count(&mut self) {
+        let (sent, received) = self.bytes();
+        self.ledger.count(sent.saturating_add(received), time::wall_ms());
     }
 
     fn bytes(&self) -> (u64, u64) {
@@ -176,7 +193,8 @@ impl Board {
 
     pub(super) fn peers(&self) -> Vec<PeerStatus> {
         let (now_ms, wall_ms) = (self.clock.now_ms(), time::wall_ms());
-        let status = |(site, peer): (&SiteId, &Peer)| {
+        let status = |(site, peer): (&SiteId, &mut Peer)| {
+            peer.count();
             let (bytes_sent, bytes_received) = peer.bytes();
             PeerStatus {
                 site: *site,
@@ -187,20 +205,36 @@ impl Board {
                 cause: peer.cause.clone(),
                 bytes_sent,
                 bytes_received,
+                month_bytes: peer.ledger.spent(Month::of(wall_ms)),
+                rate: peer.pace.rate(),
                 received: peer.received.clone(),
                 applied: peer.applied.clone(),
                 rtt: peer.connection.as_ref().map(Connection::rtt),
                 clock_offset_ms: peer.clock_offset_ms,
             }
         };
-        self.lock().iter().map(status).collect()
+        self.lock().iter_mut().map(status).collect()
     }
 
-    /// What is worth keeping over a restart, of every peer that was ever heard.
+    /// Bytes to and from a peer in the present month.
+    pub(super) fn spent(&self, site: SiteId) -> u64 {
+        let mut peers = self.lock();
+        let Some(peer) = peers.get_mut(&site) else { return 0 };
+        peer.count();
+        peer.ledger.spent(Month::of(time::wall_ms()))
+    }
+
+    /// What is worth keeping over a restart, of every peer with which anything was exchanged.
     pub(super) fn records(&self) -> Vec<PeerRecord> {
-        let record = |(site, peer): (&SiteId, &Peer)| {
-            let contact_ms = peer.heard.wall_ms()?;
+        let now_ms = self.clock.now_ms();
+        let record = |(site, peer): (&SiteId, &mut Peer)| {
+            peer.count();
             let (bytes_out, bytes_in) = peer.bytes();
+            peer.pace.note(bytes_out, now_ms);
+            let contact_ms = match peer.heard.wall_ms() {
+                None if bytes_out + bytes_in == 0 => return None,
+                heard => heard.unwrap_or(0),
+            };
             Some(PeerRecord {
                 site: *site,
                 received: peer.received.clone(),
@@ -209,9 +243,15 @@ impl Board {
                 bytes_in,
                 bytes_out,
                 life: peer.life,
+                months: peer.ledger.months().clone(),
             })
         };
-        self.lock().iter().filter_map(record).collect()
+        self.lock().iter_mut().filter_map(record).collect()
+    }
+
+    /// Whether there is a connection with a peer.
+    pub(super) fn is_connected(&self, site: SiteId) -> bool {
+        self.lock().get(&site).is_some_and(|peer| peer.connection.is_some())
     }
 
     /// Takes over what a member said it holds, `said_ms` by its clock, by another way than a link. What
@@ -243,6 +283,8 @@ impl Board {
                 peer.life = record.life;
                 peer.heard.0.store(record.contact_ms, Ordering::Relaxed);
                 (peer.bytes_sent, peer.bytes_received) = (record.bytes_out, record.bytes_in);
+                let total = record.bytes_out.saturating_add(record.bytes_in);
+                peer.ledger = Ledger::restored(record.months, total);
             });
         }
     }

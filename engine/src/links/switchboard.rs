@@ -1,5 +1,7 @@
 //! Calls, takes calls, keeps one connection with each peer, and decides who supplies what.
 
+mod holds;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,8 +19,9 @@ use super::Shared;
 use super::call::{CallError, Verdict, call};
 use super::clock::random;
 use super::link::{Dialled, Link, LinkEnd, LinkId, Orders, Report, Tidings};
+use super::policy::{Hold, LOOK_MS_BUSY, LOOK_MS_MAX, LOOK_MS_QUIET};
 use super::status::PeerState;
-use crate::config::LinkConfig;
+use crate::config::{LinkConfig, PeerPolicy};
 use crate::store::{Log, Sealing, Severity, StoreError};
 use crate::tasks::Child;
 use crate::transport::{Arriving, CloseCode, Connection, Endpoint, TransportError};
@@ -79,6 +82,13 @@ pub(super) struct Switchboard {
     sealing: Sealing,
     fenced: Option<String>,
     may_speak: watch::Receiver<bool>,
+    policies: BTreeMap<SiteId, PeerPolicy>,
+    /// With whom there is to be no link just now.
+    held: BTreeMap<SiteId, Hold>,
+    /// When that is looked at again.
+    look_at_ms: Option<u64>,
+    /// Bytes of the month when it was last looked at.
+    spent: BTreeMap<SiteId, u64>,
 }
 
 impl Switchboard {
@@ -111,6 +121,10 @@ impl Switchboard {
             sealing: Sealing::Lazy,
             fenced: None,
             may_speak,
+            look_at_ms: (!config.peers.is_empty()).then_some(0),
+            policies: config.peers.clone(),
+            held: BTreeMap::new(),
+            spent: BTreeMap::new(),
             shared,
         }
     }
@@ -126,6 +140,7 @@ impl Switchboard {
         }
         self.look_at_log();
         loop {
+            self.look_at_policies();
             self.make_calls();
             self.choose_when_due();
             let wake_ms = self.wake_ms();
@@ -156,7 +171,7 @@ impl Switchboard {
         let dial_ms = self.dialer.next_ms().filter(|_| self.fenced.is_none());
         let rivals = self.connected.values().filter_map(|connected| connected.rival.as_ref());
         let decide_at_ms = rivals.map(|rival| rival.decide_at_ms).min();
-        [dial_ms, self.choose_at_ms, self.suppliers.check_ms(), decide_at_ms]
+        [dial_ms, self.choose_at_ms, self.suppliers.check_ms(), decide_at_ms, self.look_at_ms]
             .into_iter()
             .flatten()
             .min()
@@ -214,6 +229,10 @@ impl Switchboard {
             return;
         }
         for site in self.dialer.due(self.now_ms()) {
+            if self.held.contains_key(&site) {
+                self.show_held(site);
+                continue;
+            }
             // A member that was taken out of the fleet file is not called.
             let Some(member) = self.shared.fleet.member(site).cloned() else { continue };
             self.show(site, |peer| peer.state = PeerState::Calling);
@@ -240,6 +259,10 @@ impl Switchboard {
                 self.dialer.handle_down(site, now_ms, random());
                 PeerState::Down
             }
+            Verdict::NotNow => {
+                self.dialer.handle_refused(site, now_ms, random());
+                PeerState::Down
+            }
             Verdict::Refused | Verdict::FencesUs => {
                 self.dialer.handle_refused(site, now_ms, random());
                 PeerState::Refused
@@ -264,6 +287,9 @@ impl Switchboard {
     fn connect(&mut self, site: SiteId, connection: Connection, dialled: Dialled) {
         if let Some(reason) = &self.fenced {
             return connection.close(CloseCode::FENCED, reason);
+        }
+        if let Some(hold) = self.hold(site) {
+            return self.turn_away(site, connection, hold);
         }
         let Some(existing) = self.connected.get_mut(&site) else {
             return self.install(site, connection, dialled);
@@ -322,6 +348,9 @@ impl Switchboard {
             rival: None,
         };
         self.connected.insert(site, connected);
+        if self.policies.contains_key(&site) {
+            self.look_at_ms = Some(0);
+        }
         self.choose_soon();
     }
 

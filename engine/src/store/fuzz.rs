@@ -20,6 +20,7 @@ use super::record::{Identity, PeerRecord};
 use super::sql::{Database, blob, number};
 use super::state::{self, State};
 use super::{layout, reader, tail};
+use crate::time::calendar::Month;
 
 /// Named rows that are one blob each.
 const META: [&str; 6] = ["identity", "marker_key", "progress", "fenced", "bond", "suspended"];
@@ -102,6 +103,7 @@ fn fill(db: &Database<'_>) -> Result<(), StoreError> {
             bytes_in: 1 << 20,
             bytes_out: 7,
             life: Some(origin(1).incarnation),
+            months: [(Month::new(682), 1 << 20)].into(),
         },
     )?;
     let entry = Parked {

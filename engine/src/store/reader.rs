@@ -25,6 +25,7 @@ use super::sql::{Database, blob, number, stored};
 use super::state::{self, OriginLog, OriginRow, find_origin, load_origins};
 use super::tail;
 use super::units::{self, UnitCache};
+use crate::time::calendar::Month;
 
 /// A command to the reading thread.
 pub(super) enum ReadCommand {
@@ -371,6 +372,7 @@ pub(super) fn load_peers(db: &Database<'_>) -> Result<Vec<PeerRecord>, StoreErro
                 bytes_in: from.varint()?,
                 bytes_out: from.varint()?,
                 life: decode_life(from)?,
+                months: decode_months(from)?,
             })
         })
     })
@@ -379,6 +381,16 @@ pub(super) fn load_peers(db: &Database<'_>) -> Result<Vec<PeerRecord>, StoreErro
 /// Stores before format 6 do not have it.
 fn decode_life(from: &mut From<'_>) -> Result<Option<Incarnation>, DecodeError> {
     if from.rest().is_empty() { Ok(None) } else { Ok(Incarnation::new(from.varint()?)) }
+}
+
+/// Stores of earlier builds do not have them.
+fn decode_months(from: &mut From<'_>) -> Result<BTreeMap<Month, u64>, DecodeError> {
+    let mut months = BTreeMap::new();
+    while !from.rest().is_empty() {
+        let month = Month::new(u32::try_from(from.varint()?).unwrap_or(u32::MAX));
+        months.insert(month, from.varint()?);
+    }
+    Ok(months)
 }
 
 /// Writes what is known of a peer.
@@ -390,6 +402,10 @@ pub(super) fn put_peer(db: &Database<'_>, peer: &PeerRecord) -> Result<(), Store
         out.varint(number);
     }
     out.varint(peer.life.map_or(0, Incarnation::number));
+    for (month, bytes) in &peer.months {
+        out.varint(month.number().into());
+        out.varint(*bytes);
+    }
     let site = peer.site.number();
     db.execute(
         "INSERT OR REPLACE INTO peer(site, state) VALUES (?1, ?2)",

@@ -10,6 +10,8 @@ use landfall_protocol::id::{Incarnation, Origin, Seq, SiteId};
 use landfall_protocol::unit::{UNIT_PLAIN_BYTES_TARGET, UnitHash, UnitHeader};
 use landfall_protocol::version::VersionVector;
 
+use crate::time::calendar::Month;
+
 /// Which PostgreSQL database a store belongs to. A store beside another database is a mistake.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DatabaseIdentity {
@@ -200,6 +202,8 @@ pub struct PeerRecord {
     pub bytes_out: u64,
     /// The life of its log in which it said so; `None` when that was not noted.
     pub life: Option<Incarnation>,
+    /// Bytes to it and from it by calendar month.
+    pub months: BTreeMap<Month, u64>,
 }
 
 /// A row that PostgreSQL does not show as its clock says.

@@ -176,6 +176,8 @@ impl CloseCode {
     pub const REFUSED: Self = Self(7);
     /// This member must not speak under its present identity.
     pub const FENCED: Self = Self(8);
+    /// The operator of the link does not want it at this time: a budget, a time of day. Try later.
+    pub const NOT_NOW: Self = Self(9);
 
     pub(super) fn var_int(self) -> VarInt {
         self.0.into()
@@ -198,6 +200,7 @@ impl fmt::Display for CloseCode {
             Self::INTERNAL => f.write_str("internal error"),
             Self::REFUSED => f.write_str("refused"),
             Self::FENCED => f.write_str("fenced"),
+            Self::NOT_NOW => f.write_str("not now"),
             Self(code) => write!(f, "code {code}"),
         }
     }

@@ -143,6 +143,22 @@ impl Dialer {
         });
     }
 
+    /// This peer is not to be called before that time, for no fault of the link.
+    pub fn handle_held(&mut self, peer: SiteId, until_ms: u64) {
+        self.change(peer, |callee| {
+            *callee = Callee { failures: 0, state: State::Waiting { until_ms } }
+        });
+    }
+
+    /// What kept this peer from being called is over: no more waiting.
+    pub fn handle_released(&mut self, peer: SiteId, now_ms: u64) {
+        self.change(peer, |callee| {
+            if let State::Waiting { until_ms } = &mut callee.state {
+                *until_ms = now_ms.min(*until_ms);
+            }
+        });
+    }
+
     fn change(&mut self, peer: SiteId, change: impl FnOnce(&mut Callee)) {
         if let Some(callee) = self.callees.get_mut(&peer) {
             change(callee);
@@ -234,6 +250,24 @@ mod tests {
         dialer.handle_ready(site(2));
         dialer.handle_down(site(2), 80_000, 0);
         assert_eq!(dialer.next_of(site(2)), Some(80_500));
+    }
+
+    #[test]
+    fn a_held_peer_waits_until_its_time_or_its_release() {
+        let mut dialer = dialer();
+        dialer.handle_down(site(2), 0, 0);
+        dialer.handle_held(site(2), 90_000);
+        assert_eq!(dialer.due(89_999), [site(3)]);
+        dialer.handle_released(site(2), 40_000);
+        dialer.handle_released(site(2), 50_000);
+        assert_eq!(dialer.next_of(site(2)), Some(40_000));
+        assert_eq!(dialer.due(40_000), [site(2)]);
+        // A call that is under way goes on.
+        dialer.handle_released(site(2), 60_000);
+        assert_eq!(dialer.due(60_000), []);
+        // What was before does not make the next wait longer.
+        dialer.handle_down(site(2), 60_000, 0);
+        assert_eq!(dialer.next_of(site(2)), Some(60_500));
     }
 
     #[test]

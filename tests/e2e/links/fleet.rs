@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use landfall_engine::config::LinkConfig;
+use landfall_engine::config::{LinkConfig, PeerPolicy};
 use landfall_engine::identity::MemberKey;
 use landfall_engine::links::{Links, LinksHandle, PeerState, PeerStatus, pinned_keys};
 use landfall_engine::store::{Appended, Identity, Log, Settings, Store, StoreError};
@@ -45,6 +45,7 @@ pub(super) struct World {
     sites: BTreeMap<u16, Site>,
     table: String,
     pub(super) settings: TransportSettings,
+    policies: BTreeMap<u16, BTreeMap<SiteId, PeerPolicy>>,
 }
 
 struct Site {
@@ -60,7 +61,12 @@ impl World {
             (number, Site { key, dir: tempfile::tempdir().unwrap() })
         });
         let (table, settings) = ("bed".into(), TransportSettings::default());
-        Self { sites: sites.collect(), table, settings }
+        Self { sites: sites.collect(), table, settings, policies: BTreeMap::new() }
+    }
+
+    /// What the operator of `number` wants of its link with `peer`, from its next start on.
+    pub(super) fn set_policy(&mut self, number: u16, peer: u16, policy: PeerPolicy) {
+        self.policies.entry(number).or_default().insert(site(peer), policy);
     }
 
     /// From now on members read in their fleet file that another table is replicated.
@@ -145,6 +151,7 @@ impl World {
             reconnect_min: Duration::from_millis(20),
             reconnect_max: Duration::from_millis(200),
             dial: calls.iter().map(|(number, _)| site(*number)).collect(),
+            peers: self.policies.get(&number).cloned().unwrap_or_default(),
         };
         let tasks = Tasks::new();
         let links = Links {
@@ -314,6 +321,15 @@ impl Node {
         wait_until("a state", LIMIT, || match self.peer(number) {
             peer if peer.state == state => Ok(peer),
             peer => Err(format!("{peer:?} instead of {state:?}")),
+        })
+    }
+
+    /// Waits until there is no link for this reason.
+    #[track_caller]
+    pub(super) fn wait_cause(&self, number: u16, cause: &str) -> PeerStatus {
+        wait_until("a cause", LIMIT, || match self.peer(number) {
+            peer if peer.cause.as_ref().is_some_and(|found| found.contains(cause)) => Ok(peer),
+            peer => Err(format!("{peer:?} instead of {cause:?}")),
         })
     }
 

@@ -1,10 +1,13 @@
 //! Others' units, and what is known of peers.
 
+use std::collections::BTreeMap;
+
 use landfall_protocol::codec::Writer;
 use landfall_protocol::unit::{UNIT_FORMAT, UnitHash};
 
 use super::*;
 use crate::store::{Appended, Backlog, Held, PeerRecord, Sealing};
+use crate::time::calendar::Month;
 
 /// A whole unit sealed by a clone of site 2 that went another way after `common` transactions.
 async fn forked_units(table: &Arc<TableDef>, common: i64) -> Vec<Unit> {
@@ -187,11 +190,13 @@ async fn peers_are_kept_as_last_noted() {
         bytes_in: 1,
         bytes_out: u64::MAX,
         life: None,
+        months: BTreeMap::new(),
     };
     store.record_peer(peer.clone()).await.unwrap();
     peer.contact_ms = 100;
     let life = Some(origin(3).incarnation);
-    let other = PeerRecord { site: origin(3).site, life, ..peer.clone() };
+    let months = [(Month::new(682), 7), (Month::new(683), u64::MAX)].into();
+    let other = PeerRecord { site: origin(3).site, life, months, ..peer.clone() };
     store.record_peer(peer.clone()).await.unwrap();
     store.record_peer(other.clone()).await.unwrap();
     store.close().await;

@@ -1,0 +1,109 @@
+//! The `[[peer]]` sections: what the operator wants of the link with one member.
+
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+
+use landfall_protocol::fleet::Member;
+use landfall_protocol::id::SiteId;
+
+use super::check::Check;
+use super::{ConfigError, raw};
+
+const BUDGET_BYTES: RangeInclusive<u64> = 1..=1 << 50;
+const PRICE_MAX: f64 = 1e9;
+const CURRENCY_BYTES_MAX: usize = 16;
+
+/// What the operator wants of the link with one member. The default wants nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PeerPolicy {
+    /// Bytes, to the member and from it together, after which there is no link until the next
+    /// calendar month (UTC); `None` = as many as there are.
+    pub budget: Option<u64>,
+    /// What a byte costs; `None` = not told.
+    pub price: Option<Price>,
+}
+
+/// What a link costs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Price {
+    /// For 1,000,000 bytes, in millionths of the currency.
+    pub millionths_per_mb: u64,
+    /// What the operator calls the money; may be empty.
+    pub currency: String,
+}
+
+impl Price {
+    /// What so many bytes cost, in millionths of the currency.
+    pub fn of(&self, bytes: u64) -> u64 {
+        let cost = u128::from(bytes) * u128::from(self.millionths_per_mb) / 1_000_000;
+        u64::try_from(cost).unwrap_or(u64::MAX)
+    }
+}
+
+impl Check<'_> {
+    pub(super) fn peers(
+        &self,
+        raw: Vec<raw::Peer>,
+        me: &Member,
+    ) -> Result<BTreeMap<SiteId, PeerPolicy>, ConfigError> {
+        let mut peers = BTreeMap::new();
+        for (position, raw) in raw.into_iter().enumerate() {
+            let key = |key: &str| format!("peer[{position}].{key}");
+            let wrong = |problem: String| self.wrong(&key("name"), problem);
+            let fleet_file = self.fleet_file.display();
+            let name = &raw.name;
+            let member = self
+                .fleet
+                .member_named(name)
+                .ok_or_else(|| wrong(format!("{name:?} is not a member in {fleet_file}")))?;
+            if member.site == me.site {
+                return Err(wrong(format!("{name:?} is this member itself")));
+            }
+            let site = member.site;
+            if peers.contains_key(&site) {
+                return Err(wrong(format!("{name:?} has a section already")));
+            }
+            peers.insert(site, self.policy(raw, key)?);
+        }
+        Ok(peers)
+    }
+
+    fn policy(
+        &self,
+        raw: raw::Peer,
+        key: impl Fn(&str) -> String,
+    ) -> Result<PeerPolicy, ConfigError> {
+        let budget = match raw.budget_bytes_per_month {
+            None => None,
+            given => Some(self.number(&key("budget_bytes_per_month"), given, 0, &BUDGET_BYTES)?),
+        };
+        let price = self.price(raw.price_per_mb, raw.currency, key)?;
+        Ok(PeerPolicy { budget, price })
+    }
+
+    fn price(
+        &self,
+        per_mb: Option<f64>,
+        currency: Option<String>,
+        key: impl Fn(&str) -> String,
+    ) -> Result<Option<Price>, ConfigError> {
+        let Some(per_mb) = per_mb else {
+            return match currency {
+                None => Ok(None),
+                Some(_) => Err(self.wrong(&key("currency"), "means nothing without price_per_mb")),
+            };
+        };
+        if !(0.0..=PRICE_MAX).contains(&per_mb) {
+            let problem = format!("must be from 0 to {PRICE_MAX}, found {per_mb}");
+            return Err(self.wrong(&key("price_per_mb"), problem));
+        }
+        let currency = currency.unwrap_or_default();
+        if currency.len() > CURRENCY_BYTES_MAX || currency.chars().any(char::is_control) {
+            let problem = format!("must be a word of at most {CURRENCY_BYTES_MAX} bytes");
+            return Err(self.wrong(&key("currency"), problem));
+        }
+        // Within the range above this is exact enough, and fits.
+        let millionths_per_mb = (per_mb * 1e6).round() as u64;
+        Ok(Some(Price { millionths_per_mb, currency }))
+    }
+}

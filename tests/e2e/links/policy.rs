@@ -1,0 +1,64 @@
+//! What the operator wants of a link.
+
+use landfall_engine::config::PeerPolicy;
+use landfall_engine::links::PeerState;
+use landfall_tests::relay::UdpRelay;
+
+use super::fleet::{World, site};
+
+/// A hello and a few words, but far from what is written here.
+const BUDGET: u64 = 300_000;
+/// What a busy loopback carries until the budget is looked at, and the farewell.
+const BEYOND: u64 = 8_000_000;
+const WRITES: u64 = 400;
+const WRITE_BYTES: usize = 100_000;
+
+fn within(budget: u64) -> PeerPolicy {
+    PeerPolicy { budget: Some(budget), ..PeerPolicy::default() }
+}
+
+#[test]
+fn a_link_over_its_budget_is_hung_up_until_the_budget_is_raised() {
+    let mut world = World::new(2);
+    world.set_policy(2, 1, within(BUDGET));
+    let port = world.start(1, &[]);
+    let relay = UdpRelay::start(port.addr);
+    let ship = world.start(2, &[(1, relay.addr())]);
+    ship.wait_state(1, PeerState::Ready);
+    ship.write(WRITES, WRITE_BYTES);
+    let peer = ship.wait_cause(1, "the budget of 300000 bytes");
+    assert_eq!(peer.state, PeerState::Down);
+    assert!(peer.next_attempt_in_ms.is_some() && peer.month_bytes >= BUDGET, "{peer:?}");
+    // The other side is told, and does not have it all.
+    port.wait_cause(2, "its budget of bytes for this month is used up");
+    assert!(port.held(2) < WRITES, "{} transactions within the budget", port.held(2));
+    let (there, back) = relay.bytes();
+    assert!(there + back < BUDGET + BEYOND, "{there} and {back} bytes");
+    assert!(peer.month_bytes <= there + back, "{peer:?} of {there} and {back} bytes");
+    ship.stop();
+
+    // It remembers, and calls nobody.
+    let ship = world.start(2, &[(1, relay.addr())]);
+    assert!(ship.wait_cause(1, "the budget of 300000 bytes").month_bytes >= peer.month_bytes);
+    assert_eq!(relay.bytes(), (there, back), "bytes beyond the budget");
+    ship.stop();
+
+    // With a larger budget it goes on.
+    world.set_policy(2, 1, within(1 << 40));
+    let ship = world.start(2, &[(1, relay.addr())]);
+    port.wait_held(2, WRITES);
+    let peer = ship.peer(1);
+    assert!(peer.site == site(1) && peer.month_bytes > BUDGET, "{peer:?}");
+}
+
+#[test]
+fn calls_of_a_peer_over_its_budget_are_refused_and_count() {
+    let mut world = World::new(2);
+    world.set_policy(1, 2, within(1));
+    let port = world.start(1, &[]);
+    let ship = world.start(2, &[port.at()]);
+    ship.wait_cause(1, "its budget of bytes for this month is used up");
+    let peer = port.wait_cause(2, "the budget of 1 bytes");
+    assert!(peer.month_bytes > 0 && peer.next_attempt_in_ms.is_none(), "{peer:?}");
+    assert_eq!(port.held(2), 0);
+}

@@ -8,9 +8,11 @@ use landfall_protocol::id::SiteId;
 
 use super::check::Check;
 use super::{ConfigError, raw};
+use crate::time::calendar::Window;
 
 const BUDGET_BYTES: RangeInclusive<u64> = 1..=1 << 50;
 const PRICE_MAX: f64 = 1e9;
+const WINDOWS_MAX: usize = 24;
 const CURRENCY_BYTES_MAX: usize = 16;
 
 /// What the operator wants of the link with one member. The default wants nothing.
@@ -21,6 +23,8 @@ pub struct PeerPolicy {
     pub budget: Option<u64>,
     /// What a byte costs; `None` = not told.
     pub price: Option<Price>,
+    /// Outside of all of them there is no link; empty = at any time.
+    pub windows: Vec<Window>,
 }
 
 /// What a link costs.
@@ -77,8 +81,30 @@ impl Check<'_> {
             None => None,
             given => Some(self.number(&key("budget_bytes_per_month"), given, 0, &BUDGET_BYTES)?),
         };
-        let price = self.price(raw.price_per_mb, raw.currency, key)?;
-        Ok(PeerPolicy { budget, price })
+        let price = self.price(raw.price_per_mb, raw.currency, &key)?;
+        let windows = self.windows(raw.windows_utc, &key)?;
+        Ok(PeerPolicy { budget, price, windows })
+    }
+
+    fn windows(
+        &self,
+        texts: Option<Vec<String>>,
+        key: impl Fn(&str) -> String,
+    ) -> Result<Vec<Window>, ConfigError> {
+        let Some(texts) = texts else { return Ok(Vec::new()) };
+        if texts.is_empty() || texts.len() > WINDOWS_MAX {
+            let found = texts.len();
+            let problem = format!("must have from 1 to {WINDOWS_MAX} windows, found {found}");
+            return Err(self.wrong(&key("windows_utc"), problem));
+        }
+        let read = |(place, text): (usize, &String)| {
+            Window::parse(text).ok_or_else(|| {
+                let problem =
+                    format!("must be a time of day such as \"22:00-06:00\", found {text:?}");
+                self.wrong(&key(&format!("windows_utc[{place}]")), problem)
+            })
+        };
+        texts.iter().enumerate().map(read).collect()
     }
 
     fn price(

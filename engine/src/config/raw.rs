@@ -67,6 +67,7 @@ pub(super) struct Peer {
     pub(super) budget_bytes_per_month: Option<u64>,
     pub(super) price_per_mb: Option<f64>,
     pub(super) currency: Option<String>,
+    pub(super) windows_utc: Option<Vec<String>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

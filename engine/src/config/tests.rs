@@ -1,6 +1,7 @@
 use std::fs;
 
 use super::*;
+use crate::time::calendar::Window;
 
 const FLEET: &str = include_str!("../../../packaging/config/fleet.toml");
 const NODE: &str = include_str!("../../../packaging/config/node.toml");
@@ -63,8 +64,9 @@ fn reference_files_show_the_defaults() {
         assert_eq!(full.link.rate.take(), Some(64_000));
         assert!(full.link.round_trip.take().is_some());
         let (_, policy) = full.link.peers.pop_first().unwrap();
+        let windows = vec![Window::parse("22:00-06:00").unwrap()];
         let price = Price { millionths_per_mb: 4_500_000, currency: "USD".into() };
-        assert_eq!(policy, PeerPolicy { budget: Some(50_000_000), price: Some(price) });
+        assert_eq!(policy, PeerPolicy { budget: Some(50_000_000), price: Some(price), windows });
         assert_eq!(config, full);
     }
 }
@@ -166,6 +168,11 @@ fn mistakes_in_a_node_file_are_named() {
         ),
         ("name = \"shore\"\nprice_per_mb = -1", ": peer[0].price_per_mb: must be from 0 to "),
         ("name = \"shore\"\nprice_per_mb = nan", ": peer[0].price_per_mb: must be from 0 to "),
+        ("name = \"shore\"\nwindows_utc = []", ": peer[0].windows_utc: must have from 1 to 24"),
+        (
+            "name = \"shore\"\nwindows_utc = [\"22:00-06:00\", \"6-7\"]",
+            ": peer[0].windows_utc[1]: must be a time of day such as \"22:00-06:00\", found \"6-7\"",
+        ),
         ("name = \"shore\"\ncurrency = \"EUR\"", ": peer[0].currency: means nothing without"),
     ] {
         let error = node_error("[limits]", &format!("[[peer]]\n{section}\n[limits]"));

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::config::PeerPolicy;
-use crate::time::calendar::Month;
+use crate::time::calendar::{Month, Window};
 
 /// How often it is looked at whether a hold begins or ends, in milliseconds, while nothing else says
 /// when: the clock may be set.
@@ -18,20 +18,34 @@ pub(super) const LOOK_MS_BUSY: u64 = 50;
 pub(super) enum Hold {
     /// The month's budget of bytes is used up.
     OverBudget { budget: u64, month: Month },
+    /// It is none of the times of day for it; the next one begins then, in Unix milliseconds.
+    OutsideWindows { next: Window, at_ms: u64 },
 }
 
 impl Hold {
     /// Why there is to be no link now; `None` when nothing speaks against it. `spent` are the bytes of
     /// the present month.
     pub(super) fn of(policy: &PeerPolicy, spent: u64, wall_ms: u64) -> Option<Self> {
-        let budget = policy.budget.filter(|budget| spent >= *budget)?;
-        Some(Self::OverBudget { budget, month: Month::of(wall_ms) })
+        if let Some(budget) = policy.budget.filter(|budget| spent >= *budget) {
+            return Some(Self::OverBudget { budget, month: Month::of(wall_ms) });
+        }
+        if policy.windows.iter().any(|window| window.left_ms(wall_ms).is_some()) {
+            return None;
+        }
+        let next = policy.windows.iter().copied().min_by_key(|window| window.wait_ms(wall_ms))?;
+        Some(Self::OutsideWindows { next, at_ms: wall_ms.saturating_add(next.wait_ms(wall_ms)) })
+    }
+
+    /// In how many milliseconds there may be a hold because of the time of day; `None` when never.
+    pub(super) fn begins_ms(policy: &PeerPolicy, wall_ms: u64) -> Option<u64> {
+        policy.windows.iter().filter_map(|window| window.left_ms(wall_ms)).max()
     }
 
     /// When it ends, in Unix milliseconds.
     pub(super) fn until_ms(self) -> u64 {
         match self {
             Self::OverBudget { month, .. } => month.next().start_ms(),
+            Self::OutsideWindows { at_ms, .. } => at_ms,
         }
     }
 
@@ -39,6 +53,7 @@ impl Hold {
     pub(super) fn word(self) -> &'static str {
         match self {
             Self::OverBudget { .. } => "its budget of bytes for this month is used up",
+            Self::OutsideWindows { .. } => "it is outside of the times of day for this link",
         }
     }
 }
@@ -52,6 +67,9 @@ impl fmt::Display for Hold {
                 "the budget of {budget} bytes for {month} is used up; raise budget_bytes_per_month of this peer and restart, or wait for {}",
                 month.next()
             ),
+            Self::OutsideWindows { next, .. } => {
+                write!(f, "outside of windows_utc, of which {next} (UTC) is the next one")
+            }
         }
     }
 }
@@ -70,5 +88,31 @@ mod tests {
         assert_eq!(hold.until_ms(), november_ms + 1_000);
         let said = hold.to_string();
         assert!(said.contains("100 bytes for 2026-11") && said.ends_with("2026-12"), "{said}");
+    }
+
+    #[test]
+    fn windows_hold_until_the_next_one_begins() {
+        let windows = ["22:00-06:00", "12:00-12:30"].map(|text| Window::parse(text).unwrap());
+        let policy = PeerPolicy { windows: windows.to_vec(), ..PeerPolicy::default() };
+        let at = |h: u64, min: u64| (20_000 * 24 * 60 + h * 60 + min) * 60_000;
+        for (now_ms, next_ms) in [
+            (at(5, 59), None),
+            (at(6, 0), Some(at(12, 0))),
+            (at(12, 29), None),
+            (at(12, 30), Some(at(22, 0))),
+            (at(21, 59), Some(at(22, 0))),
+            (at(22, 0), None),
+            (at(23, 59), None),
+        ] {
+            let hold = Hold::of(&policy, 0, now_ms);
+            assert_eq!(hold.map(Hold::until_ms), next_ms, "{now_ms}");
+            assert_eq!(Hold::begins_ms(&policy, now_ms).is_some(), next_ms.is_none());
+        }
+        assert_eq!(Hold::begins_ms(&policy, at(23, 0)), Some(7 * 3_600_000));
+        let said = Hold::of(&policy, 0, at(7, 0)).unwrap().to_string();
+        assert!(said.contains("12:00-12:30 (UTC) is the next"), "{said}");
+        // The budget counts within the windows, too.
+        let policy = PeerPolicy { budget: Some(1), ..policy };
+        assert!(matches!(Hold::of(&policy, 1, at(7, 0)), Some(Hold::OverBudget { .. })));
     }
 }

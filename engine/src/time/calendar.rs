@@ -1,8 +1,10 @@
-//! Months by the clock of the machine, in UTC. Pure: the time is an argument.
+//! Months, and times of day, by the clock of the machine, in UTC. Pure: the time is an argument.
 
 use std::fmt;
 
 const DAY_MS: u64 = 86_400_000;
+const MINUTE_MS: u64 = 60_000;
+const DAY_MINUTES: u64 = 1_440;
 
 /// A month of the Gregorian calendar, UTC.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -48,6 +50,72 @@ impl fmt::Display for Month {
         let (year, month) = self.parts();
         write!(f, "{year:04}-{month:02}")
     }
+}
+
+/// A span of every day, UTC, in whole minutes; it may go over midnight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// Minutes of the day at which it begins and ends; never equal, and the end is not in it.
+    from: u64,
+    to: u64,
+}
+
+impl Window {
+    /// Reads `22:00-06:00`; `24:00` may stand for the end of the day. `None` for anything else, also
+    /// for a span without length.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (from, to) = text.split_once('-')?;
+        let (from, to) = (minutes(from)?, minutes(to)?);
+        if from == DAY_MINUTES || from == to {
+            return None;
+        }
+        Some(Self { from, to: to % DAY_MINUTES })
+    }
+
+    /// Milliseconds until it ends; `None` outside of it.
+    pub fn left_ms(self, wall_ms: u64) -> Option<u64> {
+        let (into_ms, length_ms) = (self.into_ms(wall_ms), self.length_ms());
+        (into_ms < length_ms).then(|| length_ms - into_ms)
+    }
+
+    /// Milliseconds until it begins the next time; a day at most.
+    pub fn wait_ms(self, wall_ms: u64) -> u64 {
+        DAY_MS - self.into_ms(wall_ms)
+    }
+
+    /// Milliseconds since it last began.
+    fn into_ms(self, wall_ms: u64) -> u64 {
+        (wall_ms % DAY_MS + DAY_MS - self.from * MINUTE_MS) % DAY_MS
+    }
+
+    /// A whole day when it ends where it begins, which only `00:00-24:00` does.
+    fn length_ms(self) -> u64 {
+        match (self.to + DAY_MINUTES - self.from) % DAY_MINUTES {
+            0 => DAY_MS,
+            minutes => minutes * MINUTE_MS,
+        }
+    }
+}
+
+impl fmt::Display for Window {
+    /// `22:00-06:00`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let to = if self.to == 0 { DAY_MINUTES } else { self.to };
+        let (from_h, from_min) = (self.from / 60, self.from % 60);
+        write!(f, "{from_h:02}:{from_min:02}-{:02}:{:02}", to / 60, to % 60)
+    }
+}
+
+/// Minutes of the day of `06:30`.
+fn minutes(text: &str) -> Option<u64> {
+    let (hours, minutes) = text.split_once(':')?;
+    let number = |text: &str, max: u64| {
+        let digits = text.len() == 2 && text.bytes().all(|byte| byte.is_ascii_digit());
+        let number: u64 = if digits { text.parse().ok()? } else { return None };
+        (number <= max).then_some(number)
+    };
+    let minutes = number(hours, 24)? * 60 + number(minutes, 59)?;
+    (minutes <= DAY_MINUTES).then_some(minutes)
 }
 
 /// Year, month and day of a day since 1970-01-01. In eras of 400 years that begin in March, so that the
@@ -108,5 +176,56 @@ mod tests {
         }
         // The farthest clock does not panic.
         assert!(Month::of(u64::MAX).next().start_ms() > 0);
+    }
+
+    #[test]
+    fn windows_are_read_and_written() {
+        for text in ["22:00-06:00", "00:00-24:00", "23:59-00:01", "06:30-24:00", "00:00-00:01"] {
+            assert_eq!(Window::parse(text).unwrap().to_string(), text);
+        }
+        assert_eq!(Window::parse("06:30-00:00").unwrap().to_string(), "06:30-24:00");
+        for text in [
+            "",
+            "-",
+            "6:00-07:00",
+            "06:00",
+            "06:00-06:00",
+            "24:00-06:00",
+            "06:00-24:01",
+            "06:60-07:00",
+            "25:00-26:00",
+            "06:00-07:00 ",
+            "+6:00-07:00",
+            "06:00–07:00",
+            "06-07",
+        ] {
+            assert_eq!(Window::parse(text), None, "{text}");
+        }
+    }
+
+    /// Every minute of a day, and every window of whole hours: in it or not as a list of the minutes
+    /// says, and what is left or waited for ends exactly where that changes.
+    #[test]
+    fn windows_open_and_close_on_the_minute() {
+        for (from, to) in (0..24).flat_map(|from| (1..=24).map(move |to| (from, to))) {
+            let Some(window) = Window::parse(&format!("{from:02}:00-{to:02}:00")) else {
+                assert_eq!(from, to);
+                continue;
+            };
+            let contains = |minute: u64| {
+                let hour = minute / 60 % 24;
+                if from < to { (from..to).contains(&hour) } else { hour >= from || hour < to }
+            };
+            for minute in (0..DAY_MINUTES).step_by(30) {
+                let wall_ms = 20_000 * DAY_MS + minute * MINUTE_MS + 1;
+                let left_ms = window.left_ms(wall_ms);
+                assert_eq!(left_ms.is_some(), contains(minute), "{window} at minute {minute}");
+                let end = |ms: u64| (wall_ms + ms) % DAY_MS / MINUTE_MS;
+                if let Some(ms) = left_ms {
+                    assert_eq!(end(ms), to * 60 % DAY_MINUTES, "{window} at minute {minute}");
+                }
+                assert_eq!(end(window.wait_ms(wall_ms)), from * 60);
+            }
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use landfall_engine::config::PeerPolicy;
 use landfall_engine::links::PeerState;
+use landfall_engine::time::{calendar::Window, wall_ms};
 use landfall_tests::relay::UdpRelay;
 
 use super::fleet::{World, site};
@@ -61,4 +62,42 @@ fn calls_of_a_peer_over_its_budget_are_refused_and_count() {
     let peer = port.wait_cause(2, "the budget of 1 bytes");
     assert!(peer.month_bytes > 0 && peer.next_attempt_in_ms.is_none(), "{peer:?}");
     assert_eq!(port.held(2), 0);
+}
+
+/// A window of an hour that begins in so many hours.
+fn in_hours(hours: u64) -> PeerPolicy {
+    let begins = wall_ms() / 3_600_000 + hours;
+    let text = format!("{:02}:00-{:02}:00", begins % 24, begins % 24 + 1);
+    PeerPolicy { windows: vec![Window::parse(&text).unwrap()], ..PeerPolicy::default() }
+}
+
+#[test]
+fn there_is_no_link_outside_of_its_windows() {
+    let mut world = World::new(2);
+    world.set_policy(2, 1, in_hours(3));
+    let port = world.start(1, &[]);
+    let relay = UdpRelay::start(port.addr);
+    let ship = world.start(2, &[(1, relay.addr())]);
+    ship.write(3, 100);
+    let peer = ship.wait_cause(1, "outside of windows_utc");
+    let next_ms = peer.next_attempt_in_ms.unwrap();
+    assert!((7_000_000..=10_800_000).contains(&next_ms), "{peer:?}");
+    assert_eq!((peer.month_bytes, relay.bytes()), (0, (0, 0)));
+    port.stop();
+
+    // Nor when the other side calls, which is told why.
+    let port = world.start(1, &[ship.at()]);
+    port.wait_cause(2, "it is outside of the times of day for this link");
+    assert_eq!(port.held(2), 0);
+    ship.stop();
+    port.stop();
+
+    // Within one there is; the second is for a test that runs over the full hour.
+    let mut policy = in_hours(0);
+    policy.windows.extend(in_hours(1).windows);
+    world.set_policy(2, 1, policy);
+    let port = world.start(1, &[]);
+    let ship = world.start(2, &[port.at()]);
+    ship.wait_state(1, PeerState::Ready);
+    port.wait_held(2, 3);
 }

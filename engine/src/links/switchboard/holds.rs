@@ -31,12 +31,15 @@ impl Switchboard {
                 self.dialer.handle_released(site, self.now_ms());
                 self.show(site, |peer| peer.cause = None);
             }
-            let counts = self.policies.get(&site).is_some_and(|policy| policy.budget.is_some());
-            return match (counts && self.connected.contains_key(&site), before == Some(spent)) {
+            let Some(policy) = self.policies.get(&site) else { return LOOK_MS_MAX };
+            let counts = policy.budget.is_some() && self.connected.contains_key(&site);
+            let next_ms = match (counts, before == Some(spent)) {
                 (false, _) => LOOK_MS_MAX,
                 (true, true) => LOOK_MS_QUIET,
                 (true, false) => LOOK_MS_BUSY,
             };
+            let begins_ms = Hold::begins_ms(policy, time::wall_ms()).unwrap_or(LOOK_MS_MAX);
+            return next_ms.min(begins_ms);
         };
         if self.held.get(&site) != Some(&hold) || self.connected.contains_key(&site) {
             tracing::info!(%site, cause = %hold, "no link with this peer for now");

@@ -22,7 +22,7 @@ mod peers;
 mod raw;
 
 pub use fleet::load_fleet;
-pub use peers::{PeerPolicy, Price};
+pub use peers::{HangUp, News, PeerPolicy, Price};
 
 /// Largest configuration file read, in bytes.
 pub const FILE_BYTES_MAX: u64 = 16 << 20;

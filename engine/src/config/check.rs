@@ -152,14 +152,15 @@ impl Check<'_> {
             let problem = format!("must not be below {min_key}, which is {min}, found {max}");
             return Err(self.wrong(max_key, problem));
         }
+        let keep_alive = (keep_alive_s > 0).then(|| Duration::from_secs(keep_alive_s));
         Ok(LinkConfig {
-            keep_alive: (keep_alive_s > 0).then(|| Duration::from_secs(keep_alive_s)),
+            keep_alive,
             rate: rate_kbit.map(|kbit| kbit * 125),
             round_trip: round_trip.map(Duration::from_millis),
             reconnect_min: Duration::from_millis(min),
             reconnect_max: Duration::from_millis(max),
             dial: self.dial(raw.dial, me)?,
-            peers: self.peers(peers, me)?,
+            peers: self.peers(peers, me, keep_alive)?,
         })
     }
 

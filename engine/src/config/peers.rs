@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use landfall_protocol::fleet::Member;
 use landfall_protocol::id::SiteId;
@@ -12,6 +13,10 @@ use crate::time::calendar::Window;
 
 const BUDGET_BYTES: RangeInclusive<u64> = 1..=1 << 50;
 const PRICE_MAX: f64 = 1e9;
+const CALL_EVERY_S: RangeInclusive<u64> = 60..=2_678_400;
+const CALL_EVERY_S_DEFAULT: u64 = 3_600;
+/// Signs of life more often than this would never let a link be quiet.
+const KEEP_ALIVE_S_MIN: u64 = 10;
 const WINDOWS_MAX: usize = 24;
 const CURRENCY_BYTES_MAX: usize = 16;
 
@@ -25,6 +30,26 @@ pub struct PeerPolicy {
     pub price: Option<Price>,
     /// Outside of all of them there is no link; empty = at any time.
     pub windows: Vec<Window>,
+    /// Whether to hang up when nothing is left to say; `None` = the link stays up.
+    pub hang_up: Option<HangUp>,
+}
+
+/// What happens to a link that is hung up when nothing is left to say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HangUp {
+    /// How long after that the member is called again.
+    pub call_every: Duration,
+    /// When else.
+    pub news: News,
+}
+
+/// Whether the member is called as soon as there is something new to send it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum News {
+    /// It is.
+    Calls,
+    /// It waits for the next call.
+    Waits,
 }
 
 /// What a link costs.
@@ -49,6 +74,7 @@ impl Check<'_> {
         &self,
         raw: Vec<raw::Peer>,
         me: &Member,
+        keep_alive: Option<Duration>,
     ) -> Result<BTreeMap<SiteId, PeerPolicy>, ConfigError> {
         let mut peers = BTreeMap::new();
         for (position, raw) in raw.into_iter().enumerate() {
@@ -67,7 +93,7 @@ impl Check<'_> {
             if peers.contains_key(&site) {
                 return Err(wrong(format!("{name:?} has a section already")));
             }
-            peers.insert(site, self.policy(raw, key)?);
+            peers.insert(site, self.policy(raw, key, keep_alive)?);
         }
         Ok(peers)
     }
@@ -76,6 +102,7 @@ impl Check<'_> {
         &self,
         raw: raw::Peer,
         key: impl Fn(&str) -> String,
+        keep_alive: Option<Duration>,
     ) -> Result<PeerPolicy, ConfigError> {
         let budget = match raw.budget_bytes_per_month {
             None => None,
@@ -83,7 +110,29 @@ impl Check<'_> {
         };
         let price = self.price(raw.price_per_mb, raw.currency, &key)?;
         let windows = self.windows(raw.windows_utc, &key)?;
-        Ok(PeerPolicy { budget, price, windows })
+        let every_s = self.number(
+            &key("call_every_s"),
+            raw.call_every_s,
+            CALL_EVERY_S_DEFAULT,
+            &CALL_EVERY_S,
+        )?;
+        let news = if raw.call_for_news.unwrap_or(true) { News::Calls } else { News::Waits };
+        let hang_up = HangUp { call_every: Duration::from_secs(every_s), news };
+        let hang_up = raw.hang_up_when_drained.unwrap_or(false).then_some(hang_up);
+        let without = "means nothing without hang_up_when_drained = true";
+        if hang_up.is_none() && raw.call_every_s.is_some() {
+            return Err(self.wrong(&key("call_every_s"), without));
+        }
+        if hang_up.is_none() && raw.call_for_news.is_some() {
+            return Err(self.wrong(&key("call_for_news"), without));
+        }
+        if hang_up.is_some() && keep_alive.is_some_and(|every| every.as_secs() < KEEP_ALIVE_S_MIN) {
+            let problem = format!(
+                "link.keep_alive_s must be 0 or at least {KEEP_ALIVE_S_MIN}, or the link is never quiet"
+            );
+            return Err(self.wrong(&key("hang_up_when_drained"), problem));
+        }
+        Ok(PeerPolicy { budget, price, windows, hang_up })
     }
 
     fn windows(

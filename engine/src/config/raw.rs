@@ -68,6 +68,9 @@ pub(super) struct Peer {
     pub(super) price_per_mb: Option<f64>,
     pub(super) currency: Option<String>,
     pub(super) windows_utc: Option<Vec<String>>,
+    pub(super) hang_up_when_drained: Option<bool>,
+    pub(super) call_every_s: Option<u64>,
+    pub(super) call_for_news: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -64,9 +64,14 @@ fn reference_files_show_the_defaults() {
         assert_eq!(full.link.rate.take(), Some(64_000));
         assert!(full.link.round_trip.take().is_some());
         let (_, policy) = full.link.peers.pop_first().unwrap();
+        let call_every = Duration::from_secs(3_600);
+        let hang_up = Some(HangUp { call_every, news: News::Calls });
         let windows = vec![Window::parse("22:00-06:00").unwrap()];
         let price = Price { millionths_per_mb: 4_500_000, currency: "USD".into() };
-        assert_eq!(policy, PeerPolicy { budget: Some(50_000_000), price: Some(price), windows });
+        assert_eq!(
+            policy,
+            PeerPolicy { budget: Some(50_000_000), price: Some(price), windows, hang_up }
+        );
         assert_eq!(config, full);
     }
 }
@@ -156,6 +161,13 @@ fn mistakes_in_a_node_file_are_named() {
         assert!(error.contains("daemon.toml"), "{error}");
         assert!(!error.contains('\n'), "{error}");
     }
+    let without_postgres = NODE.split("[postgres]").next().unwrap();
+    let error = write_and_load(Program::Node, without_postgres, FLEET).unwrap_err().to_string();
+    assert!(error.ends_with("daemon.toml: postgres: section is missing"), "{error}");
+}
+
+#[test]
+fn mistakes_about_peers_are_named() {
     for (section, expected) in [
         ("name = \"x\"", ": peer[0].name: \"x\" is not a member in "),
         ("name = \"ship-a\"", ": peer[0].name: \"ship-a\" is this member itself"),
@@ -168,6 +180,12 @@ fn mistakes_in_a_node_file_are_named() {
         ),
         ("name = \"shore\"\nprice_per_mb = -1", ": peer[0].price_per_mb: must be from 0 to "),
         ("name = \"shore\"\nprice_per_mb = nan", ": peer[0].price_per_mb: must be from 0 to "),
+        ("name = \"shore\"\ncall_every_s = 60", ": peer[0].call_every_s: means nothing without"),
+        ("name = \"shore\"\ncall_for_news = false", ": peer[0].call_for_news: means nothing"),
+        (
+            "name = \"shore\"\nhang_up_when_drained = true\ncall_every_s = 59",
+            ": peer[0].call_every_s: must be from 60 to ",
+        ),
         ("name = \"shore\"\nwindows_utc = []", ": peer[0].windows_utc: must have from 1 to 24"),
         (
             "name = \"shore\"\nwindows_utc = [\"22:00-06:00\", \"6-7\"]",
@@ -178,9 +196,6 @@ fn mistakes_in_a_node_file_are_named() {
         let error = node_error("[limits]", &format!("[[peer]]\n{section}\n[limits]"));
         assert!(error.contains(expected), "{error}");
     }
-    let without_postgres = NODE.split("[postgres]").next().unwrap();
-    let error = write_and_load(Program::Node, without_postgres, FLEET).unwrap_err().to_string();
-    assert!(error.ends_with("daemon.toml: postgres: section is missing"), "{error}");
 }
 
 #[test]

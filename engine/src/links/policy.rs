@@ -13,6 +13,48 @@ pub(super) const LOOK_MS_MAX: u64 = 60_000;
 pub(super) const LOOK_MS_QUIET: u64 = 1_000;
 pub(super) const LOOK_MS_BUSY: u64 = 50;
 
+/// The same while a link is up that is to be hung up when it is quiet.
+pub(super) const LOOK_MS_DRAIN: u64 = 500;
+/// How long a link with nothing left to say must be quiet, at least, and four round trips: an
+/// acknowledgement, or an answer, may be on its way.
+const QUIET_MS: u64 = 3_000;
+/// The same where something seems to be left: one side may not take what the other has.
+const QUIET_OWED_MS: u64 = 60_000;
+
+/// Since when a link has not moved a byte.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Quiet {
+    bytes: u64,
+    since_ms: u64,
+}
+
+impl Quiet {
+    /// Of a link that moved so many bytes by now.
+    pub(super) fn new(bytes: u64, now_ms: u64) -> Self {
+        Self { bytes, since_ms: now_ms }
+    }
+
+    /// Takes note of the bytes moved by now; says whether the link has been quiet for so long that it
+    /// may be hung up.
+    pub(super) fn note(&mut self, bytes: u64, now_ms: u64, rtt_ms: u64, left: Left) -> bool {
+        if bytes != self.bytes {
+            *self = Self::new(bytes, now_ms);
+        }
+        let enough_ms = match left {
+            Left::Nothing => QUIET_MS.max(rtt_ms.saturating_mul(4)),
+            Left::Something => QUIET_OWED_MS,
+        };
+        now_ms.saturating_sub(self.since_ms) >= enough_ms
+    }
+}
+
+/// Whether one side holds what the other lacks, as far as we know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Left {
+    Nothing,
+    Something,
+}
+
 /// Why there is to be no link with a peer, and until when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Hold {
@@ -114,5 +156,22 @@ mod tests {
         // The budget counts within the windows, too.
         let policy = PeerPolicy { budget: Some(1), ..policy };
         assert!(matches!(Hold::of(&policy, 1, at(7, 0)), Some(Hold::OverBudget { .. })));
+    }
+
+    #[test]
+    fn a_link_is_drained_after_silence() {
+        let mut quiet = Quiet::new(500, 1_000);
+        for (bytes, now_ms, rtt_ms, left, enough) in [
+            (500, 3_999, 10, Left::Nothing, false),
+            (501, 4_000, 10, Left::Nothing, false),
+            (501, 7_000, 1_000, Left::Nothing, false),
+            (501, 7_000, 10, Left::Something, false),
+            (501, 7_000, 10, Left::Nothing, true),
+            (501, 8_000, 1_000, Left::Nothing, true),
+            (501, 63_999, 10, Left::Something, false),
+            (501, 64_000, 10, Left::Something, true),
+        ] {
+            assert_eq!(quiet.note(bytes, now_ms, rtt_ms, left), enough, "{bytes} at {now_ms}");
+        }
     }
 }

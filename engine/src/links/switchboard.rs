@@ -13,13 +13,14 @@ use landfall_protocol::id::{Origin, SiteId};
 use landfall_protocol::sync::Event;
 use landfall_protocol::sync::dial::{Backoff, Dialer, keep_new};
 use landfall_protocol::sync::select::{PeerView, Suppliers, choose};
+use landfall_protocol::version::VersionVector;
 use tokio::sync::{mpsc, watch};
 
 use super::Shared;
 use super::call::{CallError, Verdict, call};
 use super::clock::random;
 use super::link::{Dialled, Link, LinkEnd, LinkId, Orders, Report, Tidings};
-use super::policy::{Hold, LOOK_MS_BUSY, LOOK_MS_MAX, LOOK_MS_QUIET};
+use super::policy::{Hold, LOOK_MS_BUSY, LOOK_MS_DRAIN, LOOK_MS_MAX, LOOK_MS_QUIET, Left, Quiet};
 use super::status::PeerState;
 use crate::config::{LinkConfig, PeerPolicy};
 use crate::store::{Log, Sealing, Severity, StoreError};
@@ -85,6 +86,10 @@ pub(super) struct Switchboard {
     policies: BTreeMap<SiteId, PeerPolicy>,
     /// With whom there is to be no link just now.
     held: BTreeMap<SiteId, Hold>,
+    /// Since when links that are to be hung up are quiet.
+    quiet: BTreeMap<SiteId, Quiet>,
+    /// Peers hung up because nothing was left to say, with what we had then.
+    drained: BTreeMap<SiteId, VersionVector>,
     /// When that is looked at again.
     look_at_ms: Option<u64>,
     /// Bytes of the month when it was last looked at.
@@ -124,6 +129,8 @@ impl Switchboard {
             look_at_ms: (!config.peers.is_empty()).then_some(0),
             policies: config.peers.clone(),
             held: BTreeMap::new(),
+            quiet: BTreeMap::new(),
+            drained: BTreeMap::new(),
             spent: BTreeMap::new(),
             shared,
         }
@@ -350,6 +357,8 @@ impl Switchboard {
         self.connected.insert(site, connected);
         if self.policies.contains_key(&site) {
             self.look_at_ms = Some(0);
+            self.quiet.remove(&site);
+            self.drained.remove(&site);
         }
         self.choose_soon();
     }
@@ -384,7 +393,12 @@ impl Switchboard {
         if current && let Some(connected) = self.connected.remove(&site) {
             match connected.rival {
                 Some(rival) => self.install(site, rival.connection, rival.dialled),
-                None => self.go_down(site, verdict, end.to_string()),
+                None => {
+                    self.go_down(site, verdict, end.to_string());
+                    if verdict == Verdict::NotNow && connected.view.ready {
+                        self.wait_for_news(site);
+                    }
+                }
             }
             self.choose_soon();
         }
@@ -466,6 +480,7 @@ impl Switchboard {
     fn look_at_log(&mut self) {
         let fenced = self.log.borrow_and_update().fenced.clone();
         self.choose_soon();
+        self.call_for_news();
         if self.fenced.is_none()
             && let Some(reason) = fenced
         {

@@ -1,6 +1,8 @@
 //! What the operator wants of a link.
 
-use landfall_engine::config::PeerPolicy;
+use std::time::Duration;
+
+use landfall_engine::config::{HangUp, News, PeerPolicy};
 use landfall_engine::links::PeerState;
 use landfall_engine::time::{calendar::Window, wall_ms};
 use landfall_tests::relay::UdpRelay;
@@ -100,4 +102,53 @@ fn there_is_no_link_outside_of_its_windows() {
     let ship = world.start(2, &[port.at()]);
     ship.wait_state(1, PeerState::Ready);
     port.wait_held(2, 3);
+}
+
+fn hanging_up(call_every: Duration, news: News) -> PeerPolicy {
+    let hang_up = Some(HangUp { call_every, news });
+    PeerPolicy { hang_up, ..PeerPolicy::default() }
+}
+
+#[test]
+fn a_drained_link_is_hung_up_until_there_is_news() {
+    let mut world = World::new(2);
+    world.set_policy(2, 1, hanging_up(Duration::from_secs(3_600), News::Calls));
+    let port = world.start(1, &[]);
+    let relay = UdpRelay::start(port.addr);
+    let ship = world.start(2, &[(1, relay.addr())]);
+    port.write(5, 1_000);
+    ship.write(5, 1_000);
+    port.wait_held(2, 5);
+    ship.wait_acked(1, 2, 5);
+    ship.wait_held(1, 5);
+    let mut before = 0;
+    for round in 1..=3 {
+        let peer = ship.wait_cause(1, "hung up, nothing was left to say");
+        assert!(peer.next_attempt_in_ms.is_some_and(|ms| ms > 3_000_000), "{peer:?}");
+        port.wait_cause(2, "nothing is left to say");
+        // All was said, and nothing after the farewell.
+        let written = 4 + round;
+        assert_eq!((port.held(2), ship.held(1)), (written, 5));
+        assert_eq!(ship.peer(1).received, port.log().received);
+        let (there, back) = relay.bytes();
+        assert!(there + back > before, "round {round}");
+        before = there + back;
+        ship.write(1, 1_000);
+        // Once this is known there, the cause is not that of before.
+        ship.wait_acked(1, 2, written + 1);
+    }
+}
+
+#[test]
+fn a_drained_link_is_called_again_in_time() {
+    let mut world = World::new(2);
+    world.set_policy(2, 1, hanging_up(Duration::from_secs(2), News::Waits));
+    let port = world.start(1, &[]);
+    let ship = world.start(2, &[port.at()]);
+    ship.wait_cause(1, "hung up, nothing was left to say; it is called in time");
+    port.write(1, 100);
+    ship.wait_held(1, 1);
+    ship.wait_cause(1, "hung up, nothing was left to say; it is called in time");
+    ship.write(1, 100);
+    port.wait_held(2, 1);
 }

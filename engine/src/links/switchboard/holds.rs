@@ -1,8 +1,13 @@
 //! Holds links back, and ends them, as the operator wants.
 
 use landfall_protocol::id::SiteId;
+use landfall_protocol::version::VersionVector;
 
-use super::{Hold, LOOK_MS_BUSY, LOOK_MS_MAX, LOOK_MS_QUIET, PeerState, Switchboard};
+use super::{
+    Hold, LOOK_MS_BUSY, LOOK_MS_DRAIN, LOOK_MS_MAX, LOOK_MS_QUIET, Left, PeerState, Quiet,
+    Switchboard,
+};
+use crate::config::News;
 use crate::time;
 use crate::transport::{CloseCode, Connection};
 
@@ -38,7 +43,12 @@ impl Switchboard {
                 (true, true) => LOOK_MS_QUIET,
                 (true, false) => LOOK_MS_BUSY,
             };
+            let next_ms = match policy.hang_up {
+                Some(_) if self.connected.contains_key(&site) => next_ms.min(LOOK_MS_DRAIN),
+                _ => next_ms,
+            };
             let begins_ms = Hold::begins_ms(policy, time::wall_ms()).unwrap_or(LOOK_MS_MAX);
+            self.hang_up_if_drained(site);
             return next_ms.min(begins_ms);
         };
         if self.held.get(&site) != Some(&hold) || self.connected.contains_key(&site) {
@@ -87,5 +97,78 @@ impl Switchboard {
             peer.cause = Some(hold.to_string());
             peer.set_connection(None);
         });
+    }
+
+    // --- links billed by time ---
+
+    /// Ends a link on which nothing is left to say, where the operator wants that.
+    fn hang_up_if_drained(&mut self, site: SiteId) {
+        if self.policies.get(&site).is_none_or(|policy| policy.hang_up.is_none()) {
+            return;
+        }
+        let (now_ms, known) = (self.now_ms(), self.known());
+        let Some(connected) = self.connected.get(&site).filter(|connected| connected.view.ready)
+        else {
+            return;
+        };
+        let theirs = &connected.view.received;
+        let level = theirs.contains(&known) && known.contains(theirs);
+        let left = if level { Left::Nothing } else { Left::Something };
+        let (sent, received) = connected.connection.udp_bytes();
+        let rtt_ms = u64::try_from(connected.connection.rtt().as_millis()).unwrap_or(u64::MAX);
+        let bytes = sent.saturating_add(received);
+        let quiet = self.quiet.entry(site).or_insert_with(|| Quiet::new(bytes, now_ms));
+        if !quiet.note(bytes, now_ms, rtt_ms, left) || connected.rival.is_some() {
+            return;
+        }
+        if let Some(connected) = self.connected.remove(&site) {
+            tracing::info!(%site, "link hung up: nothing is left to say");
+            connected.connection.close(CloseCode::NOT_NOW, "nothing is left to say");
+            self.choose_soon();
+        }
+        self.wait_for_news(site);
+    }
+
+    /// Plans the next call of a peer to which nothing is left to say.
+    pub(super) fn wait_for_news(&mut self, site: SiteId) {
+        let Some(hang_up) = self.policies.get(&site).and_then(|policy| policy.hang_up) else {
+            return;
+        };
+        let every_ms = u64::try_from(hang_up.call_every.as_millis()).unwrap_or(u64::MAX);
+        self.dialer.handle_held(site, self.now_ms().saturating_add(every_ms));
+        let cause = match hang_up.news {
+            News::Calls => {
+                self.drained.insert(site, self.known());
+                "hung up, nothing was left to say; it is called in time or when there is news"
+            }
+            News::Waits => "hung up, nothing was left to say; it is called in time",
+        };
+        self.show(site, |peer| {
+            peer.state = PeerState::Down;
+            peer.cause = Some(cause.to_owned());
+            peer.set_connection(None);
+        });
+    }
+
+    /// Calls those at once for whom there is something new.
+    pub(super) fn call_for_news(&mut self) {
+        if self.drained.is_empty() {
+            return;
+        }
+        let (now_ms, known) = (self.now_ms(), self.known());
+        let told = self.drained.extract_if(.., |_, then| !then.contains(&known));
+        for site in told.map(|(site, _)| site).collect::<Vec<_>>() {
+            if !self.held.contains_key(&site) {
+                self.dialer.handle_released(site, now_ms);
+            }
+        }
+    }
+
+    /// All that we have, also what is not sealed yet because nobody is there to take it.
+    fn known(&self) -> VersionVector {
+        let log = self.log.borrow();
+        let mut known = log.received.clone();
+        known.advance(self.shared.facts.origin, log.own);
+        known
     }
 }

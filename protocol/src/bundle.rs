@@ -15,8 +15,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::codec::{DecodeError, Reader, Writer};
-use crate::id::{Origin, Seq, SiteId};
-use crate::unit::{UNIT_BYTES_MAX, UnitHash};
+use crate::id::{Origin, SiteId};
+use crate::unit::UNIT_BYTES_MAX;
 use crate::version::{VECTOR_ENTRIES_MAX, VersionVector};
 use crate::wire::{HELD_MAX, Held, Hello, PROTOCOL_MAX, PROTOCOL_MIN, UnitMark};
 
@@ -228,12 +228,7 @@ impl Manifest {
         self.recipients.iter().for_each(|site| out.varint(u64::from(site.number())));
         out.text(&self.user);
         out.text(&self.software);
-        out.varint(self.held.len() as u64);
-        for held in &self.held {
-            out.origin(held.origin);
-            out.varint(held.seq.0);
-            out.raw(&held.hash.0);
-        }
+        Held::encode_all(&self.held, &mut out);
         self.applied.encode(&mut out);
         self.needs.encode(&mut out);
         out.into_bytes()
@@ -309,26 +304,16 @@ fn decode_sites(from: &mut Reader<'_>) -> Result<Vec<SiteId>, DecodeError> {
     Ok(sites)
 }
 
+/// Of one site no more lives than a hello may name.
 fn decode_held(from: &mut Reader<'_>) -> Result<Vec<Held>, DecodeError> {
-    let mut all: Vec<Held> = Vec::new();
-    let mut lives = 0;
-    for _ in 0..from.count(VECTOR_ENTRIES_MAX)? {
-        let held = Held {
-            origin: from.origin()?,
-            seq: Seq(from.varint()?),
-            hash: UnitHash(from.array()?),
-        };
-        if held.seq == Seq::ZERO || all.last().is_some_and(|last| last.origin >= held.origin) {
-            return Err(DecodeError::NotCanonical("list of logs held"));
+    let all = Held::decode_all(from, VECTOR_ENTRIES_MAX)?;
+    let of_sites = all.chunk_by(|one, other| one.origin.site == other.origin.site);
+    match of_sites.map(<[Held]>::len).max() {
+        Some(lives) if lives > HELD_MAX => {
+            Err(DecodeError::TooLong { found: lives as u64, limit: HELD_MAX as u64 })
         }
-        let same_site = all.last().is_some_and(|last| last.origin.site == held.origin.site);
-        lives = if same_site { lives + 1 } else { 1 };
-        if lives > HELD_MAX {
-            return Err(DecodeError::TooLong { found: lives as u64, limit: HELD_MAX as u64 });
-        }
-        all.push(held);
+        _ => Ok(all),
     }
-    Ok(all)
 }
 
 /// The last record of a part.

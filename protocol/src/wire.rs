@@ -10,7 +10,7 @@ pub mod v1;
 #[cfg(test)]
 mod tests;
 
-use crate::codec::DecodeError;
+use crate::codec::{DecodeError, Reader, Writer};
 use crate::id::{Origin, Seq};
 use crate::unit::UnitHash;
 use crate::version::VersionVector;
@@ -37,6 +37,31 @@ pub struct Held {
     pub seq: Seq,
     /// The hash of that unit.
     pub hash: UnitHash,
+}
+
+impl Held {
+    pub(crate) fn encode_all(all: &[Self], out: &mut Writer) {
+        out.varint(all.len() as u64);
+        for held in all {
+            out.origin(held.origin);
+            out.varint(held.seq.0);
+            out.raw(&held.hash.0);
+        }
+    }
+
+    /// Reads at most `most`, which must be in the order of their origins.
+    pub(crate) fn decode_all(from: &mut Reader<'_>, most: usize) -> Result<Vec<Self>, DecodeError> {
+        let mut all: Vec<Self> = Vec::new();
+        for _ in 0..from.count(most)? {
+            let (origin, seq) = (from.origin()?, Seq(from.varint()?));
+            let hash = UnitHash(from.array()?);
+            if seq == Seq::ZERO || all.last().is_some_and(|last| last.origin >= origin) {
+                return Err(DecodeError::NotCanonical("list of logs held"));
+            }
+            all.push(Self { origin, seq, hash });
+        }
+        Ok(all)
+    }
 }
 
 /// Tells histories of one log apart: the first bytes of the chain hash of a unit. Two that came about

@@ -198,7 +198,8 @@ fn month(month: &MonthStatus, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     }
 }
 
-struct Bytes(u64);
+/// A size, in the unit people would use.
+pub(crate) struct Bytes(pub(crate) u64);
 
 impl fmt::Display for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -213,7 +214,7 @@ impl fmt::Display for Bytes {
 }
 
 /// Milliseconds, in the unit people would use.
-struct Span(u64);
+pub(crate) struct Span(pub(crate) u64);
 
 impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

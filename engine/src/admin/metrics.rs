@@ -42,6 +42,12 @@ fn known(value: Option<u64>) -> Vec<Sample> {
     value.map(alone).unwrap_or_default()
 }
 
+/// A value of each member for which it is known.
+fn of_peers(peers: &[PeerStatus], value: fn(&PeerStatus) -> Option<u64>) -> Vec<Sample> {
+    let sample = |peer: &PeerStatus| Some((vec![("peer", peer.name.clone())], value(peer)?));
+    peers.iter().filter_map(sample).collect()
+}
+
 fn labelled(name: &'static str, samples: &[(&str, u64)]) -> Vec<Sample> {
     let sample = |(label, value): &(&str, u64)| (vec![(name, (*label).to_owned())], *value);
     samples.iter().map(sample).collect()
@@ -268,11 +274,7 @@ impl Page<'_> {
     }
 
     fn peers(&mut self, peers: &[PeerStatus]) -> fmt::Result {
-        let of = |value: fn(&PeerStatus) -> Option<u64>| -> Vec<Sample> {
-            let sample =
-                |peer: &PeerStatus| Some((vec![("peer", peer.name.clone())], value(peer)?));
-            peers.iter().filter_map(sample).collect()
-        };
+        let of = |value| of_peers(peers, value);
         let connected = of(|peer| Some(u64::from(peer.state == PeerState::Connected)));
         self.gauge("peer_connected", "Whether there is a link", connected)?;
         let refused = of(|peer| Some(u64::from(peer.state == PeerState::Refused)));
@@ -320,11 +322,7 @@ impl Page<'_> {
     }
 
     fn month(&mut self, peers: &[PeerStatus]) -> fmt::Result {
-        let of = |value: fn(&PeerStatus) -> Option<u64>| -> Vec<Sample> {
-            let sample =
-                |peer: &PeerStatus| Some((vec![("peer", peer.name.clone())], value(peer)?));
-            peers.iter().filter_map(sample).collect()
-        };
+        let of = |value| of_peers(peers, value);
         self.bytes(
             "peer_month",
             "Bytes sent and received in this calendar month (UTC)",

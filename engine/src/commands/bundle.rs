@@ -13,8 +13,10 @@ use serde::Deserialize as _;
 use super::Report;
 use super::exit::{Exit, Failure};
 use crate::admin::bundle::{BundleEntry, BundleList, Way};
+use crate::admin::explain::Bytes;
 use crate::admin::{Request, client};
 use crate::config::{self, Program};
+use crate::time::calendar::Utc;
 
 pub use read::{Reading, read};
 pub use write::{Writing, write};
@@ -50,7 +52,7 @@ pub async fn list(file: &Path, program: Program, limit: u32) -> Result<Report, F
 fn explained(entry: &BundleEntry) -> String {
     let BundleEntry { bundle, parts, units, .. } = entry;
     let recipients = entry.recipients.join(", ");
-    let (made, at) = (utc(entry.made_ms), utc(entry.at_ms));
+    let (made, at) = (Utc(entry.made_ms), Utc(entry.at_ms));
     let mut text = match entry.way {
         Way::Written => {
             let state = if entry.is_whole { "whole" } else { "not finished" };
@@ -65,7 +67,7 @@ fn explained(entry: &BundleEntry) -> String {
             )
         }
     };
-    text += &format!("; {parts} parts, {units} units, {}\n", size(entry.bytes));
+    text += &format!("; {parts} parts, {units} units, {}\n", Bytes(entry.bytes));
     let numbers = |parts: &[u32]| parts.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
     if !entry.missing.is_empty() {
         text += &format!("  missing parts: {}\n", numbers(&entry.missing));
@@ -113,33 +115,6 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
     number.checked_mul(factor).filter(|size| *size > 0).ok_or_else(wrong)
 }
 
-/// A size for people.
-fn size(bytes: u64) -> String {
-    let tenths = |unit: u64| format!("{}.{}", bytes / unit, bytes % unit * 10 / unit);
-    match bytes {
-        0..1_000 => format!("{bytes} bytes"),
-        1_000..1_000_000 => format!("{} kB", tenths(1_000)),
-        1_000_000..1_000_000_000 => format!("{} MB", tenths(1_000_000)),
-        _ => format!("{} GB", tenths(1_000_000_000)),
-    }
-}
-
-/// A time of day for people, in UTC.
-fn utc(unix_ms: u64) -> String {
-    let (days, minutes) = (unix_ms / 86_400_000, unix_ms / 60_000 % 1_440);
-    // Howard Hinnant's civil_from_days, for days since 1970; years begin in March.
-    let days = days + 719_468;
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    format!("{year}-{month:02}-{day:02} {:02}:{:02} UTC", minutes / 60, minutes % 60)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -152,17 +127,5 @@ mod tests {
         for bad in ["", "g", "0", "-1", "4gb", "1.5g", "99999999999g"] {
             assert!(parse_size(bad).is_err(), "{bad}");
         }
-        assert_eq!(size(999), "999 bytes");
-        assert_eq!(size(1_250), "1.2 kB");
-        assert_eq!(size(4_294_967_295), "4.2 GB");
-    }
-
-    #[test]
-    fn times_are_those_of_the_calendar() {
-        assert_eq!(utc(0), "1970-01-01 00:00 UTC");
-        assert_eq!(utc(951_782_340_000), "2000-02-28 23:59 UTC");
-        assert_eq!(utc(951_782_400_000), "2000-02-29 00:00 UTC");
-        assert_eq!(utc(1_735_689_599_000), "2024-12-31 23:59 UTC");
-        assert_eq!(utc(1_735_689_600_000), "2025-01-01 00:00 UTC");
     }
 }

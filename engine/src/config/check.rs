@@ -164,6 +164,23 @@ impl Check<'_> {
         })
     }
 
+    /// The member of this name, which must not be the one whose configuration this is.
+    pub(super) fn other_member(
+        &self,
+        key: &str,
+        name: &str,
+        me: &Member,
+    ) -> Result<&Member, ConfigError> {
+        let member = self.fleet.member_named(name).ok_or_else(|| {
+            let fleet_file = self.fleet_file.display();
+            self.wrong(key, format!("{name:?} is not a member in {fleet_file}"))
+        })?;
+        match member.site == me.site {
+            true => Err(self.wrong(key, format!("{name:?} is this member itself"))),
+            false => Ok(member),
+        }
+    }
+
     fn dial(&self, raw: Option<Vec<String>>, me: &Member) -> Result<Vec<SiteId>, ConfigError> {
         let Some(names) = raw else {
             let others = self.fleet.members().filter(|member| member.site != me.site);
@@ -171,16 +188,11 @@ impl Check<'_> {
         };
         let (mut sites, mut seen) = (Vec::with_capacity(names.len()), BTreeSet::new());
         for (position, name) in names.iter().enumerate() {
-            let wrong = |problem: String| self.wrong(&format!("link.dial[{position}]"), problem);
-            let fleet_file = self.fleet_file.display();
-            let member = self
-                .fleet
-                .member_named(name)
-                .ok_or_else(|| wrong(format!("{name:?} is not a member in {fleet_file}")))?;
-            if member.site == me.site {
-                return Err(wrong(format!("{name:?} is this member itself")));
-            }
+            let key = format!("link.dial[{position}]");
+            let wrong = |problem: String| self.wrong(&key, problem);
+            let member = self.other_member(&key, name, me)?;
             if member.addresses.is_empty() {
+                let fleet_file = self.fleet_file.display();
                 return Err(wrong(format!("{name:?} has no addresses in {fleet_file}")));
             }
             if !seen.insert(member.site) {

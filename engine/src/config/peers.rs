@@ -79,19 +79,10 @@ impl Check<'_> {
         let mut peers = BTreeMap::new();
         for (position, raw) in raw.into_iter().enumerate() {
             let key = |key: &str| format!("peer[{position}].{key}");
-            let wrong = |problem: String| self.wrong(&key("name"), problem);
-            let fleet_file = self.fleet_file.display();
-            let name = &raw.name;
-            let member = self
-                .fleet
-                .member_named(name)
-                .ok_or_else(|| wrong(format!("{name:?} is not a member in {fleet_file}")))?;
-            if member.site == me.site {
-                return Err(wrong(format!("{name:?} is this member itself")));
-            }
-            let site = member.site;
+            let site = self.other_member(&key("name"), &raw.name, me)?.site;
             if peers.contains_key(&site) {
-                return Err(wrong(format!("{name:?} has a section already")));
+                let problem = format!("{:?} has a section already", raw.name);
+                return Err(self.wrong(&key("name"), problem));
             }
             peers.insert(site, self.policy(raw, key, keep_alive)?);
         }

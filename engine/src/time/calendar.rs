@@ -52,6 +52,20 @@ impl fmt::Display for Month {
     }
 }
 
+/// A time in Unix milliseconds.
+#[derive(Clone, Copy, Debug)]
+pub struct Utc(pub u64);
+
+impl fmt::Display for Utc {
+    /// `2026-11-21 17:05 UTC`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (year, month, day) = civil(self.0 / DAY_MS);
+        let minutes = self.0 / MINUTE_MS % DAY_MINUTES;
+        let (hour, minute) = (minutes / 60, minutes % 60);
+        write!(f, "{year}-{month:02}-{day:02} {hour:02}:{minute:02} UTC")
+    }
+}
+
 /// A span of every day, UTC, in whole minutes; it may go over midnight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Window {
@@ -145,6 +159,19 @@ fn days_before(year: u64, month: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_are_those_of_the_calendar() {
+        for (ms, told) in [
+            (0, "1970-01-01 00:00 UTC"),
+            (951_782_340_000, "2000-02-28 23:59 UTC"),
+            (951_782_400_000, "2000-02-29 00:00 UTC"),
+            (1_735_689_599_000, "2024-12-31 23:59 UTC"),
+            (1_735_689_600_000, "2025-01-01 00:00 UTC"),
+        ] {
+            assert_eq!(Utc(ms).to_string(), told);
+        }
+    }
 
     #[test]
     fn months_are_those_of_the_calendar() {

@@ -4,6 +4,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::id::Incarnation;
+use crate::id::Seq;
+use crate::unit::UnitHash;
 
 fn origin(site: u16) -> Origin {
     let site = SiteId::new(site).unwrap();

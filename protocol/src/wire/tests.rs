@@ -157,7 +157,7 @@ fn the_fullest_messages_fit_a_frame() {
 #[test]
 fn a_hostile_count_is_refused_before_anything_is_allocated() {
     for tag in [1, 2] {
-        let mut out = crate::codec::Writer::new();
+        let mut out = Writer::new();
         out.u8(tag);
         if tag == 1 {
             out.raw(&[1, 1]);

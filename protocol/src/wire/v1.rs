@@ -7,7 +7,6 @@
 
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::id::Seq;
-use crate::unit::UnitHash;
 use crate::version::VersionVector;
 use crate::wire::{
     FRAME_BYTES_MAX, HEAD_BYTES_MAX, HELD_MAX, Have, Held, Hello, Message, PROTOCOL_MAX,
@@ -117,12 +116,7 @@ fn name<T>(
 fn encode_hello(hello: &Hello, out: &mut Writer) {
     out.varint(u64::from(hello.protocol_min));
     out.varint(u64::from(hello.protocol_max));
-    out.varint(hello.holds_of_you.len() as u64);
-    for held in &hello.holds_of_you {
-        out.origin(held.origin);
-        out.varint(held.seq.0);
-        out.raw(&held.hash.0);
-    }
+    Held::encode_all(&hello.holds_of_you, out);
     out.origin(hello.origin);
     out.varint(hello.fleet_version);
     out.raw(&hello.sets_digest);
@@ -142,7 +136,7 @@ fn decode_hello(mut from: Reader<'_>) -> Result<Hello, WireError> {
         return Err(WireError::ProtocolVersion { min, max });
     }
     name("hello", || {
-        let holds_of_you = decode_held(&mut from)?;
+        let holds_of_you = Held::decode_all(&mut from, HELD_MAX)?;
         let (origin, fleet_version, sets_digest) = (from.origin()?, from.varint()?, from.array()?);
         let received = VersionVector::decode(&mut from)?;
         let marks = received.iter().map(|_| Ok(UnitMark(from.array()?)));
@@ -165,20 +159,4 @@ fn decode_hello(mut from: Reader<'_>) -> Result<Hello, WireError> {
         }
         Ok(hello)
     })
-}
-
-fn decode_held(from: &mut Reader<'_>) -> Result<Vec<Held>, DecodeError> {
-    let mut all: Vec<Held> = Vec::new();
-    for _ in 0..from.count(HELD_MAX)? {
-        let held = Held {
-            origin: from.origin()?,
-            seq: Seq(from.varint()?),
-            hash: UnitHash(from.array()?),
-        };
-        if held.seq == Seq::ZERO || all.last().is_some_and(|last| last.origin >= held.origin) {
-            return Err(DecodeError::NotCanonical("list of logs held"));
-        }
-        all.push(held);
-    }
-    Ok(all)
 }

@@ -3,7 +3,7 @@
 use std::io::{self, IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};
 
-use super::size;
+use crate::admin::explain::{Bytes, Span};
 use crate::time;
 
 /// The least time between two looks of the line.
@@ -55,15 +55,13 @@ impl Progress {
 
     fn told(&self, now: Instant) -> String {
         let seconds = now.duration_since(self.begun).as_secs_f64();
-        let mut told = format!("{} of about {}", size(self.done), size(self.total.max(self.done)));
+        let mut told =
+            format!("{} of about {}", Bytes(self.done), Bytes(self.total.max(self.done)));
         if seconds >= 1.0 && self.done > 0 {
             let rate = self.done as f64 / seconds;
-            told += &format!(", {}/s", size(rate as u64));
-            let left = (self.total.saturating_sub(self.done)) as f64 / rate;
-            told += &match left as u64 {
-                left @ 0..120 => format!(", {left} s left"),
-                left => format!(", {} min left", left / 60),
-            };
+            told += &format!(", {}/s", Bytes(rate as u64));
+            let left = self.total.saturating_sub(self.done) as f64 / rate;
+            told += &format!(", {} left", Span(left as u64 * 1_000));
         }
         told
     }

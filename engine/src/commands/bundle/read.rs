@@ -10,13 +10,14 @@ use serde_json::{Value, json};
 
 use super::progress::Progress;
 use super::write::header;
-use super::{EXTENSION, user, utc};
+use super::{EXTENSION, user};
 use crate::admin::bundle::{ReadAnswer, ReadAsk, ReadOutcome};
 use crate::admin::talk::{FRAME_BYTES_MAX, Frame, Talk};
 use crate::admin::{Answer, Request, client};
 use crate::commands::exit::{Exit, Failure};
 use crate::commands::{Format, Report};
 use crate::config::{self, Program};
+use crate::time::calendar::Utc;
 
 /// What `bundle read` was told.
 #[derive(Clone, Debug)]
@@ -175,7 +176,7 @@ fn explained(outcome: &Outcome) -> String {
         Outcome::Answer(answer) => answer,
     };
     let ReadAnswer { part, writer, units, units_known, .. } = answer;
-    let made = utc(answer.made_ms);
+    let made = Utc(answer.made_ms);
     let why = answer.why.join("; ");
     let what = match answer.outcome {
         ReadOutcome::Read => format!("read, {units} units are new, {units_known} were known"),

@@ -9,8 +9,9 @@ use serde::Deserialize as _;
 use serde_json::Value;
 
 use super::progress::Progress;
-use super::{EXTENSION, UNFINISHED, size, user};
+use super::{EXTENSION, UNFINISHED, user};
 use crate::admin::bundle::{Basis, Durable, PresentPart, Resume, WriteAnswer, WriteAsk, WriteSay};
+use crate::admin::explain::Bytes;
 use crate::admin::talk::{Frame, Talk};
 use crate::admin::{Answer, Request, client};
 use crate::commands::exit::{Exit, Failure};
@@ -76,7 +77,7 @@ fn explained(answer: &WriteAnswer, dir: &Path) -> String {
     let mut text = format!(
         "Bundle {bundle} for {}: {parts} parts{before} with {units} units, {}, in {}.\n",
         answer.recipients.join(", "),
-        size(answer.bytes),
+        Bytes(answer.bytes),
         dir.display()
     );
     for left_out in &answer.left_out {
@@ -208,7 +209,7 @@ impl Files<'_> {
     ) -> Result<(), Failure> {
         self.progress.total = bytes;
         let goes_on = if part > 1 { format!(", going on with part {part}") } else { String::new() };
-        let (names, about) = (recipients.join(", "), size(bytes));
+        let (names, about) = (recipients.join(", "), Bytes(bytes));
         self.progress.line(&format!("bundle {bundle} for {names}: about {about}{goes_on}"));
         self.bundle = bundle;
         // A file system that does not tell says it later, when it is full.
@@ -220,7 +221,7 @@ impl Files<'_> {
                 let dir = self.told.dir.display();
                 let why = format!(
                     "about {about} are needed, {} are free in {dir}; free space, or write with --fill as many parts as fit and go on elsewhere",
-                    size(free)
+                    Bytes(free)
                 );
                 Err(Failure::new(Exit::Unmet, why))
             }
@@ -268,14 +269,14 @@ impl Files<'_> {
         open.file = None;
         self.bytes += bytes;
         self.parts += 1;
-        self.progress.line(&format!("part {}: {} ({})", open.part, path.display(), size(bytes)));
+        self.progress.line(&format!("part {}: {} ({})", open.part, path.display(), Bytes(bytes)));
         Ok(Durable { durable: open.part })
     }
 
     /// Why a file could not be written, and how to go on.
     fn failed(&self, part: u32, error: &io::Error) -> Failure {
         let (dir, id) = (self.told.dir.display(), &self.bundle);
-        let left = size(self.progress.total.saturating_sub(self.bytes));
+        let left = Bytes(self.progress.total.saturating_sub(self.bytes));
         let why = match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                 format!("there is no room in {dir} for part {part}")
@@ -285,7 +286,7 @@ impl Files<'_> {
             }
             _ => format!("write part {part} into {dir}: {error}"),
         };
-        let done = format!("{} parts with {} were written now", self.parts, size(self.bytes));
+        let done = format!("{} parts with {} were written now", self.parts, Bytes(self.bytes));
         let message = format!(
             "{why}; {done}, about {left} are left; run the same command again to go on here, or with --resume {id} to go on elsewhere"
         );

@@ -50,6 +50,11 @@ const LATEST: &[(Length, u64)] =
 ///   aside: the site itself would not show what it held of it.
 /// - 39173, short: a row that was to leave its parent, and had to find its place first, went with it; and
 ///   apply looked for it for ever.
+/// - 53106, short: a row that was not there was taken for deleted, because what had inserted it and put it
+///   aside was not folded; it came back as it was in its life before.
+/// - 58857, short: for the same reason a row that came back while it was aside was not listed.
+/// - 53679, short: a row whose new parent found its place late was parked, and went with its old parent
+///   for good.
 /// - 3826: a delete stood in spite of an update, because the row that was to come back had to go aside.
 /// - 1202: a set that was edited before it was put back in order had another order at its site for good.
 const REALMS: &[(Length, u64)] = &[
@@ -64,6 +69,9 @@ const REALMS: &[(Length, u64)] = &[
     (Length::Short, 13968),
     (Length::Short, 14607),
     (Length::Short, 39173),
+    (Length::Short, 53106),
+    (Length::Short, 53679),
+    (Length::Short, 58857),
     (Length::Full, 3826),
     (Length::Full, 37),
     (Length::Full, 1),

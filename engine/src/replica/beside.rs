@@ -179,6 +179,7 @@ impl Replica {
         // Who found no place shows what it did, and needs the parents that it had.
         seeks.retain(|row| refused.contains_key(row));
         seeks.extend(settled.placed.iter().cloned());
+        seeks.append(&mut kept.late);
         match self.keep_late(beside, &settled, (refused, &seeks)).await? {
             Ok(more) => kept.extend(more),
             Err(again) => return Ok(Err(again)),

@@ -340,6 +340,7 @@ impl Kept {
         self.emitted.extend(more.emitted);
         self.lines.extend(more.lines);
         self.orphans.extend(more.orphans);
+        self.late.extend(more.late);
     }
 
     /// Adds what is said of rows that had to give way. The WAL tells what new values rows have got that

@@ -93,12 +93,10 @@ struct Working<'a> {
 }
 
 impl Working<'_> {
-    /// Whether a row is absent though no delete of it is folded. It may never have been here, or
-    /// a local delete is on its way to the fold, and must be heard for the conflict lines.
-    fn has_unheard(&self, clocks: &[Option<RowClock>]) -> bool {
-        let heard = |clock: &RowClock| clock.existence().is_some();
-        let mut rows = self.present.iter().zip(clocks);
-        rows.any(|(present, clock)| !present && !clock.as_ref().is_some_and(heard))
+    /// Whether a row is absent. No lock can be held on it: what made it so, or what this site did to it
+    /// without showing it, may be on its way to the fold.
+    fn lacks_rows(&self) -> bool {
+        self.present.contains(&false)
     }
 }
 
@@ -224,7 +222,6 @@ impl Replica {
             rows: locked.into_iter().map(|row| (row.id, row.work)).collect(),
             hidden,
         };
-        let unheard = working.has_unheard(&clocks);
         let first = self.decide(&working, clocks, mode).await?;
         let inserts = first.writes.iter().filter(|(_, w)| matches!(w, RowWrite::Insert(_)));
         let speculative: Vec<Write<'_>> = inserts.cloned().collect();
@@ -232,8 +229,7 @@ impl Replica {
             return Ok(Some(Attempt::Again("a key appeared while it was being inserted")));
         }
         self.apply.end_lock_phase()?;
-        let needed =
-            unknown || unheard || !speculative.is_empty() || !first.contradicted.is_empty();
+        let needed = unknown || working.lacks_rows() || !first.contradicted.is_empty();
         let decided = if needed && !plant::active("no-barrier") {
             self.counters.barriers += 1;
             if !self.barrier.passes().await? {

@@ -87,6 +87,8 @@ pub(super) struct Kept {
     pub(super) lines: Vec<ConflictLine>,
     /// Rows that cannot stand, because their parents are not there.
     pub(super) orphans: BTreeMap<RowId, Orphan>,
+    /// Rows whose parents may find their place yet.
+    pub(super) late: BTreeSet<RowId>,
 }
 
 /// What is found out about a group's references.
@@ -98,6 +100,10 @@ struct Pass<'g> {
     /// Those of them that were brought back.
     back: BTreeSet<RowId>,
     orphans: BTreeMap<RowId, Orphan>,
+    /// Rows whose parents may find their place yet.
+    late: BTreeSet<RowId>,
+    /// Rows that PostgreSQL refuses to move to other parents: what they show goes with the old ones.
+    left: BTreeSet<RowId>,
     remedies: BTreeMap<RowId, Remedy>,
     conflicts: Vec<(RowId, Conflict)>,
 }
@@ -221,6 +227,11 @@ impl Replica {
         parent: Option<RowId>,
     ) -> Result<Result<(), Again>, ReplicaError> {
         self.find_hidden().await?;
+        let seeks = |parent: &RowId| pass.changed.seeks.contains(parent);
+        if pass.changed.written.contains(&child) && parent.as_ref().is_some_and(seeks) {
+            pass.late.insert(child);
+            return Ok(Ok(()));
+        }
         let waits = |parent: &RowId| {
             pass.changed.refused.contains_key(parent) || self.hidden.contains(parent)
         };
@@ -286,6 +297,10 @@ impl Replica {
                     if pass.changed.seeks.contains(&child) {
                         continue;
                     }
+                    if self.is_led_elsewhere(pass.changed, &child, key).await? {
+                        self.leave(pass, index, child, &parent);
+                        continue;
+                    }
                     let reference = Reference { child: child.clone(), key: index, parent, action };
                     if pass.doomed.refer(reference) {
                         next.insert(child);
@@ -295,6 +310,44 @@ impl Replica {
             frontier = next;
         }
         Ok(())
+    }
+
+    /// Whether a row that cannot be shown as it is due references somebody else by that.
+    async fn is_led_elsewhere(
+        &mut self,
+        changed: &Changed<'_>,
+        child: &RowId,
+        key: &ForeignKeyAccess,
+    ) -> Result<bool, ReplicaError> {
+        self.find_hidden().await?;
+        if !changed.refused.contains_key(child) && !self.hidden.contains(child) {
+            return Ok(false);
+        }
+        let clock = match changed.clocks.get(child) {
+            Some(clock) => Some(clock.clone()),
+            None => self.store.clocks(vec![child.clone()]).await?.pop().flatten(),
+        };
+        let Some(clock) = clock else { return Ok(false) };
+        let shown = self.apply.shown(&[child]).await?.remove(child).unwrap_or_default();
+        let (due, present) = (BTreeMap::from([(child, clock)]), BTreeSet::from([child]));
+        let writes = self.due_writes(&due, &present).await?;
+        let differs = |(column, value): &(ColumnId, Cow<'_, Value>)| {
+            let shown = shown.get(column).cloned().flatten();
+            key.columns.contains(column) && value.text().map(Cow::into_owned) != shown
+        };
+        Ok(writes.iter().any(|(_, write)| write.cells().iter().any(differs)))
+    }
+
+    /// Takes a row along with the parent that it would have left: one that the group parks is not shown
+    /// until it has its place; one that was parked before goes aside.
+    fn leave(&self, pass: &mut Pass<'_>, key: usize, child: RowId, parent: &RowId) {
+        if pass.changed.rows.contains_key(&child) && !self.is_referenced(child.table) {
+            pass.left.insert(child);
+            return;
+        }
+        let winner = pass.changed.clocks.get(parent).and_then(RowClock::decided);
+        let follows = Some(Follows { key, winner: winner.unwrap_or(self.unlogged()) });
+        pass.orphans.insert(child, Orphan { reason: self.why_orphaned(parent), follows });
     }
 
     /// A default that leads to a row that goes, or to none, is as bad as what it replaces.
@@ -383,6 +436,10 @@ impl Replica {
                 pass.remedies.insert(row.clone(), Remedy::Delete);
             }
         }
+        let left = std::mem::take(&mut pass.left);
+        writes.extend(
+            left.iter().filter(|row| !settled.goes(row)).map(|row| (row, RowWrite::Delete)),
+        );
         writes.sort_unstable_by_key(|(row, _)| *row);
         let mut stay: BTreeSet<&RowId> = settled.revived().collect();
         let revives = pass.changed.revives.iter().filter(|(row, _)| !settled.goes(row));
@@ -401,7 +458,7 @@ impl Replica {
         };
         let told = pass.remedies.into_iter().filter(is_told);
         let emitted = told.map(|(row, remedy)| Emission { row, remedy }).collect();
-        Ok(Ok(Kept { emitted, lines, orphans: BTreeMap::new() }))
+        Ok(Ok(Kept { emitted, lines, orphans: BTreeMap::new(), late: pass.late }))
     }
 
     /// The writes that make children let go of parents that go.
@@ -513,6 +570,8 @@ impl<'g> Pass<'g> {
             gone,
             back: BTreeSet::new(),
             orphans: BTreeMap::new(),
+            late: BTreeSet::new(),
+            left: BTreeSet::new(),
             remedies: BTreeMap::new(),
             conflicts: Vec::new(),
         }

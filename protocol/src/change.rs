@@ -204,6 +204,9 @@ pub enum Fragment {
     More,
     /// It ends a transaction that earlier entries began.
     Last,
+    /// The entries of its unit become visible together: what later ones overwrote is left out of earlier
+    /// ones, see [`crate::compact`].
+    Compacted,
 }
 
 impl Fragment {
@@ -213,7 +216,13 @@ impl Fragment {
             Self::Whole => 0,
             Self::More => 1,
             Self::Last => 2,
+            Self::Compacted => 3,
         }
+    }
+
+    /// Whether it is a part of a transaction, and a unit by itself.
+    pub fn is_part(self) -> bool {
+        matches!(self, Self::More | Self::Last)
     }
 
     /// The fragment of a number.
@@ -225,6 +234,7 @@ impl Fragment {
             0 => Ok(Self::Whole),
             1 => Ok(Self::More),
             2 => Ok(Self::Last),
+            3 => Ok(Self::Compacted),
             tag => Err(DecodeError::UnknownTag { what: "fragment", tag }),
         }
     }

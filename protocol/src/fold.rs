@@ -363,9 +363,10 @@ impl Fold {
                     }
                     reached.advance(origin, last);
                     let parked: BTreeMap<ParkedChange, Obstacle> = parked.into_iter().collect();
-                    let transactions = (first.0..=last.0)
-                        .map(|seq| self.localize_foreign(origin, Seq(seq), &parked, foreign))
-                        .collect::<Result<Vec<_>, _>>()?;
+                    let named = named(origin, (first, last), foreign)?;
+                    let transactions: Vec<ForeignChanges> = named
+                        .map(|(txn, found)| self.localize_foreign(*txn, found, &parked))
+                        .collect();
                     let (images, by_the_way) = split_images(images, &transactions);
                     let own = self.emit(captured.commit_ms, emitted, &images, by_the_way);
                     let apply = LocalizedApply { origin, transactions, images, own };
@@ -398,13 +399,10 @@ impl Fold {
 
     fn localize_foreign(
         &mut self,
-        origin: Origin,
-        seq: Seq,
+        TxnId { origin, seq }: TxnId,
+        found: &ForeignTransaction,
         parked: &BTreeMap<ParkedChange, Obstacle>,
-        foreign: &ForeignTransactions,
-    ) -> Result<ForeignChanges, FoldError> {
-        let txn = TxnId { origin, seq };
-        let found = foreign.get(&txn).ok_or(FoldError::MissingTransaction(txn))?;
+    ) -> ForeignChanges {
         let tables = self.foreign_tables.entry(origin).or_default();
         for describe in &found.transaction.describes {
             tables.insert(describe.table, describe.def.clone());
@@ -422,12 +420,12 @@ impl Fold {
             let table = def.filter(|_| !is_shown).map(|def| def.name.clone());
             ForeignChange { table, local, parked }
         });
-        Ok(ForeignChanges {
+        ForeignChanges {
             stamp: found.transaction.stamp(origin),
             vector: found.vector.clone(),
             changes: changes.collect(),
             describes: found.transaction.describes.clone(),
-        })
+        }
     }
 
     /// Second half: stamps, joins and checks. `clocks` holds the stored clocks of the touched
@@ -637,4 +635,17 @@ fn join_foreign(
     }
     shown.parked |= parked;
     outcome.fate()
+}
+
+/// The transactions that a marker names: all that are left of them, with the first and the last.
+fn named(
+    origin: Origin,
+    (first, last): (Seq, Seq),
+    foreign: &ForeignTransactions,
+) -> Result<impl Iterator<Item = (&TxnId, &ForeignTransaction)>, FoldError> {
+    let [first, last] = [first, last].map(|seq| TxnId { origin, seq });
+    match [first, last].into_iter().find(|end| !foreign.contains_key(end)) {
+        Some(missing) => Err(FoldError::MissingTransaction(missing)),
+        None => Ok(foreign.range(first..=last)),
+    }
 }

@@ -8,6 +8,9 @@
 //! ```text
 //! format:u8  header:len+bytes  signature:64  parts: (packing:u8  len+bytes)*
 //! ```
+//! A run of which nobody had been given anything yet may be compacted ([`crate::compact`]): then its numbers
+//! have gaps, and its transactions become visible together.
+//!
 //! The byte-level description is in `docs/wire.md`.
 
 mod body;
@@ -84,7 +87,7 @@ pub enum PartId {
 pub struct PartHeader {
     /// Which part.
     pub id: PartId,
-    /// Row changes in it; for the spine, transactions.
+    /// Row changes in it; for the spine, transactions that are left.
     pub count: u64,
     /// Length of the uncompressed content in bytes.
     pub plain_bytes: u64,
@@ -131,8 +134,11 @@ impl UnitHeader {
         let transactions = (self.last.0 - self.first.0).checked_add(1);
         self.parts.iter().all(|part| match part.id {
             PartId::Spine => {
-                transactions == Some(part.count)
-                    && part.count <= part.plain_bytes / TRANSACTION_BYTES_MIN
+                let fits = match self.fragment {
+                    Fragment::Compacted => transactions >= Some(part.count),
+                    _ => transactions == Some(part.count),
+                };
+                fits && part.count <= part.plain_bytes / TRANSACTION_BYTES_MIN
             }
             PartId::Set(_) => part.count <= part.plain_bytes / CHANGE_BYTES_MIN,
         })
@@ -187,8 +193,12 @@ impl UnitHeader {
             parts.push(PartHeader { id, count, plain_bytes, root });
         }
         from.finish()?;
-        let alone = fragment == Fragment::Whole || first == last;
-        if first == Seq::ZERO || parts.is_empty() || !alone {
+        let fits = match fragment {
+            Fragment::Whole => true,
+            Fragment::More | Fragment::Last => first == last,
+            Fragment::Compacted => first < last,
+        };
+        if first == Seq::ZERO || parts.is_empty() || !fits {
             return Err(DecodeError::NotCanonical("unit header"));
         }
         Ok(Self {
@@ -269,9 +279,9 @@ impl Unit {
     /// with the origin's key.
     ///
     /// # Panics
-    /// When `transactions` is empty, has gaps, clock readings that do not grow, company for a
-    /// fragment, or more content than a reader accepts: the log never does, and a unit nobody can
-    /// open must not be sealed.
+    /// When `transactions` is empty, has gaps where nothing was left out, clock readings that do not grow,
+    /// company for a fragment, or more content than a reader accepts: the log never does, and a unit
+    /// nobody can open must not be sealed.
     pub fn seal(
         context: SealContext<'_>,
         transactions: &[Transaction],
@@ -281,17 +291,20 @@ impl Unit {
         let (Some(first), Some(last)) = (transactions.first(), transactions.last()) else {
             panic!("a unit holds at least one transaction");
         };
+        let is_compacted = context.fragment == Fragment::Compacted;
+        let follows = |one: Seq, next: Seq| one.next() == next || is_compacted && one < next;
         assert!(
             transactions
                 .windows(2)
-                .all(|pair| pair[0].seq.next() == pair[1].seq && pair[0].hlc < pair[1].hlc),
+                .all(|pair| follows(pair[0].seq, pair[1].seq) && pair[0].hlc < pair[1].hlc),
             "a unit holds consecutive transactions of growing clock readings"
         );
         assert!(transactions.len() <= UNIT_TRANSACTIONS_MAX, "a unit is cut in time");
         assert!(
-            context.fragment == Fragment::Whole || first.seq == last.seq,
+            !context.fragment.is_part() || first.seq == last.seq,
             "a fragment is a unit by itself"
         );
+        assert!(!is_compacted || first.seq < last.seq, "what is compacted are several");
         assert!(
             transactions.iter().all(|transaction| {
                 let alone = transaction.changes.is_empty() && context.fragment == Fragment::More;
@@ -299,7 +312,7 @@ impl Unit {
             }),
             "a piece stands alone in a fragment that others follow"
         );
-        let parts = body::encode(transactions, set_of);
+        let parts = body::encode(context.fragment, transactions, set_of);
         let plain_bytes: usize = parts.iter().map(|part| part.plain.len()).sum();
         assert!(
             plain_bytes <= UNIT_PLAIN_BYTES_MAX && parts.len() <= PARTS_MAX,

@@ -31,7 +31,7 @@ pub(crate) const TABLES: &[(&str, &[Floor])] = &[
             (Blind, &["schema"]),
             (Blind, &["change"]),
             (Blind, &["dictionary"]),
-            (Open, &["lattice", "merge", "stamp", "fold", "unit", "wire", "golden", "bundle"]),
+            (Open, &["lattice", "fold", "compact", "unit", "wire", "golden", "bundle"]),
             (Open, &["plan", "queue", "references", "unique", "sync", "fleet"]),
         ],
     ),

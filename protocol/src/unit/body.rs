@@ -31,13 +31,19 @@ impl PlainPart {
 
 /// The spine first, then one part per set that has changes.
 pub(super) fn encode(
+    fragment: Fragment,
     transactions: &[Transaction],
     set_of: impl Fn(TableId) -> SetId,
 ) -> Vec<PlainPart> {
     let mut spine = Writer::new();
     let mut sets: BTreeMap<SetId, SetWriter> = BTreeMap::new();
-    let mut last = transactions.first().map_or(Hlc::ZERO, |transaction| transaction.hlc);
+    let (mut last_seq, mut last) =
+        transactions.first().map_or((Seq::ZERO, Hlc::ZERO), |t| (t.seq, t.hlc));
     for (index, transaction) in transactions.iter().enumerate() {
+        if fragment == Fragment::Compacted {
+            spine.varint(transaction.seq.0 - last_seq.0);
+            last_seq = transaction.seq;
+        }
         spine.varint(transaction.hlc.0 - last.0);
         last = transaction.hlc;
         encode_head(&transaction.describes, transaction.actor.as_ref(), &mut spine);
@@ -128,14 +134,23 @@ fn decode_spine(
         let limit = UNIT_TRANSACTIONS_MAX as u64;
         return Err(DecodeError::TooLong { found: count, limit });
     }
-    if (header.last.0 - header.first.0).checked_add(1) != Some(count)
+    let is_compacted = header.fragment == Fragment::Compacted;
+    if !is_compacted && (header.last.0 - header.first.0).checked_add(1) != Some(count)
         || count > from.rest().len() as u64 / TRANSACTION_BYTES_MIN
     {
         return Err(DecodeError::NotCanonical("spine"));
     }
     let mut transactions = Vec::with_capacity(count as usize);
-    let mut hlc = header.hlc_first;
+    let (mut seq, mut hlc) = (header.first, header.hlc_first);
     for index in 0..count {
+        let skip = match is_compacted {
+            true => from.varint()?,
+            false => u64::from(index > 0),
+        };
+        if (index == 0) != (skip == 0) {
+            return Err(DecodeError::NotCanonical("sequence numbers"));
+        }
+        seq = Seq(seq.0.checked_add(skip).ok_or(DecodeError::BadNumber)?);
         let step = from.varint()?;
         if (index == 0) != (step == 0) {
             return Err(DecodeError::NotCanonical("clock readings"));
@@ -143,7 +158,7 @@ fn decode_spine(
         hlc = Hlc(hlc.0.checked_add(step).ok_or(DecodeError::BadNumber)?);
         let (describes, actor) = decode_head(from)?;
         transactions.push(Transaction {
-            seq: Seq(header.first.0 + index),
+            seq,
             hlc,
             actor,
             describes,
@@ -153,6 +168,9 @@ fn decode_spine(
     }
     if hlc != header.hlc_last {
         return Err(DecodeError::NotCanonical("clock readings"));
+    }
+    if seq != header.last {
+        return Err(DecodeError::NotCanonical("sequence numbers"));
     }
     Ok(transactions)
 }

@@ -36,12 +36,16 @@ fn sign(bytes: &[u8]) -> [u8; 64] {
 }
 
 fn seal(transactions: &[Transaction]) -> Unit {
+    seal_as(Fragment::Whole, transactions)
+}
+
+fn seal_as(fragment: Fragment, transactions: &[Transaction]) -> Unit {
     let vector = [(Origin { site: SiteId::new(2).unwrap(), ..origin() }, Seq(9))].into_iter();
     let vector = vector.collect();
     let context = SealContext {
         origin: origin(),
         fleet_version: 4,
-        fragment: Fragment::Whole,
+        fragment,
         previous: UnitHash([0xaa; 32]),
         vector: &vector,
         level: 3,
@@ -149,10 +153,55 @@ fn recorded_units_still_open_and_say_the_same() {
         assert_eq!(unit.hash(), sealed.hash());
         assert_eq!(unit.transactions().unwrap(), transactions);
     }
+    let compacted = seal_as(Fragment::Compacted, &with_gaps(&small()));
+    golden::check("unit-compacted-v1", compacted.bytes());
+    let unit = open(&golden::recorded("unit-compacted-v1", compacted.bytes())).unwrap();
+    assert_eq!(unit.transactions().unwrap(), with_gaps(&small()));
+    let unit = seal(&small());
     assert_eq!(
         unit.hash().0.iter().map(|byte| format!("{byte:02x}")).collect::<String>(),
         "5cbfd77375f3477abe5fe9c5fd6da9007cb8e2fd8ce87a72de3f1dc578ebc51a"
     );
+}
+
+/// The same with transactions left out before each but the first.
+fn with_gaps(transactions: &[Transaction]) -> Vec<Transaction> {
+    let mut with_gaps = transactions.to_vec();
+    for (place, transaction) in (0..).zip(&mut with_gaps) {
+        transaction.seq = Seq(transaction.seq.0 + 7 * place);
+    }
+    with_gaps
+}
+
+#[test]
+fn a_compacted_unit_has_one_form() {
+    let transactions = with_gaps(&small());
+    let unit = seal_as(Fragment::Compacted, &transactions);
+    assert!(unit.header().is_plausible());
+    let spine = |bytes: &[u8]| {
+        let opened = open(&with_content(&unit, 0, 3, bytes.to_vec())).unwrap();
+        opened.transactions().map(|_| ()).map_err(|error| error.to_string())
+    };
+    let content = plain_parts(&unit).remove(0);
+    assert_eq!(spine(&content), Ok(()));
+    let damaged = |place: usize, byte: u8| {
+        let mut content = content.clone();
+        content[place] = byte;
+        spine(&content)
+    };
+    let last = content.len() - "dr. jones".len() - 9;
+    assert_eq!(content[0], 0);
+    assert!(damaged(0, 1).unwrap_err().contains("sequence numbers"), "begins at the first");
+    assert_eq!(content[last], 8);
+    for byte in [0, 7, 9] {
+        assert!(damaged(last, byte).unwrap_err().contains("sequence numbers"), "{byte}");
+    }
+    // One by itself has nothing left out.
+    let mut header = unit.header().clone();
+    header.last = header.first;
+    assert!(matches!(open(&forge(&header, &[])), Err(UnitError::Malformed(_))));
+    header.last = header.first.next();
+    assert!(!header.is_plausible(), "three in a range of two");
 }
 
 #[test]
@@ -471,6 +520,16 @@ proptest! {
         prop_assert_eq!(&Unit::peek(unit.bytes()).unwrap(), unit.header());
         let changes: usize = transactions.iter().map(|one| one.changes.len()).sum();
         prop_assert_eq!(unit.header().changes(), changes as u64);
+        prop_assert_eq!(opened.transactions().unwrap(), transactions);
+    }
+
+    #[test]
+    fn what_is_compacted_reads_back(transactions in any_transactions()) {
+        prop_assume!(transactions.len() > 1);
+        let transactions = with_gaps(&transactions);
+        let unit = seal_as(Fragment::Compacted, &transactions);
+        let opened = open(unit.bytes()).unwrap();
+        prop_assert!(opened.header().is_plausible());
         prop_assert_eq!(opened.transactions().unwrap(), transactions);
     }
 

@@ -198,6 +198,8 @@ pub struct LinkConfig {
 pub struct Limits {
     /// Plain bytes after which a unit is sealed.
     pub unit_bytes_max: usize,
+    /// Plain bytes that may be left of what is compacted while no peer is linked; `None` compacts nothing.
+    pub compacted_bytes_max: Option<usize>,
     /// Changes that may share one PostgreSQL transaction when applied.
     pub group_changes_max: usize,
     /// Memory that the rows of one local transaction may take. A larger one goes through a scratch

@@ -32,7 +32,9 @@ use crate::links::{self, Links};
 use crate::postgres::connect::PgSettings;
 use crate::random;
 use crate::replica::{self, ReplicaContext, ReplicaStatus, RetryOrders};
-use crate::store::{DatabaseIdentity, Identity, Opened, Settings, Signer, Store, StoreError};
+use crate::store::{
+    Compaction, DatabaseIdentity, Identity, Opened, Settings, Signer, Store, StoreError,
+};
 use crate::tasks::{TaskError, Tasks};
 use crate::transport::{Endpoint, TransportError};
 
@@ -119,6 +121,20 @@ pub fn create_store(
     Ok(origin)
 }
 
+/// How a member's store is opened.
+fn store_settings(config: &DaemonConfig, fleet: &Fleet) -> Settings {
+    let limits = &config.limits;
+    let compaction =
+        limits.compacted_bytes_max.map(|bytes_max| Compaction { bytes_max, ..Default::default() });
+    Settings {
+        budget_bytes: limits.store_bytes_max,
+        unit_bytes_max: limits.unit_bytes_max,
+        compaction,
+        full_history: fleet.sets().filter(|set| set.full_history).map(|set| set.id).collect(),
+        ..Settings::default()
+    }
+}
+
 /// Runs a member until it is told to stop by SIGTERM or SIGINT.
 ///
 /// # Errors
@@ -130,11 +146,7 @@ pub async fn run(prepared: Prepared) -> Result<(), DaemonError> {
         let key = Arc::clone(&key);
         Arc::new(move |message: &[u8]| key.sign(message))
     };
-    let settings = Settings {
-        budget_bytes: config.limits.store_bytes_max,
-        unit_bytes_max: config.limits.unit_bytes_max,
-        ..Settings::default()
-    };
+    let settings = store_settings(&config, &fleet);
     let (store, opened) = Store::open(&config.data_dir, &settings, signer, fleet.version())?;
     verify_identity(&config, &opened)?;
     let own = opened.identity.origin;

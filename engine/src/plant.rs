@@ -14,6 +14,8 @@
 //! | `no-return` | rows that are put aside never come back |
 //! | `unlisted-aside` | rows are put aside without a word of it |
 //! | `no-causal-order` | a transaction does not wait for what its origin had seen |
+//! | `compaction-across-vectors` | what is compacted forgets what its site heard between |
+//! | `split-compacted` | transactions of a compacted unit become visible one after the other |
 //! | `torn-fold` | the position in the log becomes durable after what was folded up to it |
 //! | `volatile-clock` | a start forgets the last clock reading |
 //! | `confirm-before-sync` | the slot is confirmed up to what is about to become durable |

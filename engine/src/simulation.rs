@@ -6,6 +6,8 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use futures_util::future::BoxFuture;
+use landfall_protocol::change::Transaction;
+use landfall_protocol::id::Origin;
 
 /// What the code of one site sees of the world.
 pub trait Surroundings {
@@ -15,6 +17,8 @@ pub trait Surroundings {
     fn fill(&self, bytes: &mut [u8]);
     /// Whether a rule is switched off (see `plant`).
     fn planted(&self, rule: &str) -> bool;
+    /// A transaction of an origin is about to be logged, with all that it did.
+    fn logged(&self, _origin: Origin, _transaction: &Transaction) {}
 }
 
 /// Runs the tasks that [`Tasks`](crate::tasks::Tasks) starts.
@@ -58,4 +62,8 @@ pub(crate) fn fill(bytes: &mut [u8]) -> bool {
 
 pub(crate) fn planted(rule: &str) -> bool {
     look(|around| around.planted(rule)).unwrap_or(false)
+}
+
+pub(crate) fn logged(origin: Origin, transaction: &Transaction) {
+    look(|around| around.logged(origin, transaction));
 }

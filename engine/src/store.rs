@@ -19,6 +19,7 @@
 mod ballast;
 mod bond;
 mod clocks;
+mod compaction;
 mod crc;
 mod error;
 mod folding;
@@ -60,6 +61,7 @@ use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use bond::{Bond, Token};
+pub use compaction::Compaction;
 pub use error::{Severity, StoreError};
 pub use parked::{ParkedPage, ParkedPlace, Rejoined};
 pub use record::{
@@ -251,6 +253,8 @@ impl Parts {
             fleet_version,
             sealing: Sealing::default(),
             unit_bytes_max: settings.unit_bytes_max,
+            compaction: settings.compaction,
+            full_history: settings.full_history.clone(),
             units: Arc::new(UnitCache::new(settings.unit_cache_bytes)),
             counters: Arc::clone(&counters),
             news,

@@ -131,6 +131,8 @@ pub struct Set {
     pub name: String,
     /// Its tables.
     pub tables: Vec<TableName>,
+    /// Whether every change of it travels, however many of one row there are.
+    pub full_history: bool,
 }
 
 /// A checked fleet description.
@@ -551,7 +553,7 @@ mod tests {
 
     fn set(id: u16, name: &str, tables: &[&str]) -> Set {
         let tables = tables.iter().map(|table| parse_table_name(table).unwrap()).collect();
-        Set { id: SetId(id), name: name.into(), tables }
+        Set { id: SetId(id), name: name.into(), tables, full_history: false }
     }
 
     fn member(id: u16, name: &str) -> Member {

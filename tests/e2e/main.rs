@@ -6,6 +6,7 @@ mod bundles;
 mod chain;
 mod claims;
 mod commands;
+mod compaction;
 mod conflicts;
 mod crashes;
 mod cuts;

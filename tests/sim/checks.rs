@@ -15,11 +15,11 @@ use std::time::Duration;
 use landfall_engine::links::LinksHandle;
 use landfall_engine::postgres::lsn::Lsn;
 use landfall_engine::store::{Log, Store};
-use landfall_protocol::change::{Fragment, Transaction};
+use landfall_protocol::change::{Fragment, RowChange, Transaction};
 use landfall_protocol::clock::Hlc;
 use landfall_protocol::fold::{MARKER_PREFIX, Marker, MarkerKey};
 use landfall_protocol::id::{Origin, Seq, TxnId};
-use landfall_protocol::unit::UnitHash;
+use landfall_protocol::unit::{Unit, UnitHash};
 use landfall_protocol::value::{RowKey, Value};
 use landfall_protocol::version::VersionVector;
 
@@ -30,7 +30,7 @@ use super::oracle::{self, Births, Event, Merging, Moment, Oracle, Table, Write, 
 use super::postgres::{Change, CommitRecord, OWN_TABLES, TableNo, View};
 use super::workload::{ACCOUNTS, DEPOSIT, MERGING, account};
 
-use super::site::Site;
+use super::site::{Site, Written};
 use super::world::World;
 
 /// Looks at every state that a store tells.
@@ -96,8 +96,39 @@ pub(crate) type Contents = BTreeMap<Origin, Held>;
 /// What is in units, by their hashes: all stores hold the same ones, and are read more than once.
 pub(crate) type Opened = RefCell<BTreeMap<UnitHash, Rc<[Transaction]>>>;
 
+/// What was done by a unit, with what is left out of it; fails when what is there is something else.
+fn with_left_out(unit: &Unit, written: &Written) -> Result<Vec<Transaction>, String> {
+    let (header, left) = (unit.header(), unit.transactions().map_err(|error| error.to_string())?);
+    if header.fragment != Fragment::Compacted {
+        return Ok(left);
+    }
+    let (origin, written) = (header.origin, written.borrow());
+    let whole = (header.first.0..=header.last.0).map(|seq| {
+        let txn = TxnId { origin, seq: Seq(seq) };
+        written.get(&txn).cloned().ok_or_else(|| format!("{txn} was never written"))
+    });
+    let whole: Vec<Transaction> = whole.collect::<Result<_, _>>()?;
+    for left in left {
+        let of = &whole[(left.seq.0 - header.first.0) as usize];
+        let is_part = left.changes.iter().all(|change| {
+            let is_it = |of: &&RowChange| (of.table, &of.key) == (change.table, &change.key);
+            let of = of.changes.iter().find(is_it);
+            let has = |of: &RowChange| change.cells.iter().all(|cell| of.cells.contains(cell));
+            of.is_some_and(|of| of.op == change.op && has(of))
+        });
+        if left.hlc != of.hlc || left.describes != of.describes || !is_part {
+            return Err(format!("{origin}/{} is not what was written", left.seq));
+        }
+    }
+    Ok(whole)
+}
+
 /// Reads all that a store holds.
-pub(crate) async fn contents(store: &Store, opened: &Opened) -> Result<Contents, String> {
+pub(crate) async fn contents(
+    store: &Store,
+    opened: &Opened,
+    logged: &Written,
+) -> Result<Contents, String> {
     let received = store.watch().borrow().received.clone();
     let mut found = Contents::new();
     for (origin, last) in received.iter() {
@@ -115,7 +146,7 @@ pub(crate) async fn contents(store: &Store, opened: &Opened) -> Result<Contents,
                 let known = opened.borrow().get(&hash).cloned();
                 let inside = match known {
                     Some(known) => known,
-                    None => unit.transactions().map_err(|error| error.to_string())?.into(),
+                    None => with_left_out(&unit, logged)?.into(),
                 };
                 transactions.extend(inside.iter().cloned());
                 opened.borrow_mut().insert(hash, inside);
@@ -348,7 +379,7 @@ pub(crate) fn judge(logs: &[SiteLog<'_>], options: &Options, named: &Named) -> R
     for (log, life) in logs.iter().zip(&lives) {
         follow(log, life, first_table, &history)?;
     }
-    conflicts::check(logs, &history)?;
+    conflicts::check(logs, &history, options.compaction.is_some())?;
     for committed in history.values() {
         oracle.commit(&committed.by, &committed.writes, &committed.births);
     }

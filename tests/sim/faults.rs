@@ -12,6 +12,9 @@ use crate::dice::Dice;
 pub(crate) async fn direct(world: &Rc<World>) {
     let mut dice = world.split();
     let length = world.options.phase_ms;
+    if world.options.compaction.is_some() {
+        come_and_go(world, &mut dice);
+    }
     let mut times: Vec<u64> = (0..world.options.faults).map(|_| dice.below(length)).collect();
     times.sort_unstable();
     let mut now = 0;
@@ -21,6 +24,30 @@ pub(crate) async fn direct(world: &Rc<World>) {
         strike(world, &mut dice);
     }
     tokio::time::sleep(Duration::from_millis(length - now)).await;
+}
+
+/// Lets no link be up for long.
+fn come_and_go(world: &Rc<World>, dice: &mut Dice) {
+    let length = world.options.phase_ms;
+    let sites = world.sites.iter().map(|site| site.id);
+    let ways: Vec<_> =
+        sites.clone().flat_map(|from| sites.clone().map(move |to| (from, to))).collect();
+    let mut from = 0;
+    while from < length {
+        let until = from + 1 + dice.below(length / 2);
+        let (down, up) = (ways.clone(), ways.clone());
+        later(world, from, move |world| {
+            world.trace(|| "all links go down".to_owned());
+            down.iter().for_each(|(from, to)| world.sky.cut(*from, *to));
+            world.network.changed();
+        });
+        later(world, until, move |world| {
+            world.trace(|| "all links come up".to_owned());
+            up.iter().for_each(|(from, to)| world.sky.mend(*from, *to));
+            world.network.changed();
+        });
+        from = until + 1 + dice.below(length / 4);
+    }
 }
 
 fn strike(world: &Rc<World>, dice: &mut Dice) {

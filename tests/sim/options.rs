@@ -1,5 +1,7 @@
 //! What a run is like, drawn from its seed.
 
+use landfall_engine::store::Compaction;
+
 use crate::dice::Dice;
 
 use super::extras::Extras;
@@ -50,6 +52,8 @@ pub struct Options {
     pub unit_bytes_max: usize,
     /// Memory for clocks; small ones are swept often.
     pub clock_bytes: usize,
+    /// Whether what is overwritten is left out while nobody is there.
+    pub compaction: Option<Compaction>,
     /// Bytes of a link that are written or read at once, at most; 0 for all.
     pub portion_max: u64,
     /// How often a site crashes when something of it has just reached another.
@@ -113,7 +117,20 @@ impl Options {
 
     /// The options of a seed's full run.
     pub fn draw(seed: u64, planted: &[String]) -> Self {
-        Self::with_extras(seed, planted).special(seed).with_realm(seed)
+        Self::with_extras(seed, planted).special(seed).with_realm(seed).compacting(seed)
+    }
+
+    /// With links that come and go, and nothing said twice meanwhile. Of a site that is set back nobody
+    /// could tell what was left out.
+    fn compacting(mut self, seed: u64) -> Self {
+        if matches!(seed % 16, 3 | 4) && self.mishap.is_none() {
+            let mut dice = Dice::new(seed ^ 0x0063_6f6d_7061_6374);
+            let bytes_max = dice.pick(&[300, 2_000, 1 << 20]);
+            self.compaction = Some(Compaction { bytes_min: 1, bytes_max });
+            self.unit_bytes_max = dice.pick(&[200, 1_000, 4 << 20]);
+            self.hot_keys = self.hot_keys.min(2);
+        }
+        self
     }
 
     /// With the tables of the seed's realm, if it has any, and without what is not tried there.
@@ -172,6 +189,7 @@ impl Options {
             store_ms_max: dice.pick(&[0, 1, 5, 40, 400]),
             unit_bytes_max: dice.pick(&[1, 200, 4 << 20]),
             clock_bytes: dice.pick(&[0, 2_000, 6 << 20]),
+            compaction: None,
             portion_max: dice.pick(&[0, 0, 16, 200]),
             ambushes: 0,
             has_dead_clocks: false,

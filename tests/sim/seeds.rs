@@ -152,6 +152,7 @@ fn planted_mistakes_are_found() {
         ("youngest-claim", 150),
         ("unlisted-aside", 150),
         ("unlocked-parents", 300),
+        ("split-compacted", 150),
     ];
     for (rule, runs) in rules {
         let planted = [rule.to_owned()];

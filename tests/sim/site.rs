@@ -23,9 +23,10 @@ use landfall_engine::store::{
 };
 use landfall_engine::tasks::Tasks;
 use landfall_engine::transport::Endpoint;
+use landfall_protocol::change::Transaction;
 use landfall_protocol::fleet::Fleet;
 use landfall_protocol::fold::MarkerKey;
-use landfall_protocol::id::{Origin, SiteId};
+use landfall_protocol::id::{Origin, SiteId, TxnId};
 use landfall_protocol::unit::simulated;
 use tempfile::TempDir;
 use tokio::sync::watch;
@@ -82,16 +83,21 @@ pub(crate) struct Around {
     clock: Arc<SiteClock>,
     dice: RefCell<Dice>,
     planted: Rc<BTreeSet<String>>,
+    written: Written,
 }
+
+/// All transactions that sites logged, with what is left out of them later.
+pub(crate) type Written = Rc<RefCell<BTreeMap<TxnId, Transaction>>>;
 
 impl Around {
     pub(crate) fn new(
         clock: &Arc<SiteClock>,
         dice: Dice,
         planted: &Rc<BTreeSet<String>>,
+        written: &Written,
     ) -> Rc<Self> {
         let (clock, planted) = (Arc::clone(clock), Rc::clone(planted));
-        Rc::new(Self { clock, dice: RefCell::new(dice), planted })
+        Rc::new(Self { clock, dice: RefCell::new(dice), planted, written: Rc::clone(written) })
     }
 }
 
@@ -107,6 +113,11 @@ impl Surroundings for Around {
 
     fn planted(&self, rule: &str) -> bool {
         self.planted.contains(rule)
+    }
+
+    fn logged(&self, origin: Origin, transaction: &Transaction) {
+        let txn = TxnId { origin, seq: transaction.seq };
+        self.written.borrow_mut().insert(txn, transaction.clone());
     }
 }
 
@@ -217,7 +228,7 @@ pub(crate) struct Site {
 impl Site {
     /// Starts the process, as the daemon does.
     pub(crate) fn start(self: &Rc<Self>, world: &Rc<World>) -> Result<(), StoreError> {
-        let around = Around::new(&self.clock, world.split(), &world.planted);
+        let around = Around::new(&self.clock, world.split(), &world.planted, &world.written);
         let life = world.lives.begin(Rc::clone(&around) as Rc<dyn Surroundings>);
         world.trace(|| format!("{} starts, {life:?}", self.id));
         simulation::within(around, || self.compose(world, life))
@@ -228,6 +239,7 @@ impl Site {
         let settings = Settings {
             recent_clocks_bytes: options.clock_bytes,
             unit_bytes_max: options.unit_bytes_max,
+            compaction: options.compaction,
             ..Settings::default()
         };
         let key = simulated::key(self.id);

@@ -30,7 +30,7 @@ use super::parking;
 use super::postgres::{self, Cluster, Pauses, TableSpec};
 use super::realm;
 use super::restores;
-use super::site::{Around, Site, SiteClock};
+use super::site::{Around, Site, SiteClock, Written};
 use super::wires::Wires;
 use super::workload::{self, Client};
 use crate::dice::Dice;
@@ -87,6 +87,7 @@ pub(crate) struct World {
     pub(crate) sites: Vec<Rc<Site>>,
     pub(crate) planted: Rc<BTreeSet<String>>,
     pub(crate) ledger: RefCell<Ledger>,
+    pub(crate) written: Written,
     opened: Opened,
     wires: Wires,
     /// How often a site may still crash when something of it has reached another.
@@ -187,7 +188,7 @@ impl World {
             role: if number <= options.sites { Role::Site } else { Role::Hub },
         };
         let names = tables.iter().map(|table| table.name.clone()).collect();
-        let set = Set { id: SetId(1), name: "all".into(), tables: names };
+        let set = Set { id: SetId(1), name: "all".into(), tables: names, full_history: false };
         let fleet = Fleet::new(1, vec![set], (1..=members).map(member).collect());
         let fleet =
             fleet.and_then(|fleet| fleet.with_rules(workload::rules(options.realm.as_ref())));
@@ -199,7 +200,8 @@ impl World {
         let wires = Wires::lay(options.extras.shape, options.sites, options.relays, seed);
         let planted = Rc::new(options.planted.iter().cloned().collect());
         let true_clock = Arc::new(SiteClock::new(0, 0));
-        let life = lives.begin(Around::new(&true_clock, dice.split(), &planted));
+        let written = Written::default();
+        let life = lives.begin(Around::new(&true_clock, dice.split(), &planted, &written));
         Self {
             planted,
             network: Network::new(Arc::new(sky.clone())),
@@ -209,6 +211,7 @@ impl World {
             copies: Cell::new(0),
             tokens: Cell::new(0),
             ledger: RefCell::default(),
+            written,
             opened: Opened::default(),
             wires,
             lives,
@@ -480,7 +483,9 @@ impl World {
     async fn shows_whole(&self, site: &Site, log: &Log) -> bool {
         let store = site.process.borrow().as_ref().map(|process| process.store.clone());
         let Some(store) = store else { return false };
-        let Ok(contents) = checks::contents(&store, &self.opened).await else { return false };
+        let Ok(contents) = checks::contents(&store, &self.opened, &self.written).await else {
+            return false;
+        };
         let mut held = contents.iter();
         held.all(|(origin, held)| log.applied.get(*origin) == Seq(held.whole as u64))
     }
@@ -491,7 +496,7 @@ impl World {
         for site in &self.sites {
             let store = site.process.borrow().as_ref().map(|process| process.store.clone());
             let Some(store) = store else { return Err(format!("{} does not run", site.id)) };
-            let contents = checks::contents(&store, &self.opened).await;
+            let contents = checks::contents(&store, &self.opened, &self.written).await;
             held.push((site, contents.map_err(|error| format!("{}: {error}", site.id))?));
         }
         Ok(held)

@@ -7,10 +7,12 @@ use anyhow::bail;
 use crate::cargo::{cargo, run};
 
 /// Rules that the simulator must miss, each within [`SEEDS_MAX`] runs.
-const RULES: [&str; 33] = [
+const RULES: [&str; 35] = [
     "no-barrier",
     "no-causal-order",
     "no-chain-check",
+    "compaction-across-vectors",
+    "split-compacted",
     "no-repair",
     "torn-fold",
     "progress-outside",

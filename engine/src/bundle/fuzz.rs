@@ -46,7 +46,7 @@ fn world() -> &'static World {
             addresses: Vec::new(),
             role: Role::Site,
         };
-        let sets = vec![Set { id: SetId(1), name: "all".into(), tables }];
+        let sets = vec![Set { id: SetId(1), name: "all".into(), tables, full_history: false }];
         let fleet = Fleet::new(1, sets, vec![member]).expect("a fleet");
         let bundle = BundleId::new(9, [3; 16]);
         let header = Header { bundle, part: 1, slots: vec![[5; SLOT_BYTES]] };

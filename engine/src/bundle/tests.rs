@@ -33,7 +33,7 @@ fn world() -> World {
         (0..3).map(|_| Arc::new(MemberKey::generate().unwrap())).collect();
     let members = keys.iter().zip(1..).map(|(key, number)| member(number, key)).collect();
     let tables = vec![parse_table_name("public.bed").unwrap()];
-    let sets = vec![Set { id: SetId(1), name: "all".into(), tables }];
+    let sets = vec![Set { id: SetId(1), name: "all".into(), tables, full_history: false }];
     World { keys, fleet: Arc::new(Fleet::new(1, sets, members).unwrap()) }
 }
 
@@ -133,7 +133,7 @@ fn nobody_can_write_in_the_name_of_another() {
     let stranger = MemberKey::generate().unwrap();
     let alone = vec![member(2, &world.keys[1]), member(9, &stranger)];
     let tables = vec![parse_table_name("public.bed").unwrap()];
-    let sets = vec![Set { id: SetId(1), name: "all".into(), tables }];
+    let sets = vec![Set { id: SetId(1), name: "all".into(), tables, full_history: false }];
     let elsewhere =
         World { keys: world.keys.clone(), fleet: Arc::new(Fleet::new(1, sets, alone).unwrap()) };
     let bytes = world.part(&[2], &world.keys[0], &units());

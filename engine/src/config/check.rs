@@ -26,6 +26,8 @@ const RECONNECT_MIN_MS_DEFAULT: u64 = 500;
 const RECONNECT_MAX_MS_DEFAULT: u64 = 60_000;
 const UNIT_BYTES: RangeInclusive<u64> = 4_096..=8_388_608;
 const UNIT_BYTES_DEFAULT: u64 = 1_048_576;
+const COMPACTED_BYTES: RangeInclusive<u64> = 65_536..=8_388_608;
+const COMPACTED_BYTES_DEFAULT: u64 = 2_097_152;
 const GROUP_CHANGES: RangeInclusive<u64> = 1..=100_000;
 /// One group must get its locks within 300 ms; this leaves room on a slow disk.
 const GROUP_CHANGES_DEFAULT: u64 = 1_000;
@@ -210,6 +212,15 @@ impl Check<'_> {
             UNIT_BYTES_DEFAULT,
             &UNIT_BYTES,
         )?;
+        let compaction = match raw.compacted_bytes_max {
+            Some(0) => None,
+            given => Some(self.number(
+                "limits.compacted_bytes_max",
+                given,
+                COMPACTED_BYTES_DEFAULT,
+                &COMPACTED_BYTES,
+            )?),
+        };
         let group = self.number(
             "limits.group_changes_max",
             raw.group_changes_max,
@@ -237,6 +248,7 @@ impl Check<'_> {
         let fits = "the ranges above fit any machine";
         Ok(Limits {
             unit_bytes_max: usize::try_from(unit).expect(fits),
+            compacted_bytes_max: compaction.map(|bytes| usize::try_from(bytes).expect(fits)),
             group_changes_max: usize::try_from(group).expect(fits),
             transaction_bytes_max: usize::try_from(transaction).expect(fits),
             drift_max: Duration::from_millis(drift),

@@ -98,7 +98,7 @@ fn check_set(index: usize, raw: raw::Set) -> Result<Set, Wrong> {
             .map_err(|rule| Wrong::new(format!("set[{index}].tables[{position}]"), rule))
     });
     let tables = tables.collect::<Result<_, Wrong>>()?;
-    Ok(Set { id: SetId(raw.id), name: raw.name, tables })
+    Ok(Set { id: SetId(raw.id), name: raw.name, tables, full_history: raw.full_history })
 }
 
 fn check_member(index: usize, raw: raw::Member) -> Result<Member, Wrong> {

@@ -77,6 +77,7 @@ pub(super) struct Peer {
 #[serde(deny_unknown_fields)]
 pub(super) struct Limits {
     pub(super) unit_bytes_max: Option<u64>,
+    pub(super) compacted_bytes_max: Option<u64>,
     pub(super) group_changes_max: Option<u64>,
     pub(super) transaction_bytes_max: Option<u64>,
     pub(super) drift_ms_max: Option<u64>,
@@ -141,6 +142,8 @@ pub(super) struct Set {
     pub(super) id: u16,
     pub(super) name: String,
     pub(super) tables: Vec<String>,
+    #[serde(default)]
+    pub(super) full_history: bool,
 }
 
 #[derive(Debug, Deserialize)]

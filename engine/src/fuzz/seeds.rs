@@ -275,7 +275,11 @@ fn seal(transactions: &[Transaction], fragment: Fragment) -> Unit {
 
 /// A unit of a spine and one set.
 pub(super) fn small_unit(fragment: Fragment) -> Unit {
-    seal(&transactions(1, 1), fragment)
+    let mut transactions = transactions(if fragment == Fragment::Compacted { 2 } else { 1 }, 1);
+    if let [_, second] = &mut transactions[..] {
+        second.seq.0 += 3;
+    }
+    seal(&transactions, fragment)
 }
 
 fn unit_seeds() -> Vec<Unit> {
@@ -290,6 +294,7 @@ fn unit_seeds() -> Vec<Unit> {
         seal(&sets, Fragment::Whole),
         seal(&transactions(1, 3), Fragment::Last),
         seal(&long, Fragment::More),
+        small_unit(Fragment::Compacted),
         seal(&transactions(3, 0), Fragment::Whole),
     ]
 }

@@ -1,6 +1,7 @@
 //! Units: as they arrive, and as an origin that signs nonsense would send them.
 
 use ed25519_dalek::{Signer as _, SigningKey};
+use landfall_protocol::change::Fragment;
 use landfall_protocol::codec::{Reader, Writer};
 use landfall_protocol::compress::{compress, decompress};
 use landfall_protocol::dictionary::Dictionary;
@@ -147,9 +148,7 @@ fn encode_header(header: &UnitHeader) -> Vec<u8> {
 pub(super) fn check_content(bytes: &[u8]) {
     let mut from = Reader::new(bytes);
     let Ok([fragment, count, spine_bytes, changes @ ..]) = from.array::<5>() else { return };
-    let Ok(fragment) = landfall_protocol::change::Fragment::from_number(fragment % 3) else {
-        return;
-    };
+    let Ok(fragment) = Fragment::from_number(fragment % 4) else { return };
     let rest = from.rest();
     let (spine, set) = rest.split_at(rest.len().min(usize::from(spine_bytes)));
     let seed = super::seeds::small_unit(fragment);
@@ -158,10 +157,13 @@ pub(super) fn check_content(bytes: &[u8]) {
     header.parts.truncate(2);
     header.parts[0].count = u64::from(count);
     header.parts[1].count = u64::from(u16::from_be_bytes(changes));
-    // The last reading is what the spine adds up to, or else it could never fit.
+    // The last reading and number are what the spine adds up to, or else they could never fit.
     header.hlc_last = header.hlc_first;
-    if let Some(sum) = readings(spine) {
+    if let Some((numbers, sum)) = readings(fragment, spine) {
         header.hlc_last.0 = header.hlc_first.0.saturating_add(sum);
+        if fragment == Fragment::Compacted {
+            header.last.0 = header.first.0.saturating_add(numbers);
+        }
     }
     let bytes = forge(&mut header, &[spine.to_vec(), set.to_vec()]);
     assert_eq!(header.origin, origin(2));
@@ -169,16 +171,23 @@ pub(super) fn check_content(bytes: &[u8]) {
 }
 
 /// The sum of the steps in a spine without descriptions.
-fn readings(spine: &[u8]) -> Option<u64> {
+fn readings(fragment: Fragment, spine: &[u8]) -> Option<(u64, u64)> {
     let mut from = Reader::new(spine);
-    let mut sum = 0u64;
+    let (mut numbers, mut sum) = (0u64, 0u64);
     while let Ok(step) = from.varint() {
+        let step = match fragment {
+            Fragment::Compacted => {
+                numbers = numbers.checked_add(step)?;
+                from.varint().ok()?
+            }
+            _ => step,
+        };
         sum = sum.checked_add(step)?;
         if from.u8() != Ok(0) {
             return None;
         }
     }
-    Some(sum)
+    Some((numbers, sum))
 }
 
 /// Two bytes say what is declared, in units of 16 bytes; the rest is unpacked, and packed.

@@ -29,6 +29,8 @@ static UNORDERED: VersionVector = VersionVector::new();
 pub(super) struct Pending {
     pub(super) origin: Origin,
     queue: VecDeque<ForeignTransaction>,
+    /// The last transaction of each compacted unit in `queue`, by the first: they are applied together.
+    together: BTreeMap<Seq, Seq>,
     /// The fragment that follows on `queue`: it is applied by itself, with those after it.
     large: Option<UnitHeader>,
     /// The last transaction in `queue`, or the last one applied.
@@ -59,7 +61,8 @@ impl Pending {
         tables: BTreeMap<TableId, TableDef>,
         seen: VersionVector,
     ) -> Self {
-        Self { origin, queue: VecDeque::new(), large: None, read_to: applied, tables, seen }
+        let (queue, together) = (VecDeque::new(), BTreeMap::new());
+        Self { origin, queue, together, large: None, read_to: applied, tables, seen }
     }
 
     /// Reads on when nothing is left in memory.
@@ -68,9 +71,12 @@ impl Pending {
             return Ok(());
         }
         for unit in store.inbox(self.origin, self.read_to, PORTION_BYTES).await? {
-            if unit.header.fragment != Fragment::Whole {
+            if unit.header.fragment.is_part() {
                 self.large = Some(unit.header.clone());
                 break;
+            }
+            if unit.header.fragment == Fragment::Compacted && !plant::active("split-compacted") {
+                self.together.insert(unit.header.first, unit.header.last);
             }
             for transaction in unit.transactions.iter().filter(|t| t.seq > self.read_to) {
                 let first = transaction.seq == unit.header.first;
@@ -84,7 +90,7 @@ impl Pending {
     }
 
     /// How many transactions from the front may become one group of at most `changes_max` row
-    /// changes (a larger transaction is a group by itself).
+    /// changes. A larger transaction is a group by itself, and so is a compacted unit.
     pub(super) fn next(
         &self,
         applied: &VersionVector,
@@ -94,13 +100,23 @@ impl Pending {
     ) -> Next {
         let mut applied = applied.clone();
         let mut changes = 0;
+        let together = self.together_at_front();
         for (count, next) in self.queue.iter().enumerate() {
             let transaction = &next.transaction;
+            match together {
+                Some(all) if count == all => return Next::Ready(all),
+                None if self.together.contains_key(&transaction.seq) => return Next::Ready(count),
+                _ => {}
+            }
             changes += transaction.changes.len();
-            let head = self.head(transaction.seq, &next.vector, transaction.hlc);
+            let mut head = self.head(transaction.seq, &next.vector, transaction.hlc);
+            if let (Some(all), 0) = (together, count) {
+                // What is applied at once waits for the latest of it.
+                head.hlc = self.queue[all - 1].transaction.hlc;
+            }
             match readiness(&head, &applied, own, time) {
-                Readiness::Ready if count == 0 || changes <= changes_max => {
-                    applied.advance(self.origin, transaction.seq);
+                Readiness::Ready if count == 0 || together.is_some() || changes <= changes_max => {
+                    applied.advance(self.origin, self.before(count + 1));
                 }
                 Readiness::HeldUntil(at) if count == 0 => return Next::HeldUntil(at),
                 _ if count == 0 => return Next::Nothing,
@@ -125,6 +141,19 @@ impl Pending {
         }
     }
 
+    /// How many transactions at the front are one compacted unit.
+    pub(super) fn together_at_front(&self) -> Option<usize> {
+        let first = self.queue.front()?.transaction.seq;
+        let last = *self.together.get(&first)?;
+        Some(self.queue.iter().take_while(|next| next.transaction.seq <= last).count())
+    }
+
+    /// The number before the transaction at this place: those between were left out.
+    fn before(&self, place: usize) -> Seq {
+        let next = self.queue.get(place).map(|next| Seq(next.transaction.seq.0 - 1));
+        next.unwrap_or(self.read_to)
+    }
+
     fn head<'a>(&self, seq: Seq, vector: &'a VersionVector, hlc: Hlc) -> Head<'a> {
         let vector = if plant::active("no-causal-order") { &UNORDERED } else { vector };
         Head { origin: self.origin, seq, vector, hlc }
@@ -138,6 +167,8 @@ impl Pending {
     /// They are applied.
     pub(super) fn done(&mut self, count: usize) {
         self.queue.drain(..count);
+        let next = self.queue.front().map_or(self.read_to.next(), |next| next.transaction.seq);
+        self.together = self.together.split_off(&next);
     }
 
     /// The large transaction that ends here is applied.

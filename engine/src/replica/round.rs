@@ -95,7 +95,7 @@ impl Replica {
         match self.try_for_a_turn(&front.group, Mode::SetBased).await? {
             Tried::Done => {}
             Tried::Waits(cause) => return Ok(Turn::Waits(waits(&front.group, cause))),
-            Tried::Refused(_) if count > 1 => {
+            Tried::Refused(_) if count > 1 && !front.is_together => {
                 return Box::pin(self.apply_front(context, origin, 1)).await;
             }
             Tried::Refused(refusal) => {
@@ -128,12 +128,13 @@ impl Replica {
     /// The first `count` transactions of an origin as a group.
     fn front(&mut self, origin: Origin, count: usize) -> Option<Front> {
         let pending = self.pending.get_mut(&origin)?;
+        let is_together = pending.together_at_front() == Some(count);
         let (mut tables, mut seen) = (pending.tables.clone(), pending.seen.clone());
         let transactions = pending.front(count);
         self.described = Described::default();
         self.described.add(origin, transactions);
         let group = Group::build(origin, transactions, &self.dictionary, &mut tables, &mut seen);
-        Some(Front { group, tables, seen })
+        Some(Front { group, tables, seen, is_together })
     }
 
     /// Tries a group until it is committed or refused, or its turn is over: a row that somebody
@@ -201,6 +202,8 @@ struct Front {
     group: Group,
     tables: BTreeMap<TableId, TableDef>,
     seen: VersionVector,
+    /// Whether they must become visible together.
+    is_together: bool,
 }
 
 /// What trying a group for a turn came to.

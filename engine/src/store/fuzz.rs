@@ -32,7 +32,7 @@ const PLACES: u8 = 14;
 pub(crate) fn check(bytes: &[u8]) {
     let Some((place, content)) = bytes.split_first() else { return };
     let connection = Connection::open_in_memory().expect("memory for a database");
-    connection.execute_batch(layout::TABLES).expect("the tables are right");
+    layout::make_tables(&connection).expect("the tables are right");
     let db = Database::new(&connection);
     fill(&db).expect("a store is made");
     put(&db, place % PLACES, content).expect("a row is put in place");
@@ -182,7 +182,7 @@ fn write(db: &Database<'_>, state: &State) -> Result<(), StoreError> {
 /// The rows of such a store.
 pub(crate) fn seeds() -> Vec<Vec<u8>> {
     let connection = Connection::open_in_memory().expect("memory for a database");
-    connection.execute_batch(layout::TABLES).expect("the tables are right");
+    layout::make_tables(&connection).expect("the tables are right");
     let db = Database::new(&connection);
     fill(&db).and_then(|()| put_tail(&db)).expect("a store is made");
     let mut seeds = Vec::new();

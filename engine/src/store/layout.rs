@@ -12,7 +12,7 @@ use super::record::Settings;
 /// SQLite's `application_id`: "LAND".
 const APPLICATION_ID: i64 = 0x4c41_4e44;
 /// SQLite's `user_version`: the layout of the tables.
-const FORMAT_VERSION: i64 = 6;
+const FORMAT_VERSION: i64 = 7;
 /// The oldest layout that is brought up to date when a store is opened.
 const FORMAT_VERSION_MIN: i64 = 5;
 const PAGE_BYTES: u64 = 4096;
@@ -24,7 +24,7 @@ const READER_CACHE_BYTES: u64 = 4 << 20;
 /// `unit`, where `changes_to` and `bytes_to` are running sums over the origin's log; clocks in
 /// `clock`, the newest ones in `clock_log`; in `piece`, which log entry holds which piece of a long
 /// value; in `parked`, which changes are set aside. Small things are blobs with a checksum behind them.
-pub(super) const TABLES: &str = "
+const TABLES: &str = "
 CREATE TABLE meta(name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE tail(
     first_seq INTEGER PRIMARY KEY, last_seq INTEGER NOT NULL, fleet_version INTEGER NOT NULL,
@@ -194,17 +194,23 @@ impl Paths {
     }
 }
 
+/// New in format 7: whether something was left out of a row of the tail.
+const COMPACTED: &str = "ALTER TABLE tail ADD COLUMN compacted INTEGER NOT NULL DEFAULT 0;";
+
 /// Makes the tables of an empty database.
 pub(super) fn make_tables(connection: &Connection) -> Result<(), StoreError> {
     connection.execute_batch(TABLES)?;
-    Ok(connection.execute_batch(BUNDLES)?)
+    connection.execute_batch(BUNDLES)?;
+    Ok(connection.execute_batch(COMPACTED)?)
 }
 
-/// Brings a store of the version before up to date, whole or not at all.
+/// Brings a store of an earlier version up to date, whole or not at all.
 fn upgrade(connection: &Connection) -> Result<(), StoreError> {
     let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    if found == FORMAT_VERSION_MIN {
-        let steps = format!("BEGIN; {BUNDLES} PRAGMA user_version = {FORMAT_VERSION}; COMMIT");
+    let bundles = if found < 6 { BUNDLES } else { "" };
+    if (FORMAT_VERSION_MIN..FORMAT_VERSION).contains(&found) {
+        let steps =
+            format!("BEGIN; {bundles} {COMPACTED} PRAGMA user_version = {FORMAT_VERSION}; COMMIT");
         connection.execute_batch(&steps)?;
     }
     Ok(())

@@ -1,15 +1,17 @@
 //! The plain records that go in and out of the store.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use landfall_protocol::change::Transaction;
 use landfall_protocol::dictionary::RowId;
 use landfall_protocol::fold::{Fates, MarkerKey};
 use landfall_protocol::id::{Incarnation, Origin, Seq, SiteId};
+use landfall_protocol::schema::SetId;
 use landfall_protocol::unit::{UNIT_PLAIN_BYTES_TARGET, UnitHash, UnitHeader};
 use landfall_protocol::version::VersionVector;
 
+use super::compaction::Compaction;
 use crate::time::calendar::Month;
 
 /// Which PostgreSQL database a store belongs to. A store beside another database is a mistake.
@@ -47,6 +49,10 @@ pub struct Settings {
     pub recent_clocks_bytes: usize,
     /// Plain bytes after which a unit is sealed; a larger transaction is a unit by itself.
     pub unit_bytes_max: usize,
+    /// Whether what is overwritten is left out of what nobody was given yet.
+    pub compaction: Option<Compaction>,
+    /// Sets of which nothing is ever left out.
+    pub full_history: BTreeSet<SetId>,
     /// Length at which SQLite's write-ahead log is written back: a page that changes often is
     /// written back once for many times that it changed.
     pub checkpoint_bytes: u64,
@@ -61,6 +67,8 @@ impl Default for Settings {
             unit_cache_bytes: 6 << 20,
             recent_clocks_bytes: 5 << 20,
             unit_bytes_max: UNIT_PLAIN_BYTES_TARGET,
+            compaction: Some(Compaction::default()),
+            full_history: BTreeSet::new(),
             checkpoint_bytes: 16 << 20,
         }
     }

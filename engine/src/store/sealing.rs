@@ -14,6 +14,7 @@ use rusqlite::params;
 use super::error::StoreError;
 use super::record::{Appended, Sealing};
 use super::sql::stored;
+use super::state::TailSize;
 use super::tail::{self, Flush};
 use super::units::{self, Entry};
 use super::writer::Writer;
@@ -24,36 +25,61 @@ const SEAL_LEVEL: i32 = 3;
 /// What one transaction may add to its own encoding inside a unit: a few bytes per part.
 const FRAME_BYTES_MAX: usize = 64 << 10;
 
-/// Consecutive transactions that will be one unit.
+/// Consecutive transactions that may be one unit.
 #[derive(Default)]
-struct Run {
+pub(super) struct Run {
     fleet_version: u64,
-    sets: BTreeMap<TableId, SetId>,
-    own: Vec<OwnTransaction>,
-    bytes: usize,
+    pub(super) sets: BTreeMap<TableId, SetId>,
+    /// Each with about the bytes it takes.
+    pub(super) own: Vec<(OwnTransaction, usize)>,
+    pub(super) bytes: usize,
+    /// Whether something was left out of it: then it must be one unit.
+    pub(super) is_compacted: bool,
 }
 
 impl Run {
-    /// Whether the next transaction must not join: units are cut where the vector changes, where
-    /// they are full, and where the fleet's rules change.
-    fn ends_before(
-        &self,
-        flush: &Flush,
-        next: &OwnTransaction,
-        bytes: usize,
-        bytes_max: usize,
-    ) -> bool {
-        let Some(last) = self.own.last() else { return false };
+    /// Whether the next transaction must not join: units are cut where the vector changes, before and
+    /// after fragments, and where the fleet's rules change.
+    fn ends_before(&self, flush: &Flush, next: &OwnTransaction) -> bool {
+        let Some((last, _)) = self.own.last() else { return false };
+        let mut sets = flush.sets.iter();
+        let crosses = !next.vector.is_empty() && !plant::active("compaction-across-vectors");
         last.fragment != Fragment::Whole
             || next.fragment != Fragment::Whole
-            || (!next.vector.is_empty()
-                || self.bytes + bytes > bytes_max
-                || self.fleet_version != flush.fleet_version
-                || flush
-                    .sets
-                    .iter()
-                    .any(|(table, set)| self.sets.get(table).is_some_and(|known| known != set)))
+            || crosses
+            || self.fleet_version != flush.fleet_version
+            || sets.any(|(table, set)| self.sets.get(table).is_some_and(|known| known != set))
     }
+
+    /// The form in which it waits in the tail.
+    pub(super) fn into_flush(self) -> (Flush, Vec<u8>) {
+        let Self { fleet_version, sets, own, is_compacted, .. } = self;
+        let own = own.into_iter().map(|(own, _)| own).collect();
+        match is_compacted {
+            true => Flush::encode_compacted(fleet_version, sets, own),
+            false => Flush::encode(fleet_version, sets, own),
+        }
+    }
+}
+
+/// Divides flushes that follow on each other where units must be cut.
+pub(super) fn runs(flushes: Vec<Flush>) -> Vec<Run> {
+    let mut runs = Vec::new();
+    let mut run = Run::default();
+    for mut flush in flushes {
+        for (own, bytes) in std::mem::take(&mut flush.own) {
+            if run.ends_before(&flush, &own) {
+                runs.push(std::mem::take(&mut run));
+            }
+            run.fleet_version = flush.fleet_version;
+            run.sets.extend(&flush.sets);
+            run.bytes += bytes;
+            run.own.push((own, bytes));
+            run.is_compacted |= flush.is_compacted;
+        }
+    }
+    runs.extend((!run.own.is_empty()).then_some(run));
+    runs
 }
 
 impl Writer<'_> {
@@ -61,6 +87,8 @@ impl Writer<'_> {
     pub(super) fn take_flush(&mut self, flush: Flush, data: &[u8]) -> Result<(), StoreError> {
         let mut bytes = 0;
         for (own, length) in &flush.own {
+            #[cfg(feature = "simulation")]
+            crate::simulation::logged(self.state.identity.origin, &own.transaction);
             if *length > UNIT_PLAIN_BYTES_MAX - FRAME_BYTES_MAX {
                 return Err(too_large(own.transaction.seq, *length));
             }
@@ -69,11 +97,14 @@ impl Writer<'_> {
         let target = self.tools.unit_bytes_max as u64;
         let in_fragments = flush.own.iter().any(|(own, _)| own.fragment != Fragment::Whole);
         let eager = self.tools.sealing == Sealing::Eager || in_fragments;
-        if eager || self.state.tail.bytes + bytes as u64 > target {
+        let since = self.state.tail.bytes - self.state.tail.settled;
+        if eager || bytes as u64 >= target {
             self.seal_tail()?;
+        } else if since + bytes as u64 > target {
+            self.make_room()?;
         }
         if eager || bytes as u64 >= target {
-            return self.seal(vec![flush]);
+            return self.seal(runs(vec![flush]));
         }
         let (changes, bytes) = tail::insert(&self.db, &flush, data)?;
         self.state.tail.changes += changes;
@@ -96,34 +127,46 @@ impl Writer<'_> {
         if self.state.tail.bytes == 0 {
             return Ok(());
         }
-        let flushes = tail::load(&self.db, self.state.own_log().received)?;
-        self.seal(flushes)?;
+        let runs = self.compacted_tail()?;
+        self.seal(runs)?;
         tail::clear(&self.db)?;
-        self.state.tail = super::state::TailSize::default();
+        self.state.tail = TailSize::default();
         Ok(())
     }
 
-    fn seal(&mut self, flushes: Vec<Flush>) -> Result<(), StoreError> {
-        let mut run = Run::default();
-        for mut flush in flushes {
-            for (own, bytes) in std::mem::take(&mut flush.own) {
-                if run.ends_before(&flush, &own, bytes, self.tools.unit_bytes_max) {
-                    self.seal_run(std::mem::take(&mut run))?;
-                }
-                run.fleet_version = flush.fleet_version;
-                run.sets.extend(&flush.sets);
-                run.bytes += bytes;
-                run.own.push(own);
-            }
+    pub(super) fn seal(&mut self, runs: Vec<Run>) -> Result<(), StoreError> {
+        for run in runs {
+            self.seal_run(run)?;
         }
-        self.seal_run(run)?;
         self.state.put_origin(&self.db, self.state.identity.origin)
     }
 
+    /// Makes a unit of a run, or several where it is too long.
     fn seal_run(&mut self, run: Run) -> Result<(), StoreError> {
-        let Run { fleet_version, sets, own, .. } = run;
+        let bytes_max = self.tools.unit_bytes_max;
+        let Run { own, sets, fleet_version, is_compacted, .. } = run;
+        let (mut unit, mut length) = (Vec::new(), 0);
+        for (own, bytes) in own {
+            if !is_compacted && !unit.is_empty() && length + bytes > bytes_max {
+                self.seal_unit(std::mem::take(&mut unit), fleet_version, &sets, false)?;
+                length = 0;
+            }
+            length += bytes;
+            unit.push(own);
+        }
+        self.seal_unit(unit, fleet_version, &sets, is_compacted)
+    }
+
+    fn seal_unit(
+        &mut self,
+        own: Vec<OwnTransaction>,
+        fleet_version: u64,
+        sets: &BTreeMap<TableId, SetId>,
+        is_compacted: bool,
+    ) -> Result<(), StoreError> {
         let Some(first) = own.first() else { return Ok(()) };
-        let (vector, fragment) = (first.vector.clone(), first.fragment);
+        let fragment = if is_compacted { Fragment::Compacted } else { first.fragment };
+        let vector = first.vector.clone();
         let transactions: Vec<_> = own.into_iter().map(|own| own.transaction).collect();
         let context = SealContext {
             origin: self.state.identity.origin,

@@ -60,6 +60,8 @@ pub(super) struct OriginRow {
 pub(super) struct TailSize {
     pub(super) changes: u64,
     pub(super) bytes: u64,
+    /// So many of the bytes were left when it was last compacted.
+    pub(super) settled: u64,
 }
 
 /// All of it. After a failure it is loaded again, so it never says more than the tables.
@@ -370,15 +372,17 @@ fn load_dictionary(db: &Database<'_>) -> Result<Dictionary, StoreError> {
 }
 
 fn load_tail(db: &Database<'_>, state: &State) -> Result<TailSize, StoreError> {
-    let (first, last, changes, bytes) = db
+    let (first, last, changes, bytes, settled) = db
         .row(
-            "SELECT min(first_seq), max(last_seq), sum(changes), sum(length(data)) FROM tail",
+            "SELECT min(first_seq), max(last_seq), sum(changes), sum(length(data)),
+                 sum(length(data) * compacted)
+             FROM tail",
             [],
             |row| {
                 let number = |index| -> Result<u64, StoreError> {
                     Ok(row.get::<_, Option<i64>>(index)?.unwrap_or_default().cast_unsigned())
                 };
-                Ok((number(0)?, number(1)?, number(2)?, number(3)?))
+                Ok((number(0)?, number(1)?, number(2)?, number(3)?, number(4)?))
             },
         )?
         .unwrap_or_default();
@@ -388,7 +392,11 @@ fn load_tail(db: &Database<'_>, state: &State) -> Result<TailSize, StoreError> {
     } else {
         Some(first) == sealed.0.checked_add(1) && last == state.fold.last_seq.0
     };
-    if dense { Ok(TailSize { changes, bytes }) } else { Err(StoreError::corrupt("tail", first)) }
+    if dense {
+        Ok(TailSize { changes, bytes, settled })
+    } else {
+        Err(StoreError::corrupt("tail", first))
+    }
 }
 
 /// Writes one of the site's own tables.

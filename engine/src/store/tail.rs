@@ -23,6 +23,9 @@ pub(super) struct Flush {
     pub(super) sets: BTreeMap<TableId, SetId>,
     /// Each with the bytes it takes here, and within a few bytes in a unit.
     pub(super) own: Vec<(OwnTransaction, usize)>,
+    /// Whether something was left out of several flushes: then numbers may be missing between the first and
+    /// the last, and it must stay together.
+    pub(super) is_compacted: bool,
 }
 
 impl Flush {
@@ -32,43 +35,70 @@ impl Flush {
         sets: BTreeMap<TableId, SetId>,
         own: Vec<OwnTransaction>,
     ) -> (Self, Vec<u8>) {
+        Self::write(fleet_version, sets, own, false)
+    }
+
+    /// As [`Flush::encode`], of what is left of several flushes.
+    pub(super) fn encode_compacted(
+        fleet_version: u64,
+        sets: BTreeMap<TableId, SetId>,
+        own: Vec<OwnTransaction>,
+    ) -> (Self, Vec<u8>) {
+        Self::write(fleet_version, sets, own, true)
+    }
+
+    fn write(
+        fleet_version: u64,
+        sets: BTreeMap<TableId, SetId>,
+        own: Vec<OwnTransaction>,
+        is_compacted: bool,
+    ) -> (Self, Vec<u8>) {
         let mut out = Writer::new();
         out.varint(sets.len() as u64);
         for (table, set) in &sets {
             out.varint(u64::from(table.0));
             out.varint(u64::from(set.0));
         }
-        out.varint(own.first().map_or(0, |own| own.transaction.seq.0));
+        let mut last = own.first().map_or(0, |own| own.transaction.seq.0);
+        out.varint(last);
         out.varint(own.len() as u64);
         let measured = own.into_iter().map(|own| {
             let before = out.len();
+            if is_compacted {
+                out.varint(own.transaction.seq.0 - last);
+                last = own.transaction.seq.0;
+            }
             encode_transaction(&own, &mut out);
             (own, out.len() - before)
         });
         let own = measured.collect();
-        (Self { fleet_version, sets, own }, out.into_bytes())
+        (Self { fleet_version, sets, own, is_compacted }, out.into_bytes())
     }
 
     fn changes(&self) -> u64 {
         self.own.iter().map(|(own, _)| own.transaction.changes.len() as u64).sum()
     }
 
-    fn decode(fleet_version: u64, bytes: &[u8]) -> Result<Self, DecodeError> {
+    fn decode(fleet_version: u64, is_compacted: bool, bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut from = Reader::new(bytes);
         let sets = (0..from.count(usize::MAX)?)
             .map(|_| Ok((TableId(from.u32()?), SetId(from.u16()?))))
             .collect::<Result<_, DecodeError>>()?;
-        let first = from.varint()?;
+        let mut seq = from.varint()?;
         let own = (0..from.count(usize::MAX)? as u64)
             .map(|index| {
-                let seq = first.checked_add(index).ok_or(DecodeError::BadNumber)?;
                 let before = from.rest().len();
+                let step = match is_compacted {
+                    true => from.varint()?,
+                    false => u64::from(index > 0),
+                };
+                seq = seq.checked_add(step).ok_or(DecodeError::BadNumber)?;
                 let own = decode_transaction(Seq(seq), &mut from)?;
                 Ok((own, before - from.rest().len()))
             })
             .collect::<Result<_, DecodeError>>()?;
         from.finish()?;
-        Ok(Self { fleet_version, sets, own })
+        Ok(Self { fleet_version, sets, own, is_compacted })
     }
 }
 
@@ -105,18 +135,23 @@ pub(super) fn insert(
     };
     let (first, last) = (first.transaction.seq, last.transaction.seq);
     let numbers = [first.0, last.0, flush.fleet_version, flush.changes()];
-    insert_row(db, numbers, data)?;
+    insert_row(db, numbers, flush.is_compacted, data)?;
     Ok((flush.changes(), data.len() as u64))
 }
 
 /// Writes a row: first and last sequence number, fleet version, changes; content.
-fn insert_row(db: &Database<'_>, numbers: [u64; 4], data: &[u8]) -> Result<(), StoreError> {
-    let crc = checksum(&numbers, data);
+fn insert_row(
+    db: &Database<'_>,
+    numbers: [u64; 4],
+    is_compacted: bool,
+    data: &[u8],
+) -> Result<(), StoreError> {
+    let crc = checksum(&numbers, is_compacted, data);
     let [first, last, fleet_version, changes] = numbers.map(stored);
     db.execute(
-        "INSERT INTO tail(first_seq, last_seq, fleet_version, changes, crc, data)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-        params![first, last, fleet_version, changes, crc, data],
+        "INSERT INTO tail(first_seq, last_seq, fleet_version, changes, crc, data, compacted)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        params![first, last, fleet_version, changes, crc, data, is_compacted],
     )?;
     Ok(())
 }
@@ -129,22 +164,25 @@ pub(super) fn put_raw(db: &Database<'_>, bytes: &[u8]) -> Result<(), StoreError>
     for (number, bytes) in numbers.iter_mut().zip(range.chunks_exact(8)) {
         *number = bytes.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte));
     }
-    insert_row(db, numbers, data)
+    let is_compacted = numbers[0].is_multiple_of(2);
+    insert_row(db, numbers, is_compacted, data)
 }
 
 /// All of it in order, without gaps, after `sealed`.
 pub(super) fn load(db: &Database<'_>, sealed: Seq) -> Result<Vec<Flush>, StoreError> {
     let mut next = sealed.next();
     let flushes = db.rows(
-        "SELECT first_seq, last_seq, fleet_version, changes, crc, data FROM tail
+        "SELECT first_seq, last_seq, fleet_version, changes, crc, data, compacted FROM tail
          ORDER BY first_seq",
         [],
         |row| {
-            let (first, flush) = read(row)?;
-            if first != next {
-                return Err(StoreError::corrupt("tail", first));
+            let flush = read(row)?;
+            let ends = flush.own.first().zip(flush.own.last());
+            let first = ends.map(|((first, _), _)| first.transaction.seq);
+            if first != Some(next) {
+                return Err(StoreError::corrupt("tail", next));
             }
-            next = Seq(first.0 + flush.own.len() as u64);
+            next = ends.map_or(next, |(_, (last, _))| last.transaction.seq.next());
             Ok(flush)
         },
     )?;
@@ -154,14 +192,14 @@ pub(super) fn load(db: &Database<'_>, sealed: Seq) -> Result<Vec<Flush>, StoreEr
 /// One transaction, if it is in the tail.
 pub(super) fn find(db: &Database<'_>, seq: Seq) -> Result<Option<Transaction>, StoreError> {
     let found = db.row(
-        "SELECT first_seq, last_seq, fleet_version, changes, crc, data FROM tail
+        "SELECT first_seq, last_seq, fleet_version, changes, crc, data, compacted FROM tail
          WHERE first_seq <= ?1 ORDER BY first_seq DESC LIMIT 1",
         [stored(seq.0)],
         read,
     )?;
-    Ok(found.and_then(|(first, flush)| {
-        let index = usize::try_from(seq.0 - first.0).ok()?;
-        flush.own.into_iter().nth(index).map(|(own, _)| own.transaction)
+    Ok(found.and_then(|flush| {
+        let mut own = flush.own.into_iter().map(|(own, _)| own.transaction);
+        own.find(|transaction| transaction.seq == seq)
     }))
 }
 
@@ -171,20 +209,27 @@ pub(super) fn clear(db: &Database<'_>) -> Result<(), StoreError> {
     Ok(())
 }
 
-fn read(row: &Row<'_>) -> Result<(Seq, Flush), StoreError> {
+fn read(row: &Row<'_>) -> Result<Flush, StoreError> {
     let numbers = [number(row, 0)?, number(row, 1)?, number(row, 2)?, number(row, 3)?];
     let [first, last, fleet_version, _] = numbers;
-    let data = blob(row, 5)?;
-    if !is_sum(checksum(&numbers, data), number(row, 4)?) {
+    let (data, is_compacted) = (blob(row, 5)?, number(row, 6)? != 0);
+    if !is_sum(checksum(&numbers, is_compacted, data), number(row, 4)?) {
         return Err(StoreError::corrupt("tail", first));
     }
-    let flush = Flush::decode(fleet_version, data)
-        .ok()
-        .filter(|flush| first.checked_add(flush.own.len() as u64) == last.checked_add(1))
-        .ok_or_else(|| StoreError::corrupt("tail", first))?;
-    Ok((Seq(first), flush))
+    let is_whole = |flush: &Flush| {
+        let seq =
+            |found: Option<&(OwnTransaction, usize)>| found.map(|(own, _)| own.transaction.seq.0);
+        let ends = [seq(flush.own.first()), seq(flush.own.last())];
+        let grows = flush
+            .own
+            .is_sorted_by(|(one, _), (next, _)| one.transaction.seq < next.transaction.seq);
+        ends == [Some(first), Some(last)] && grows
+    };
+    let flush = Flush::decode(fleet_version, is_compacted, data).ok().filter(is_whole);
+    flush.ok_or_else(|| StoreError::corrupt("tail", first))
 }
 
-fn checksum(numbers: &[u64; 4], data: &[u8]) -> u32 {
-    numbers.iter().fold(Crc::new(), |crc, number| crc.number(*number)).bytes(data).finish()
+fn checksum(numbers: &[u64; 4], is_compacted: bool, data: &[u8]) -> u32 {
+    let numbers = numbers.iter().copied().chain(is_compacted.then_some(1));
+    numbers.fold(Crc::new(), |crc, number| crc.number(number)).bytes(data).finish()
 }

@@ -1,6 +1,7 @@
 //! Tests of the store on real files, against the pure fold as the model.
 
 mod clocks;
+mod compaction;
 mod crash;
 mod failure;
 mod folding;

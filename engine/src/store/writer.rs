@@ -6,12 +6,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 
-use landfall_protocol::schema::TableId;
+use landfall_protocol::schema::{SetId, TableId};
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::ballast::Ballast;
 use super::clocks::ClockWriter;
+use super::compaction::Compaction;
 use super::error::StoreError;
 use super::layout::Lock;
 use super::reader::ReadCommand;
@@ -119,6 +120,8 @@ pub(super) struct Tools {
     pub(super) fleet_version: u64,
     pub(super) sealing: Sealing,
     pub(super) unit_bytes_max: usize,
+    pub(super) compaction: Option<Compaction>,
+    pub(super) full_history: BTreeSet<SetId>,
     pub(super) units: Arc<UnitCache>,
     pub(super) counters: Arc<Counters>,
     pub(super) news: watch::Sender<Log>,

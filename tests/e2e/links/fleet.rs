@@ -97,7 +97,7 @@ impl World {
             role: Role::Site,
         });
         let tables = vec![TableName::new("public", &self.table)];
-        let set = Set { id: SetId(1), name: "all".into(), tables };
+        let set = Set { id: SetId(1), name: "all".into(), tables, full_history: false };
         Fleet::new(1, vec![set], members.collect()).unwrap()
     }
 

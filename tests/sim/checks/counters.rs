@@ -87,6 +87,13 @@ pub(super) fn is_lost_to(
     lost.write.added.is_some() && by.any(|by| is_reset(lost, by, counter))
 }
 
+/// Whether the same site added more later.
+pub(super) fn adds_later(write: &Written<'_>, writes: &[Written<'_>]) -> bool {
+    let is_later =
+        |later: &Written<'_>| later.txn.origin == write.txn.origin && later.txn.seq > write.txn.seq;
+    writes.iter().any(|later| is_later(later) && later.write.added.is_some())
+}
+
 /// Whether a line about a counter tells what happened.
 pub(super) fn is_true(
     line: &ConflictLine,

@@ -369,7 +369,8 @@ mod tests {
     /// The worst that is said about a server that is healthy but for `change`.
     fn check(change: impl FnOnce(&mut Server), expected: Severity, words: &str) {
         let table = parse_table_name("public.bed").unwrap();
-        let set = Set { id: SetId(1), name: "ward".into(), tables: vec![table] };
+        let set =
+            Set { id: SetId(1), name: "ward".into(), tables: vec![table], full_history: false };
         let member = Member {
             site: SiteId::new(1).unwrap(),
             name: "ship".into(),

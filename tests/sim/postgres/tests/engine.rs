@@ -56,7 +56,7 @@ fn fleet() -> Fleet {
         role: Role::Site,
     };
     let tables = ["accounts", "entries"].map(|name| TableName::new("public", name)).to_vec();
-    let set = Set { id: SetId(1), name: "all".into(), tables };
+    let set = Set { id: SetId(1), name: "all".into(), tables, full_history: false };
     Fleet::new(1, vec![set], vec![member(1), member(2)]).unwrap()
 }
 

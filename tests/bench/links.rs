@@ -6,6 +6,7 @@
 //! link charges for.
 
 pub(crate) mod bytes;
+pub(crate) mod compaction;
 pub(crate) mod drain;
 mod mix;
 pub(crate) mod native;
@@ -166,14 +167,27 @@ fn seq_at(fleet: &Fleet, at: &str, origin: &str) -> anyhow::Result<u64> {
     Ok(seqs.filter_map(|entry| entry["received"].as_u64()).max().unwrap_or(0))
 }
 
-/// Two sites with the tables of a mix, on settings as they are in the field, silence when idle, and with
-/// what is `told` of the link.
-fn fleet(mix: Mix, told: &str) -> anyhow::Result<Fleet> {
-    builder(mix, told).site("a").site("b").link("a", "b").hub(ABSENT).later(ABSENT).try_start()
+/// Whether what is overwritten travels. Where it does not, a figure tells of more than bytes and lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Compaction {
+    Off,
+    /// As members do unless told.
+    On,
 }
 
-fn builder(mix: Mix, told: &str) -> Builder {
+/// Two sites with the tables of a mix, on settings as they are in the field, silence when idle, and with
+/// what is `told` of the link.
+fn fleet(mix: Mix, told: &str, compaction: Compaction) -> anyhow::Result<Fleet> {
+    let sites = builder(mix, told, compaction).site("a").site("b").link("a", "b");
+    sites.hub(ABSENT).later(ABSENT).try_start()
+}
+
+fn builder(mix: Mix, told: &str, compaction: Compaction) -> Builder {
     let fleet = Fleet::new(&mix.schema(), mix.tables());
+    let fleet = match compaction {
+        Compaction::Off => fleet.config("[limits]\ncompacted_bytes_max = 0\n"),
+        Compaction::On => fleet,
+    };
     let settings = format!("reconnect_min_ms = 500\nreconnect_max_ms = 5000\n{told}");
     let fleet = fleet.link_settings(&settings);
     crate::workload::CONF.iter().fold(fleet, |fleet, (key, value)| fleet.conf(key, value))

@@ -63,6 +63,7 @@ const BENCHES: &[Bench] = &[
     ("application", application::run),
     ("merge", merge::run),
     ("links-bytes", links::bytes::run),
+    ("links-compaction", links::compaction::run),
     ("links-drain", links::drain::run),
     ("links-native", links::native::run),
     ("links-outage", links::outage::run),

@@ -11,7 +11,7 @@ use landfall_tests::wait;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use super::mix::Mix;
-use super::{drain, fleet, received_changes, rest, stop};
+use super::{Compaction, drain, fleet, received_changes, rest, stop};
 use crate::figure::{Aim, Better, Figure, Samples};
 use crate::{Plan, Scale};
 
@@ -23,7 +23,7 @@ pub(crate) fn run(plan: &Plan) -> anyhow::Result<Vec<Figure>> {
     let line = Profile::named("lan")?;
     let mut figures = Vec::new();
     for (mix, aim) in [(Mix::Hospital, 22.0), (Mix::Store, 7.0), (Mix::Bank, 5.0)] {
-        let mut fleet = fleet(mix, "")?;
+        let mut fleet = fleet(mix, "", Compaction::Off)?;
         let (mut each, mut sealed) = (Samples::default(), Samples::default());
         for round in 1..=plan.rounds as u64 {
             let drained = drain(&mut fleet, &line, round, |fleet| {

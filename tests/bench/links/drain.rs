@@ -3,7 +3,7 @@
 use landfall_tests::relay::Profile;
 
 use super::mix::Mix;
-use super::{drain, fleet};
+use super::{Compaction, drain, fleet};
 use crate::figure::{Aim, Better, Figure, Samples};
 use crate::{Plan, Scale};
 
@@ -27,7 +27,7 @@ pub(crate) fn run(plan: &Plan) -> anyhow::Result<Vec<Figure>> {
         if !plan.profiles.is_empty() && !plan.profiles.iter().any(|asked| asked == name) {
             continue;
         }
-        let mut fleet = fleet(Mix::Hospital, told)?;
+        let mut fleet = fleet(Mix::Hospital, told, Compaction::Off)?;
         let profile = Profile::named(name)?.without_outages();
         let capacity = profile.capacity_up().unwrap_or(f64::INFINITY);
         let seconds = if plan.scale == Scale::Quick { seconds / 4.0 } else { *seconds };

@@ -1,4 +1,4 @@
-//! What sites do: a hospital, a shop, pgbench, and blobs that do not compress.
+//! What sites do: a hospital, a shop, pgbench, devices that report, and blobs that do not compress.
 //!
 //! The first three stand for the mixes that the format was designed with. Of 10,000 changes, in
 //! pgoutput with whole old rows and zstd 3, they take about as many bytes as those did: 52, 25 and 19
@@ -13,6 +13,7 @@ pub(super) enum Mix {
     Hospital,
     Store,
     Bank,
+    Zipf,
     Blob,
 }
 
@@ -37,6 +38,7 @@ impl Mix {
             Self::Hospital => "hospital",
             Self::Store => "store",
             Self::Bank => "pgbench",
+            Self::Zipf => "devices",
             Self::Blob => "blobs",
         }
     }
@@ -65,6 +67,7 @@ impl Mix {
                 "public.history",
                 "public.sentinel",
             ],
+            Self::Zipf => &["public.device", "public.sentinel"],
             Self::Blob => &["public.blob", "public.sentinel"],
         }
     }
@@ -75,6 +78,7 @@ impl Mix {
             Self::Hospital => 3.43,
             Self::Store => 9.0,
             Self::Bank => 4.0,
+            Self::Zipf => 2.0,
             Self::Blob => 1.0,
         }
     }
@@ -85,6 +89,7 @@ impl Mix {
             Self::Hospital => 20.0,
             Self::Store => 7.0,
             Self::Bank => 5.0,
+            Self::Zipf => 9.0,
             Self::Blob => BLOB_BYTES as f64,
         }
     }
@@ -96,6 +101,7 @@ impl Mix {
             Self::Hospital => include_str!("hospital.sql"),
             Self::Store => include_str!("store.sql"),
             Self::Bank => include_str!("bank.sql"),
+            Self::Zipf => include_str!("zipf.sql"),
             Self::Blob => BLOB,
         };
         let whole = self.tables().iter().map(|table| {

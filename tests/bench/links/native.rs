@@ -10,7 +10,7 @@ use landfall_tests::fleet::{DB, Fleet};
 use landfall_tests::relay::{PacketLine, Profile, may_join};
 
 use super::mix::{self, Mix};
-use super::{LIMIT, drain, fleet};
+use super::{Compaction, LIMIT, drain, fleet};
 use crate::figure::{Aim, Better, Figure, Samples};
 use crate::native::wait_for_sentinel;
 use crate::workload::CONF;
@@ -84,7 +84,7 @@ pub(crate) fn run(plan: &Plan) -> anyhow::Result<Vec<Figure>> {
         return Ok(Vec::new());
     }
     let native = Native::start(Mix::Hospital)?;
-    let mut fleet = fleet(Mix::Hospital, "")?;
+    let mut fleet = fleet(Mix::Hospital, "", Compaction::On)?;
     let mut figures = Vec::new();
     let mut number = 0;
     for (name, outages, changes) in LINKS {

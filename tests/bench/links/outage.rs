@@ -3,7 +3,7 @@
 use landfall_tests::relay::Profile;
 
 use super::mix::Mix;
-use super::{drain, fleet};
+use super::{Compaction, drain, fleet};
 use crate::figure::{Aim, Better, Figure, Samples};
 use crate::{Plan, Scale};
 
@@ -12,7 +12,7 @@ const BYTES: f64 = 50e6;
 
 /// Runs the benchmark.
 pub(crate) fn run(plan: &Plan) -> anyhow::Result<Vec<Figure>> {
-    let mut fleet = fleet(Mix::Blob, "")?;
+    let mut fleet = fleet(Mix::Blob, "", Compaction::Off)?;
     let profile = Profile::named("lte-edge")?.with_outages(40.0, 20.0);
     let capacity = profile.capacity_up().unwrap_or(f64::INFINITY);
     let bytes = if plan.scale == Scale::Quick { BYTES / 20.0 } else { BYTES };

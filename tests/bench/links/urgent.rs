@@ -8,7 +8,7 @@ use landfall_tests::relay::Profile;
 use landfall_tests::wait;
 
 use super::mix::{self, Mix};
-use super::{LIMIT, builder, rest, seq_at, stop};
+use super::{Compaction, LIMIT, builder, rest, seq_at, stop};
 use crate::capture::{end_of_log, folded};
 use crate::figure::{Aim, Better, Figure, Samples};
 use crate::native::wait_for_sentinel;
@@ -21,7 +21,12 @@ const AIM_S: f64 = 2.2;
 
 /// Runs the benchmark. Site c is beside a and passes its changes through it.
 pub(crate) fn run(plan: &Plan) -> anyhow::Result<Vec<Figure>> {
-    let sites = builder(Mix::Blob, "").site("a").site("b").site("c").link("a", "b").link("c", "a");
+    let sites = builder(Mix::Blob, "", Compaction::Off)
+        .site("a")
+        .site("b")
+        .site("c")
+        .link("a", "b")
+        .link("c", "a");
     let mut fleet = sites.try_start()?;
     let profile = Profile::named("vsat-geo")?;
     let bytes = if plan.scale == Scale::Quick { BYTES / 4.0 } else { BYTES };

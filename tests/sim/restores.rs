@@ -92,7 +92,8 @@ pub(crate) async fn direct(world: Rc<World>) {
         world.sites.iter().filter(|site| site.cluster.is_some()).collect();
     let site = Rc::clone(with_databases[dice.below(with_databases.len() as u64) as usize]);
     let Some(cluster) = site.cluster.clone() else { return };
-    let length = world.options.phase_ms;
+    // Both lives are to write as much, so that some of their readings are equal.
+    let length = world.options.phase_ms / if world.options.has_dead_clocks { 3 } else { 1 };
     let mut moments = [dice.below(length), dice.below(length)];
     moments.sort_unstable();
     tokio::time::sleep(Duration::from_millis(moments[0])).await;

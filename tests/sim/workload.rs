@@ -230,6 +230,10 @@ impl Client {
         session: &mut Session,
         number: u64,
     ) -> Result<&'static str, PgError> {
+        // Two lives with one reading show something only where both write one cell.
+        if self.world.options.has_dead_clocks && self.dice.below(8) > 0 {
+            return self.change_items(session).await;
+        }
         match self.dice.below(8) {
             0 | 1 => self.transfer(session).await,
             2 => self.insert_own(session, number).await,

@@ -101,7 +101,7 @@ pub(super) fn check(logs: &[SiteLog<'_>], history: &History, compacts: bool) -> 
                         return Err(format!("{} has no conflict line for {place:?}", log.origin));
                     }
                 }
-                let is_said = !compacts || !counters::adds_later(lost, writes);
+                let is_said = !compacts || !counters::goes_on(lost, writes);
                 if is_said && counters::is_lost_to(log.origin, lost, writes) {
                     let counter = workload::MERGING[*table].counter.map(|counter| counter.place);
                     let place = names.place(lost.txn, (*table, key), counter);

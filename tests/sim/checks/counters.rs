@@ -87,11 +87,13 @@ pub(super) fn is_lost_to(
     lost.write.added.is_some() && by.any(|by| is_reset(lost, by, counter))
 }
 
-/// Whether the same site added more later.
-pub(super) fn adds_later(write: &Written<'_>, writes: &[Written<'_>]) -> bool {
-    let is_later =
-        |later: &Written<'_>| later.txn.origin == write.txn.origin && later.txn.seq > write.txn.seq;
-    writes.iter().any(|later| is_later(later) && later.write.added.is_some())
+/// Whether the same site added more later, or set the whole anew.
+pub(super) fn goes_on(write: &Written<'_>, writes: &[Written<'_>]) -> bool {
+    let Some(counter) = MERGING[write.write.table].counter else { return false };
+    let mut later = writes
+        .iter()
+        .filter(|later| later.txn.origin == write.txn.origin && later.txn.seq > write.txn.seq);
+    later.any(|later| later.write.added.is_some() || later.write.begins(counter.place))
 }
 
 /// Whether a line about a counter tells what happened.

@@ -72,6 +72,8 @@ pub struct Options {
     pub realm: Option<Realm>,
     /// How often rows are deleted at the moment when apply has found that they are there.
     pub stalks: u64,
+    /// Whether sites put one key into a document and take it out, rather than edit this and that.
+    pub is_fight: bool,
     /// Rules that are switched off.
     pub planted: Vec<String>,
 }
@@ -143,6 +145,7 @@ impl Options {
             self.extras.sync_standby = false;
             self.mishap = self.mishap.filter(|_| !realm.has_remedies());
             self.stalks = if seed % 16 == 12 { 4 } else { 0 };
+            self.is_fight = seed % 32 == 20;
         }
         self
     }
@@ -199,6 +202,7 @@ impl Options {
             extras: Extras::default(),
             realm: None,
             stalks: 0,
+            is_fight: false,
             planted: planted.to_vec(),
         }
     }

@@ -33,6 +33,9 @@ pub(crate) const CHART: [(&str, &str); 7] = [
     ("data", "jsonb"),
 ];
 
+/// The place of its document.
+pub(crate) const DOCUMENT: usize = 6;
+
 /// How that table merges, told apart from what the product is told.
 pub(crate) const CHART_MERGING: Merging = Merging {
     merged: &[
@@ -40,7 +43,7 @@ pub(crate) const CHART_MERGING: Merging = Merging {
         (3, Merge::Max),
         (4, Merge::Min),
         (5, Merge::Text),
-        (6, Merge::Document),
+        (DOCUMENT, Merge::Document),
     ],
     is_told: false,
     ..Merging::PLAIN

@@ -37,6 +37,9 @@ impl Client {
         session: &mut Session,
     ) -> Result<&'static str, PgError> {
         let nodes = self.realm.len() as u64 - 1;
+        if self.world.options.is_fight {
+            return self.fight_over_a_key(session).await;
+        }
         if nodes == 0 || self.dice.below(3) == 0 {
             return self.change_chart(session).await;
         }
@@ -80,6 +83,29 @@ impl Client {
         let count = self.world.tokens.get() + 1;
         self.world.tokens.set(count);
         Edit { numbers, token: format!("w{count}"), empties: self.dice.below(15) == 0 }
+    }
+
+    /// Puts a key into a document of which all know, or takes it out: others do the same meanwhile.
+    async fn fight_over_a_key(&mut self, session: &mut Session) -> Result<&'static str, PgError> {
+        let chart = self.realm[0];
+        if self.site.id.number() == 1 {
+            let cells = (1..realm::CHART.len()).map(|place| self.fresh(CHART, place));
+            let row: Vec<Value> = [Value::Int(1)].into_iter().chain(cells).collect();
+            session.insert(chart, &[row.into()], OnConflict::DoNothing).await?;
+        }
+        let place = realm::DOCUMENT;
+        let edit = Edit {
+            numbers: [self.dice.pick(&[0, 3]), 0, self.dice.below(100)],
+            empties: false,
+            ..self.edit()
+        };
+        let change = |_: usize, old: &[Value]| {
+            let mut row = old.to_vec();
+            row[place] = edit.made_of(CHART, place, &old[place]);
+            Some(row)
+        };
+        session.update(chart, &[RowKey::new(&[Value::Int(1)])], change).await?;
+        Ok("key")
     }
 
     /// Inserts, deletes and edits rows that merge in all ways. A value is edited once at most: what was

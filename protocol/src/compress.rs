@@ -3,12 +3,17 @@
 //! claim to be a gigabyte).
 
 use std::cell::RefCell;
+use std::io::Write as _;
 
 use zstd::bulk::{Compressor, Decompressor};
+use zstd::stream::write::Encoder;
 use zstd::zstd_safe::{CParameter, DParameter};
 
 /// Largest window a decoder here accepts: 8 MiB.
 const WINDOW_LOG_MAX: u32 = 23;
+
+/// Room that zstd wants beyond what it writes in the end.
+const SPARE_BYTES: usize = 256;
 
 /// Why bytes could not be unpacked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -28,12 +33,46 @@ pub enum CompressError {
 
 /// Packs `plain` at a zstd `level` (1 to 19), with a content checksum.
 pub fn compress(plain: &[u8], level: i32) -> Vec<u8> {
+    let mut compressor = compressor(level);
+    compressor.compress(plain).expect("the output buffer is sized by zstd's own bound")
+}
+
+/// As [`compress`], if that takes less than `bytes`. Stops where it sees that it does not.
+pub fn compress_below(bytes: usize, plain: &[u8], level: i32) -> Option<Vec<u8>> {
+    let mut packed = Vec::with_capacity(bytes + SPARE_BYTES);
+    let fits = compressor(level).compress_to_buffer(plain, &mut packed).is_ok();
+    (fits && packed.len() < bytes).then_some(packed)
+}
+
+fn compressor(level: i32) -> Compressor<'static> {
     let mut compressor = Compressor::new(level).expect("zstd allocates a context");
     compressor.set_parameter(CParameter::ChecksumFlag(true)).expect("every zstd has checksums");
     compressor
         .set_parameter(CParameter::WindowLog(WINDOW_LOG_MAX))
         .expect("the window is within zstd's range");
-    compressor.compress(plain).expect("the output buffer is sized by zstd's own bound")
+    compressor
+}
+
+/// As [`compress`], of bytes that are of another kind from each of `cuts` on, which grow: there what
+/// zstd has learned of how often which byte comes is put aside.
+pub fn compress_in_pieces(plain: &[u8], cuts: &[usize], level: i32) -> Vec<u8> {
+    let pack = || {
+        let mut encoder = Encoder::new(Vec::with_capacity(plain.len() / 4), level)?;
+        encoder.set_pledged_src_size(Some(plain.len() as u64))?;
+        encoder.include_checksum(true)?;
+        encoder.include_contentsize(true)?;
+        encoder.window_log(WINDOW_LOG_MAX)?;
+        let mut begin = 0;
+        for cut in cuts {
+            let end = (*cut).clamp(begin, plain.len());
+            encoder.write_all(&plain[begin..end])?;
+            encoder.flush()?;
+            begin = end;
+        }
+        encoder.write_all(&plain[begin..])?;
+        encoder.finish()
+    };
+    pack().expect("zstd allocates a context, and memory takes what is written")
 }
 
 /// Unpacks bytes that must give exactly `declared` bytes. The caller has checked `declared`
@@ -83,6 +122,21 @@ mod tests {
             if let Ok(back) = decompress(&damaged, plain.len()) {
                 assert_eq!(back, plain, "bit {bit}");
             }
+        }
+    }
+
+    #[test]
+    fn what_is_packed_in_pieces_or_below_a_length_is_the_same() {
+        let plain: Vec<u8> = (0..9000u32).map(|n| (n / 3000 * 90 + n * n % 7) as u8).collect();
+        for cuts in [&[][..], &[3000, 6000], &[0, 9000], &[5, 5, 3, 12_000]] {
+            let packed = compress_in_pieces(&plain, cuts, 3);
+            assert_eq!(decompress(&packed, plain.len()).unwrap(), plain, "{cuts:?}");
+            assert!(decompress(&packed, plain.len() - 1).is_err());
+        }
+        let packed = compress(&plain, 3);
+        assert_eq!(compress_below(packed.len() + 1, &plain, 3), Some(packed.clone()));
+        for bytes in [packed.len(), packed.len() / 2, 1, 0] {
+            assert_eq!(compress_below(bytes, &plain, 3), None);
         }
     }
 

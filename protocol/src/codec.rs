@@ -58,6 +58,21 @@ impl Writer {
         Self::default()
     }
 
+    /// An empty buffer with room for so many bytes.
+    pub fn with_capacity(bytes: usize) -> Self {
+        Self(Vec::with_capacity(bytes))
+    }
+
+    /// The bytes written so far.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// Forgets what was written; the room for it stays.
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
+
     /// The bytes written.
     pub fn into_bytes(self) -> Vec<u8> {
         self.0

@@ -21,6 +21,7 @@ pub mod bundle;
 pub mod change;
 pub mod clock;
 pub mod codec;
+pub mod columnar;
 pub mod compact;
 pub mod compress;
 pub mod decimal;

@@ -31,6 +31,7 @@ pub(crate) const TABLES: &[(&str, &[Floor])] = &[
             (Blind, &["schema"]),
             (Blind, &["change"]),
             (Blind, &["dictionary"]),
+            (Blind, &["columnar"]),
             (Open, &["lattice", "fold", "compact", "unit", "wire", "golden", "bundle"]),
             (Open, &["plan", "queue", "references", "unique", "sync", "fleet"]),
         ],

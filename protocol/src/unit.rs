@@ -14,6 +14,7 @@
 //! The byte-level description is in `docs/wire.md`.
 
 mod body;
+mod packing;
 #[cfg(test)]
 mod tests;
 
@@ -24,10 +25,11 @@ use ed25519_dalek::{Signature, VerifyingKey};
 use crate::change::{Fragment, Transaction};
 use crate::clock::Hlc;
 use crate::codec::{DecodeError, Reader, Writer};
-use crate::compress::{CompressError, compress, decompress};
+use crate::compress::CompressError;
 use crate::id::{Origin, PublicKey, Seq};
 use crate::schema::{SetId, TableId};
 use crate::version::VersionVector;
+use packing::StoredPart;
 
 /// First byte of every unit of this layout.
 pub const UNIT_FORMAT: u8 = 1;
@@ -49,8 +51,6 @@ pub const UNIT_TRANSACTIONS_MAX: usize = 1 << 20;
 const TRANSACTION_BYTES_MIN: u64 = 2;
 /// The shortest change: table, operation, an empty key, no cells.
 const CHANGE_BYTES_MIN: u64 = 4;
-/// Below this many bytes compression is not tried.
-const PACK_FROM_BYTES: usize = 64;
 
 /// The place of a unit in its origin's hash chain.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -336,7 +336,7 @@ impl Unit {
         out.bytes(&header_bytes);
         out.raw(&sign(&signed_message(&header_bytes)));
         for part in &parts {
-            write_part(&mut out, &part.plain, context.level);
+            packing::put(&mut out, part, first.hlc.0, context.level);
         }
         Self { hash: chain_hash(&header_bytes), header, bytes: out.into_bytes() }
     }
@@ -466,44 +466,6 @@ fn chain_hash(header: &[u8]) -> UnitHash {
     UnitHash(*hasher.finalize().as_bytes())
 }
 
-fn write_part(out: &mut Writer, plain: &[u8], level: i32) {
-    if plain.len() >= PACK_FROM_BYTES {
-        let packed = compress(plain, level);
-        if packed.len() < plain.len() {
-            out.u8(1);
-            out.bytes(&packed);
-            return;
-        }
-    }
-    out.u8(0);
-    out.bytes(plain);
-}
-
-struct StoredPart<'a> {
-    packed: bool,
-    bytes: &'a [u8],
-}
-
-impl StoredPart<'_> {
-    fn unpack(&self, part: &PartHeader) -> Result<Vec<u8>, UnitError> {
-        // Layout::read held plain_bytes under UNIT_PLAIN_BYTES_MAX.
-        let declared = part.plain_bytes as usize;
-        if self.packed {
-            // The packing is not signed. Without this rule whoever passes a unit on could blow it
-            // up with zstd frames that say nothing.
-            if self.bytes.len() >= declared {
-                return Err(DecodeError::NotCanonical("packed part").into());
-            }
-            return Ok(decompress(self.bytes, declared)?);
-        }
-        if self.bytes.len() == declared {
-            Ok(self.bytes.to_vec())
-        } else {
-            Err(UnitError::WrongContent(part.id))
-        }
-    }
-}
-
 struct Layout<'a> {
     header: UnitHeader,
     header_bytes: &'a [u8],
@@ -537,12 +499,7 @@ impl<'a> Layout<'a> {
         let signature = from.array()?;
         let mut parts = Vec::with_capacity(header.parts.len());
         for _ in &header.parts {
-            let packed = match from.u8()? {
-                0 => false,
-                1 => true,
-                tag => return Err(DecodeError::UnknownTag { what: "packing", tag }.into()),
-            };
-            parts.push(StoredPart { packed, bytes: from.bytes(UNIT_BYTES_MAX)? });
+            parts.push(StoredPart::read(&mut from)?);
         }
         from.finish()?;
         Ok(Self { header, header_bytes, signature, parts })

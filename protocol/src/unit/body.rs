@@ -13,8 +13,8 @@ use crate::unit::{
 };
 
 pub(super) struct PlainPart {
-    id: PartId,
-    count: u64,
+    pub(super) id: PartId,
+    pub(super) count: u64,
     pub(super) plain: Vec<u8>,
 }
 

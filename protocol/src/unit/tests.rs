@@ -4,8 +4,11 @@ use ed25519_dalek::{Signer, SigningKey};
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 
+use super::packing::Packing;
 use super::*;
 use crate::change::{ACTOR_BYTES_MAX, Actor, Cell, Describe, RowChange, RowOp};
+use crate::columnar::{Content, split};
+use crate::compress::compress;
 use crate::golden;
 use crate::id::{Incarnation, SiteId};
 use crate::schema::rules::TableRules;
@@ -141,14 +144,29 @@ fn with_content(unit: &Unit, index: usize, count: u64, content: Vec<u8>) -> Vec<
     forge(&header, &plain.into_iter().map(|bytes| (0, bytes)).collect::<Vec<_>>())
 }
 
+/// `unit` with every part in rows, packed where that is shorter.
+fn in_rows(unit: &Unit) -> Vec<u8> {
+    let packed = |plain: Vec<u8>| match compress(&plain, 3) {
+        packed if packed.len() < plain.len() => (1, packed),
+        _ => (0, plain),
+    };
+    forge(unit.header(), &plain_parts(unit).into_iter().map(packed).collect::<Vec<_>>())
+}
+
 #[test]
 fn recorded_units_still_open_and_say_the_same() {
     let unit = seal(&small());
     golden::check("unit-plain-v1", unit.bytes());
-    for (name, transactions) in [("unit-plain-v1", small()), ("unit-packed-v1", long())] {
+    for (name, transactions) in
+        [("unit-columns-v1", columnar()), ("unit-plain-v1", small()), ("unit-packed-v1", long())]
+    {
         // What zstd makes of the same content may change with its version; what it means may not.
         let sealed = seal(&transactions);
-        let unit = open(&golden::recorded(name, sealed.bytes())).unwrap();
+        let current = match name {
+            "unit-packed-v1" => in_rows(&sealed),
+            _ => sealed.bytes().to_vec(),
+        };
+        let unit = open(&golden::recorded(name, &current)).unwrap();
         assert_eq!(unit.header(), sealed.header());
         assert_eq!(unit.hash(), sealed.hash());
         assert_eq!(unit.transactions().unwrap(), transactions);
@@ -206,7 +224,7 @@ fn a_compacted_unit_has_one_form() {
 
 #[test]
 fn no_flipped_bit_changes_what_a_unit_says() {
-    for transactions in [small(), long()] {
+    for transactions in [small(), long(), columnar()] {
         let unit = seal(&transactions);
         let mut accepted = 0;
         for bit in 0..unit.bytes().len() * 8 {
@@ -219,14 +237,14 @@ fn no_flipped_bit_changes_what_a_unit_says() {
                 assert_eq!(found.transactions().unwrap(), transactions, "bit {bit}");
             }
         }
-        let packed = Layout::read(unit.bytes()).unwrap().parts.iter().any(|part| part.packed);
+        let packed = packings(&unit).iter().any(|packing| *packing != Packing::Plain);
         assert!(accepted <= if packed { 16 } else { 0 }, "{accepted} flipped bits were accepted");
     }
 }
 
 #[test]
 fn every_truncation_and_every_added_byte_is_refused() {
-    for transactions in [small(), long()] {
+    for transactions in [small(), long(), columnar()] {
         let unit = seal(&transactions);
         for cut in 0..unit.bytes().len() {
             let bytes = &unit.bytes()[..cut];
@@ -304,6 +322,108 @@ fn a_packed_part_cannot_be_blown_up_by_a_relay() {
     assert_eq!(open(&forge(unit.header(), &parts)), Err(refused.into()));
     parts[1] = (1, packed);
     assert!(open(&forge(unit.header(), &parts)).is_ok());
+}
+
+/// Many alike, of which columns make less.
+fn columnar() -> Vec<Transaction> {
+    let transaction = |turn: u64| {
+        let mut one = small().remove(if turn == 0 { 0 } else { 1 });
+        (one.seq, one.hlc) =
+            (Seq(5 + turn), Hlc((1 << 40) + ((turn * 100 + turn * turn * 37 % 97) << 16)));
+        one.actor = Actor::new("dr. jones").filter(|_| turn.is_multiple_of(3));
+        let rows = (0..2).map(|row| (turn * 40 + row * row * 7, row));
+        one.changes = rows
+            .map(|(id, row)| {
+                let mut change = update(1, id.cast_signed(), ["north", "south"][row as usize]);
+                let at = Value::TimestampTz(1_790_000_000_000_000 + (turn * 9000).cast_signed());
+                change.cells.push(Cell { column: ColumnId(7), value: at });
+                change
+            })
+            .collect();
+        one
+    };
+    (0..60).map(transaction).collect()
+}
+
+fn packings(unit: &Unit) -> Vec<Packing> {
+    Layout::read(unit.bytes()).unwrap().parts.iter().map(|part| part.packing).collect()
+}
+
+#[test]
+fn columns_are_for_many_changes_of_which_they_make_less() {
+    assert_eq!(packings(&seal(&columnar())), [Packing::Columns; 2]);
+    assert!(!packings(&seal(&columnar()[..15])).contains(&Packing::Columns));
+    // Nothing makes less of noise, and only rows have been seen before.
+    let mut dice = 1u64;
+    let mut noise = columnar();
+    for change in noise.iter_mut().flat_map(|one| &mut one.changes) {
+        let bytes = (0..64).map(|_| {
+            dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (dice >> 56) as u8
+        });
+        change.cells = vec![Cell { column: ColumnId(1), value: Value::Bytes(bytes.collect()) }];
+    }
+    let unit = seal(&noise);
+    let layout = Layout::read(unit.bytes()).unwrap();
+    assert!(layout.parts[1].bytes.len() < layout.header.parts[1].plain_bytes as usize);
+    assert_eq!(open(unit.bytes()).unwrap().transactions().unwrap(), noise);
+}
+
+/// `unit` with other packed bytes in place of its second part's.
+fn with_packed(unit: &Unit, packed: Vec<u8>) -> Result<Unit, UnitError> {
+    let layout = Layout::read(unit.bytes()).unwrap();
+    let spine = &layout.parts[0];
+    open(&forge(unit.header(), &[(spine.packing as u8, spine.bytes.to_vec()), (2, packed)]))
+}
+
+#[test]
+fn packed_columns_cannot_be_blown_up_by_a_relay() {
+    let unit = seal(&columnar());
+    let layout = Layout::read(unit.bytes()).unwrap();
+    let mut from = Reader::new(layout.parts[1].bytes);
+    let (length, frame) = (from.varint().unwrap(), from.rest().to_vec());
+    let with_length = |length: u64, frame: &[u8]| {
+        let mut out = Writer::new();
+        out.varint(length);
+        out.raw(frame);
+        with_packed(&unit, out.into_bytes())
+    };
+    assert_eq!(with_length(length, &frame).as_ref(), Ok(&unit));
+    // More is declared than the content could come to, than is there, or less.
+    let most = 2 * layout.header.parts[1].plain_bytes + 64;
+    for declared in [0, length - 1, length + 1, most] {
+        assert!(matches!(with_length(declared, &frame), Err(UnitError::BadPart(_))), "{declared}");
+    }
+    let bomb = compress(&vec![0; 8 << 20], 3);
+    assert!(matches!(with_length(most, &bomb), Err(UnitError::BadPart(_))));
+    for declared in [most + 1, u64::MAX] {
+        let refused = DecodeError::TooLong { found: declared, limit: most };
+        assert_eq!(with_length(declared, &frame), Err(refused.into()));
+    }
+    // A skippable frame before the real one, until it is longer than what is in it.
+    let padding = [&[0x50, 0x2a, 0x4d, 0x18, 0, 0x10, 0, 0][..], &[0; 4096]].concat();
+    let padded = with_length(length, &[padding, frame].concat());
+    assert_eq!(padded, Err(DecodeError::NotCanonical("packed part").into()));
+}
+
+#[test]
+fn columns_of_another_part_are_refused() {
+    let unit = seal(&columnar());
+    let (spine, set) = (&plain_parts(&unit)[0], &plain_parts(&unit)[1]);
+    let packed = |content, plain| {
+        let columns = split(content, plain, 0).unwrap();
+        let mut out = Writer::new();
+        out.varint(columns.bytes.len() as u64);
+        out.raw(&compress(&columns.bytes, 19));
+        with_packed(&unit, out.into_bytes())
+    };
+    assert!(packed(Content::Set, set).is_ok());
+    assert!(packed(Content::Spine, spine).is_err());
+    let mut other = columnar();
+    other[3].changes[0].op = RowOp::Delete;
+    other[3].changes[0].cells.clear();
+    other[4].changes[1].cells.clear();
+    assert!(packed(Content::Set, &plain_parts(&seal(&other))[1]).is_err());
 }
 
 #[test]
@@ -567,8 +687,11 @@ proptest! {
     }
 
     #[test]
-    fn mutated_units_never_panic(edits in vec((any::<prop::sample::Index>(), any::<u8>()), 1..6)) {
-        let mut bytes = seal(&long()).into_bytes();
+    fn mutated_units_never_panic(
+        edits in vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+        in_columns: bool,
+    ) {
+        let mut bytes = seal(&if in_columns { columnar() } else { long() }).into_bytes();
         for (place, byte) in edits {
             let place = place.index(bytes.len());
             bytes[place] = byte;

@@ -72,7 +72,7 @@ const fn target(name: &'static str, check: fn(&[u8])) -> Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 21] = [
+pub const TARGETS: [Target; 22] = [
     target("control", messages::check_control),
     target("unit-stream-head", messages::check_head),
     target("frames", transport::check_stream),
@@ -80,14 +80,17 @@ pub const TARGETS: [Target; 21] = [
     target("marker", messages::check_marker),
     target("value", messages::check_value),
     target("row-clock", messages::check_row_clock),
-    // A header may announce what a unit may hold at most, and room for it is taken at once.
+    // A header may announce what a unit may hold at most, and room for it is taken at once; and for the
+    // columns that one part of it travels in.
     Target {
-        heap_bytes: landfall_protocol::unit::UNIT_PLAIN_BYTES_MAX + (4 << 20),
+        heap_bytes: landfall_protocol::unit::UNIT_PLAIN_BYTES_MAX + (24 << 20),
         ..target("unit", units::check_unit)
     },
     // Every value in a document gets an id and a place in a tree, and some documents are kept at once.
     Target { heap_per_byte: 2000, heap_bytes: 1 << 20, ..target("merged", messages::check_merged) },
     target("unit-content", units::check_content),
+    // Sequences are read where they stand; a content has many values in little, which are taken apart.
+    Target { heap_bytes: 12 << 20, ..target("columns", units::check_columns) },
     // What is declared is taken at once; the check declares up to this much.
     Target {
         heap_bytes: units::DECLARED_BYTES_MAX + (1 << 20),

@@ -2,10 +2,11 @@
 
 use ed25519_dalek::Signer as _;
 use landfall_protocol::change::{
-    Actor, Cell, Describe, Fragment, Piece, RowChange, RowOp, Transaction,
+    Actor, Cell, Describe, Fragment, Piece, RowChange, RowOp, Transaction, encode_head,
 };
 use landfall_protocol::clock::{Hlc, Stamp};
 use landfall_protocol::codec::Writer;
+use landfall_protocol::columnar::{self, Content};
 use landfall_protocol::compress::compress;
 use landfall_protocol::dictionary::RowId;
 use landfall_protocol::fold::{Emission, Marker, Obstacle, ParkedChange, Remedy};
@@ -45,6 +46,7 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         "merged" => merged(),
         "unit" => unit_seeds().into_iter().map(Unit::into_bytes).collect(),
         "unit-content" => contents(),
+        "columns" => columns(),
         "zstd" => {
             [Vec::new(), vec![7; 1600], (0..160).collect()].iter().map(|p| packed(p)).collect()
         }
@@ -296,7 +298,32 @@ fn unit_seeds() -> Vec<Unit> {
         seal(&long, Fragment::More),
         small_unit(Fragment::Compacted),
         seal(&transactions(3, 0), Fragment::Whole),
+        seal(&transactions(2, 60), Fragment::Whole),
     ]
+}
+
+/// The columns of a part each of a spine and of a set, and the contents themselves.
+fn columns() -> Vec<Vec<u8>> {
+    let mut rows = Writer::new();
+    for turn in 0..4u8 {
+        rows.raw(&[turn.min(1), 5]);
+        (0..5).for_each(|id| change(id, RowOp::ALL[id as usize % 3]).encode(&mut rows));
+    }
+    let mut spine = Writer::new();
+    for turn in 0..12u8 {
+        spine.raw(&[turn.min(1)]);
+        let actor = Actor::new("dr. jones").filter(|_| turn % 2 == 0);
+        let describe = Describe { table: TableId(1), def: table_def() };
+        let describes: &[Describe] = if turn == 3 { &[describe] } else { &[] };
+        encode_head(describes, actor.as_ref(), &mut spine);
+    }
+    let contents = [(0, Content::Spine, spine.into_bytes()), (1, Content::Set, rows.into_bytes())];
+    let seeds = contents.into_iter().flat_map(|(kind, content, plain)| {
+        let columns = columnar::split(content, &plain, 7).expect("it is a content");
+        let head = [&[kind][..], &(plain.len() as u16).to_be_bytes()].concat();
+        [[&head[..], &columns.bytes].concat(), [&head[..], &plain].concat()]
+    });
+    seeds.collect()
 }
 
 fn contents() -> Vec<Vec<u8>> {

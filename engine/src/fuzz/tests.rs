@@ -99,6 +99,7 @@ fn messages_from_a_peer() {
 fn units_from_a_peer() {
     check("unit");
     check("unit-content");
+    check("columns");
     check("zstd");
 }
 

@@ -3,6 +3,7 @@
 use ed25519_dalek::{Signer as _, SigningKey};
 use landfall_protocol::change::Fragment;
 use landfall_protocol::codec::{Reader, Writer};
+use landfall_protocol::columnar::{self, Content};
 use landfall_protocol::compress::{compress, decompress};
 use landfall_protocol::dictionary::Dictionary;
 use landfall_protocol::id::PublicKey;
@@ -100,10 +101,25 @@ fn fit(mut header: UnitHeader, bytes: &[u8]) -> Option<Vec<u8>> {
     for part in &header.parts {
         let (packing, stored) = (from.u8().ok()?, from.bytes(usize::MAX).ok()?);
         let declared = usize::try_from(part.plain_bytes).ok()?.min(DECLARED_BYTES_MAX);
-        let packed = packing == 1;
-        contents.push(if packed { decompress(stored, declared).ok()? } else { stored.to_vec() });
+        contents.push(match packing {
+            1 => decompress(stored, declared).ok()?,
+            2 => {
+                let mut from = Reader::new(stored);
+                let length = usize::try_from(from.varint().ok()?).ok()?.min(DECLARED_BYTES_MAX);
+                let columns = decompress(from.rest(), length).ok()?;
+                columnar::join(content_of(part.id), &columns, declared).ok()?
+            }
+            _ => stored.to_vec(),
+        });
     }
     Some(forge(&mut header, &contents))
+}
+
+fn content_of(part: PartId) -> Content {
+    match part {
+        PartId::Spine => Content::Spine,
+        PartId::Set(_) => Content::Set,
+    }
 }
 
 /// A signed unit of plain parts.
@@ -200,4 +216,23 @@ pub(super) fn check_zstd(bytes: &[u8]) {
     let again = compress(packed, 3);
     assert_eq!(decompress(&again, packed.len()).as_deref(), Ok(packed));
     assert!(packed.is_empty() || decompress(&again, packed.len() - 1).is_err());
+}
+
+/// A byte says what the columns are of, two bytes what is declared; the rest is put together, taken
+/// apart and put together again. Then it is a content itself.
+pub(super) fn check_columns(bytes: &[u8]) {
+    let Some(([kind, declared @ ..], columns)) = bytes.split_first_chunk::<3>() else { return };
+    let content = if kind % 2 == 0 { Content::Spine } else { Content::Set };
+    let declared = usize::from(u16::from_be_bytes(*declared));
+    if let Ok(plain) = columnar::join(content, columns, declared) {
+        assert_eq!(plain.len(), declared, "as much as was declared");
+        check_split(content, &plain);
+    }
+    check_split(content, columns);
+}
+
+fn check_split(content: Content, plain: &[u8]) {
+    let Some(columns) = columnar::split(content, plain, 7) else { return };
+    assert!(columns.bytes.len() <= columnar::columns_bytes_max(plain.len()));
+    assert_eq!(columnar::join(content, &columns.bytes, plain.len()).as_deref(), Ok(plain));
 }

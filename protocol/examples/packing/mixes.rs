@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 
 use landfall_protocol::change::{Cell, Describe, RowChange, RowOp, Transaction};
-use landfall_protocol::clock::Hlc;
-use landfall_protocol::id::Seq;
+use landfall_protocol::clock::{Hlc, Stamp};
+use landfall_protocol::decimal::Decimal;
+use landfall_protocol::id::{Incarnation, Origin, Seq, SiteId};
+use landfall_protocol::merged::{Part, Share};
 use landfall_protocol::schema::rules::TableRules;
 use landfall_protocol::schema::{ColumnDef, ColumnId, SetId, TableDef, TableId, TableName};
 use landfall_protocol::value::{RowKey, Value};
@@ -17,14 +19,17 @@ pub(crate) enum Mix {
     Bank,
     /// One row per transaction, with a key and a reference that are random UUIDs.
     Single,
+    /// Ten rows of ten thousand per transaction, each of which adds to a counter.
+    Counters,
 }
 
 impl Mix {
-    pub(crate) const ALL: [(&str, Self); 4] = [
+    pub(crate) const ALL: [(&str, Self); 5] = [
         ("hospital", Self::Hospital),
         ("store", Self::Store),
         ("pgbench", Self::Bank),
         ("single", Self::Single),
+        ("counters", Self::Counters),
     ];
 
     /// Transactions of about so many changes in all.
@@ -37,6 +42,7 @@ impl Mix {
                 Self::Store => store(&mut work),
                 Self::Bank => bank(&mut work),
                 Self::Single => single(&mut work),
+                Self::Counters => counters(&mut work),
             }
             work.commit();
         }
@@ -49,6 +55,7 @@ impl Mix {
             Self::Store => &STORE,
             Self::Bank => &BANK,
             Self::Single => &SINGLE,
+            Self::Counters => &COUNTERS,
         };
         for (number, (name, columns)) in (1..).zip(tables) {
             let column = |(name, kind): &(&str, &str)| ColumnDef {
@@ -194,6 +201,9 @@ const SINGLE: [(&str, &[(&str, &str)]); 1] = [(
     &[("id", "uuid"), ("device", "uuid"), ("kind", TEXT), ("value", INT), ("at", TIME)],
 )];
 
+const COUNTERS: [(&str, &[(&str, &str)]); 1] =
+    [("stock", &[("article", BIG), ("quantity", BIG), ("sold_at", TIME)])];
+
 /// What has been done so far, and the rows as they are.
 struct Work {
     dice: u64,
@@ -204,6 +214,7 @@ struct Work {
     seq: u64,
     changes: usize,
     rows: BTreeMap<(u32, RowKey), BTreeMap<u16, Value>>,
+    sums: BTreeMap<i64, i64>,
     describes: Vec<Describe>,
     now: BTreeMap<(u32, RowKey), (RowOp, BTreeMap<u16, Value>)>,
     transactions: Vec<Transaction>,
@@ -219,6 +230,7 @@ impl Work {
             seq: 0,
             changes: 0,
             rows: BTreeMap::new(),
+            sums: BTreeMap::new(),
             describes: Vec::new(),
             now: BTreeMap::new(),
             transactions: Vec::new(),
@@ -506,4 +518,24 @@ fn single(work: &mut Work) {
     let value = Value::Int(work.below(500));
     let id = work.uuid();
     work.insert(1, id, [Value::Uuid(device), text(kind), value, Value::TimestampTz(work.clock)]);
+}
+
+fn counters(work: &mut Work) {
+    work.clock += 1000 * work.below(500);
+    for _ in 0..10 {
+        let row = 1 + work.below(10_000);
+        // Rows were inserted one after the other, one in a transaction, by one of three sites.
+        let site = SiteId::new(1 + (row * 7919 % 3) as u16).expect("not zero");
+        let incarnation = Incarnation::new(0x0102_0304_0506_0708).expect("not zero");
+        let ms = 1_780_000_000_000 + row * 1300 + row * row % 900;
+        let origin = Origin { site, incarnation };
+        let birth =
+            Stamp::new(Hlc::from_ms(ms.cast_unsigned()), origin, Seq(row.cast_unsigned() / 3));
+        let added = work.sums.get(&row).copied().unwrap_or(0) - 1 - work.below(5);
+        work.sums.insert(row, added);
+        let sum = Decimal::parse(&added.to_string()).expect("a number");
+        let share = Share { birth: Some(birth), part: Part::Sum(sum) };
+        let at = Value::TimestampTz(work.clock);
+        work.update(1, row, [(1, Value::Share(Box::new(share))), (2, at)]);
+    }
 }

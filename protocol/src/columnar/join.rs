@@ -3,7 +3,7 @@
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::columnar::numbers::Numbers;
 use crate::columnar::predict::{Expect, Kind, Last, Rows, hashed, unfolded};
-use crate::columnar::shapes::{Class, INTEGER, Origin, Place, Schema};
+use crate::columnar::shapes::{BORN_COUNTER, COUNTER, Class, Origin, Place, Schema, spare_bytes};
 use crate::columnar::texts::{Decimal, Texts, take_scale};
 use crate::columnar::{BAD, SHAPES_MAX};
 
@@ -202,9 +202,11 @@ impl Joiner<'_> {
         }
         self.key = out;
         let mut out = std::mem::take(&mut self.out);
-        out.varint(cells.len() as u64);
+        out.varint(u64::from(shape.cells));
         for place in cells {
-            out.varint(u64::from(place.step));
+            if let Some(step) = place.step {
+                out.varint(u64::from(step));
+            }
             self.value(place, &mut out)?;
         }
         self.out = out;
@@ -213,7 +215,11 @@ impl Joiner<'_> {
 
     fn value(&mut self, place: &Place, out: &mut Writer) -> Result<(), DecodeError> {
         let Some(column) = place.column else {
-            out.u8(place.tag);
+            match place.tag {
+                COUNTER => out.raw(&[COUNTER, 0]),
+                BORN_COUNTER => out.raw(&[COUNTER, 1]),
+                tag => out.u8(tag),
+            }
             return self.check(out, 0);
         };
         match &mut self.columns[usize::from(column)] {
@@ -232,11 +238,7 @@ impl Joiner<'_> {
                         out.u8(place.tag);
                         Decimal { digits: number, scale }.put(out);
                     }
-                    None if place.tag == INTEGER => out.signed(number),
-                    None => {
-                        out.u8(place.tag);
-                        out.signed(number);
-                    }
+                    None => put(place.tag, comparison.kind, number, out),
                 }
                 self.check(out, 0)
             }
@@ -262,5 +264,18 @@ impl Joiner<'_> {
     /// Whether there is room for more in the content.
     fn check(&self, out: &Writer, more: usize) -> Result<(), DecodeError> {
         if out.len() + more <= self.plain_bytes { Ok(()) } else { Err(BAD) }
+    }
+}
+
+/// Writes a number as its tag wants it.
+fn put(tag: u8, kind: Kind, number: i64, out: &mut Writer) {
+    match kind {
+        Kind::Integer => out.signed(number),
+        Kind::Time => {
+            out.u8(tag);
+            out.signed(number);
+        }
+        Kind::Clock | Kind::Count => out.varint(number.cast_unsigned()),
+        Kind::Decimal => out.bytes(&number.to_be_bytes()[spare_bytes(number)..]),
     }
 }

@@ -9,6 +9,8 @@ pub(super) enum Kind {
     Integer,
     Time,
     Decimal,
+    Clock,
+    Count,
 }
 
 /// What a number is compared with.
@@ -34,7 +36,7 @@ impl Expect {
 
 /// The last numbers of each kind.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Last([i64; 3]);
+pub(super) struct Last([i64; 5]);
 
 impl Last {
     pub(super) fn of(&self, kind: Kind) -> i64 {

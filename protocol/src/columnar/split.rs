@@ -3,18 +3,9 @@
 use crate::codec::{Reader, Writer};
 use crate::columnar::numbers::Body;
 use crate::columnar::predict::{Expect, Kind, Last, Rows, folded, hashed};
-use crate::columnar::shapes::{Class, Origin, Schema, find};
+use crate::columnar::shapes::{Cell, Class, Origin, Schema, find};
 use crate::columnar::texts::{Decimal, Known, Listed, list, scale};
 use crate::columnar::{CUT_BYTES, Columns, SHAPES_MAX};
-
-/// One value that is in a column.
-#[derive(Clone, Copy, Debug)]
-struct Cell {
-    column: u16,
-    length: u32,
-    /// The number, or the place of the first byte in the part.
-    number: i64,
-}
 
 /// The rows of a part, read once.
 #[derive(Debug, Default)]
@@ -91,19 +82,15 @@ impl Rowwise {
         let mut count = 0;
         while !values.rest().is_empty() {
             // Places count from the beginning of the part.
-            let found = find(&mut values, plain.len() - key_end)?;
-            *tags.get_mut(count)? = found.tag;
+            *tags.get_mut(count)? = find(&mut values, plain.len() - key_end, &mut self.cells)?;
             count += 1;
-            self.push(found);
         }
         shape.bytes(&tags[..count]);
         let cells = from.count(usize::MAX).ok()?;
         shape.varint(cells as u64);
         for _ in 0..cells {
             shape.varint(from.varint().ok()?);
-            let found = find(from, plain.len())?;
-            shape.u8(found.tag);
-            self.push(found);
+            shape.u8(find(from, plain.len(), &mut self.cells)?);
         }
         let number = self.shape(shape.as_bytes())?;
         let (_, places) = self.schema.shape(number)?;
@@ -113,12 +100,6 @@ impl Rowwise {
         }
         self.ends.push(u32::try_from(self.cells.len()).ok()?);
         Some(())
-    }
-
-    fn push(&mut self, found: crate::columnar::shapes::Found) {
-        if Class::of(found.tag) != Some(Class::Nothing) {
-            self.cells.push(Cell { column: 0, length: found.length, number: found.number });
-        }
     }
 
     /// The number of the shape of the next change, which may be new.

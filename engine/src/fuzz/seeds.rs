@@ -302,12 +302,23 @@ fn unit_seeds() -> Vec<Unit> {
     ]
 }
 
+/// An update of a merged column of each kind, in every other turn with a birth.
+fn merging(turn: u8) -> RowChange {
+    let birth = Stamp::new(Hlc::from_ms(8), origin(1), Seq(u64::from(turn)));
+    let birth = turn.is_multiple_of(2).then_some(birth);
+    let shares = parts().map(|part| Value::Share(Box::new(Share { birth, part })));
+    let cells = (1..).zip(shares);
+    let cells = cells.map(|(column, value)| Cell { column: ColumnId(column), value }).collect();
+    RowChange { table: TableId(2), key: RowKey::new(&[Value::Int(7)]), op: RowOp::Update, cells }
+}
+
 /// The columns of a part each of a spine and of a set, and the contents themselves.
 fn columns() -> Vec<Vec<u8>> {
     let mut rows = Writer::new();
     for turn in 0..4u8 {
-        rows.raw(&[turn.min(1), 5]);
+        rows.raw(&[turn.min(1), 6]);
         (0..5).for_each(|id| change(id, RowOp::ALL[id as usize % 3]).encode(&mut rows));
+        merging(turn).encode(&mut rows);
     }
     let mut spine = Writer::new();
     for turn in 0..12u8 {

@@ -36,6 +36,8 @@ const CUT_BYTES: usize = 512;
 pub enum Content {
     /// Clock readings, table descriptions and actors.
     Spine,
+    /// The same of a compacted unit, with steps of numbers.
+    CompactedSpine,
     /// Row changes.
     Set,
 }
@@ -63,7 +65,8 @@ pub fn split(content: Content, plain: &[u8], clock: u64) -> Option<Columns> {
         return None;
     }
     let columns = match content {
-        Content::Spine => spine::split(plain, clock),
+        Content::Spine => spine::split(plain, clock, false),
+        Content::CompactedSpine => spine::split(plain, clock, true),
         Content::Set => split::split(plain),
     }?;
     // A unit is never sealed anew: what nobody could put together would be lost.
@@ -83,7 +86,8 @@ pub fn join(content: Content, columns: &[u8], plain_bytes: usize) -> Result<Vec<
     }
     let from = Reader::new(columns);
     let plain = match content {
-        Content::Spine => spine::join(from, plain_bytes),
+        Content::Spine => spine::join(from, plain_bytes, false),
+        Content::CompactedSpine => spine::join(from, plain_bytes, true),
         Content::Set => join::join(from, plain_bytes),
     }?;
     if plain.len() == plain_bytes { Ok(plain) } else { Err(BAD) }

@@ -336,7 +336,7 @@ impl Unit {
         out.bytes(&header_bytes);
         out.raw(&sign(&signed_message(&header_bytes)));
         for part in &parts {
-            packing::put(&mut out, part, first.hlc.0, context.level);
+            packing::put(&mut out, part, &header, context.level);
         }
         Self { hash: chain_hash(&header_bytes), header, bytes: out.into_bytes() }
     }
@@ -361,7 +361,7 @@ impl Unit {
             return Err(UnitError::BadSignature { origin, first });
         }
         for (part, stored) in layout.header.parts.iter().zip(&layout.parts) {
-            let plain = stored.unpack(part)?;
+            let plain = stored.unpack(part, &layout.header)?;
             if *blake3::hash(&plain).as_bytes() != part.root {
                 return Err(UnitError::WrongContent(part.id));
             }
@@ -412,7 +412,7 @@ impl Unit {
             .parts
             .iter()
             .zip(&layout.parts)
-            .map(|(part, stored)| stored.unpack(part))
+            .map(|(part, stored)| stored.unpack(part, &layout.header))
             .collect::<Result<Vec<_>, _>>()?;
         Ok(body::decode(&layout.header, &plain)?)
     }

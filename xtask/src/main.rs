@@ -37,8 +37,8 @@ enum Task {
     /// Measures speed, processor time, memory and bytes beside PostgreSQL's own replication.
     Bench {
         /// Which benchmarks; all of them unless told: capture, updates, inserts, lag, application,
-        /// merge, links-bytes, links-compaction, links-drain, links-native, links-outage, links-urgent, or links for
-        /// the last six.
+        /// merge, links-bytes, links-compaction, links-drain, links-native, links-outage,
+        /// links-urgent, or links for the last six.
         names: Vec<String>,
         /// Which links to look at, by profile; all of them unless told.
         #[arg(long, value_name = "NAME")]

@@ -328,7 +328,20 @@ fn columns() -> Vec<Vec<u8>> {
         let describes: &[Describe] = if turn == 3 { &[describe] } else { &[] };
         encode_head(describes, actor.as_ref(), &mut spine);
     }
-    let contents = [(0, Content::Spine, spine.into_bytes()), (1, Content::Set, rows.into_bytes())];
+    let mut compacted = Writer::new();
+    for turn in 0..12u8 {
+        compacted.raw(&[turn, turn.min(1)]);
+        encode_head(
+            &[],
+            Actor::new("dr. jones").filter(|_| turn % 2 == 0).as_ref(),
+            &mut compacted,
+        );
+    }
+    let contents = [
+        (0, Content::Spine, spine.into_bytes()),
+        (1, Content::Set, rows.into_bytes()),
+        (2, Content::CompactedSpine, compacted.into_bytes()),
+    ];
     let seeds = contents.into_iter().flat_map(|(kind, content, plain)| {
         let columns = columnar::split(content, &plain, 7).expect("it is a content");
         let head = [&[kind][..], &(plain.len() as u16).to_be_bytes()].concat();

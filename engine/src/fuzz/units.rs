@@ -107,7 +107,7 @@ fn fit(mut header: UnitHeader, bytes: &[u8]) -> Option<Vec<u8>> {
                 let mut from = Reader::new(stored);
                 let length = usize::try_from(from.varint().ok()?).ok()?.min(DECLARED_BYTES_MAX);
                 let columns = decompress(from.rest(), length).ok()?;
-                columnar::join(content_of(part.id), &columns, declared).ok()?
+                columnar::join(content_of(part.id, header.fragment), &columns, declared).ok()?
             }
             _ => stored.to_vec(),
         });
@@ -115,10 +115,11 @@ fn fit(mut header: UnitHeader, bytes: &[u8]) -> Option<Vec<u8>> {
     Some(forge(&mut header, &contents))
 }
 
-fn content_of(part: PartId) -> Content {
-    match part {
-        PartId::Spine => Content::Spine,
-        PartId::Set(_) => Content::Set,
+fn content_of(part: PartId, fragment: Fragment) -> Content {
+    match (part, fragment) {
+        (PartId::Spine, Fragment::Compacted) => Content::CompactedSpine,
+        (PartId::Spine, _) => Content::Spine,
+        (PartId::Set(_), _) => Content::Set,
     }
 }
 
@@ -222,7 +223,7 @@ pub(super) fn check_zstd(bytes: &[u8]) {
 /// apart and put together again. Then it is a content itself.
 pub(super) fn check_columns(bytes: &[u8]) {
     let Some(([kind, declared @ ..], columns)) = bytes.split_first_chunk::<3>() else { return };
-    let content = if kind % 2 == 0 { Content::Spine } else { Content::Set };
+    let content = [Content::Spine, Content::Set, Content::CompactedSpine][usize::from(kind % 3)];
     let declared = usize::from(u16::from_be_bytes(*declared));
     if let Ok(plain) = columnar::join(content, columns, declared) {
         assert_eq!(plain.len(), declared, "as much as was declared");

@@ -12,13 +12,17 @@ const TRANSACTION_BYTES_MIN: usize = 2;
 const COUNTER_BITS: u32 = 16;
 const COUNTER_MASK: u64 = (1 << COUNTER_BITS) - 1;
 
-pub(super) fn split(plain: &[u8], clock: u64) -> Option<Columns> {
+/// `is_compacted` where a step of numbers stands before each clock step.
+pub(super) fn split(plain: &[u8], clock: u64, is_compacted: bool) -> Option<Columns> {
     let begin = clock & COUNTER_MASK;
     let mut clock = begin;
-    let [mut millis, mut counters, mut heads, mut lengths] = [const { Vec::new() }; 4];
+    let [mut steps, mut millis, mut counters, mut heads, mut lengths] = [const { Vec::new() }; 5];
     let (mut described, mut actors) = (Vec::new(), Vec::new());
     let mut from = Reader::new(plain);
     while !from.rest().is_empty() {
+        if is_compacted {
+            steps.push(from.varint().ok()?);
+        }
         let next = clock.checked_add(from.varint().ok()?)?;
         let later = (next >> COUNTER_BITS) - (clock >> COUNTER_BITS);
         millis.push(later);
@@ -54,6 +58,9 @@ pub(super) fn split(plain: &[u8], clock: u64) -> Option<Columns> {
     head.varint(listed.as_ref().map_or(0, |listed| listed.lengths.len() as u64));
     let mut body = Body { bytes: head.into_bytes(), cuts: Vec::new() };
     body.put(&[&heads]);
+    if is_compacted {
+        body.put(&[&steps]);
+    }
     match &listed {
         Some(listed) => {
             body.put(&[&millis, &counters, &lengths, &listed.lengths, &listed.numbers]);
@@ -69,11 +76,19 @@ pub(super) fn split(plain: &[u8], clock: u64) -> Option<Columns> {
     Some(Columns { bytes: body.bytes, cuts: body.cuts })
 }
 
-pub(super) fn join(mut from: Reader<'_>, plain_bytes: usize) -> Result<Vec<u8>, DecodeError> {
+pub(super) fn join(
+    mut from: Reader<'_>,
+    plain_bytes: usize,
+    is_compacted: bool,
+) -> Result<Vec<u8>, DecodeError> {
     let count = from.count(plain_bytes / TRANSACTION_BYTES_MIN)?;
     let mut clock = from.varint()?;
     let listed = from.count(count)?;
     let heads = Numbers::take(&mut from, [count].into_iter())?.pop().ok_or(BAD)?;
+    let mut steps = match is_compacted {
+        true => Numbers::take(&mut from, [count].into_iter())?.pop(),
+        false => None,
+    };
     let (mut describing, mut naming) = (0, 0);
     let mut rest = heads.clone();
     for _ in 0..count {
@@ -96,6 +111,9 @@ pub(super) fn join(mut from: Reader<'_>, plain_bytes: usize) -> Result<Vec<u8>, 
     let mut out = Writer::with_capacity(plain_bytes);
     let mut heads = heads;
     for _ in 0..count {
+        if let Some(steps) = &mut steps {
+            out.varint(steps.next()?);
+        }
         let later = millis.next()?;
         let expected = if later == 0 { clock.wrapping_add(1) } else { 0 };
         let counter = counters.next()?.wrapping_add(expected) & COUNTER_MASK;

@@ -1,10 +1,11 @@
 //! How the content of a part travels: as it is, packed, or taken apart into columns and packed.
 
+use crate::change::Fragment;
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::columnar::{self, Content};
 use crate::compress::{compress_below, compress_in_pieces, decompress};
 use crate::unit::body::PlainPart;
-use crate::unit::{PartHeader, PartId, UNIT_BYTES_MAX, UnitError};
+use crate::unit::{PartHeader, PartId, UNIT_BYTES_MAX, UnitError, UnitHeader};
 
 /// Below this many bytes compression is not tried.
 const PACK_FROM_BYTES: usize = 64;
@@ -32,19 +33,18 @@ impl Packing {
     }
 }
 
-impl PartId {
-    fn content(self) -> Content {
-        match self {
-            Self::Spine => Content::Spine,
-            Self::Set(_) => Content::Set,
-        }
+fn content(part: PartId, fragment: Fragment) -> Content {
+    match (part, fragment) {
+        (PartId::Spine, Fragment::Compacted) => Content::CompactedSpine,
+        (PartId::Spine, _) => Content::Spine,
+        (PartId::Set(_), _) => Content::Set,
     }
 }
 
-/// Writes a part in its shortest form. `clock` is the reading that the unit begins at.
-pub(super) fn put(out: &mut Writer, part: &PlainPart, clock: u64, level: i32) {
+/// Writes a part of a unit in its shortest form, packed at a zstd `level`.
+pub(super) fn put(out: &mut Writer, part: &PlainPart, of: &UnitHeader, level: i32) {
     let plain = &part.plain;
-    let columns = columns(part, clock, level).filter(|packed| packed.len() < plain.len());
+    let columns = columns(part, of, level).filter(|packed| packed.len() < plain.len());
     let below = columns.as_ref().map_or(plain.len(), Vec::len);
     let tried = plain.len() >= PACK_FROM_BYTES;
     let rows = tried.then(|| compress_below(below, plain, level)).flatten();
@@ -57,11 +57,12 @@ pub(super) fn put(out: &mut Writer, part: &PlainPart, clock: u64, level: i32) {
     out.bytes(bytes);
 }
 
-fn columns(part: &PlainPart, clock: u64, level: i32) -> Option<Vec<u8>> {
+fn columns(part: &PlainPart, of: &UnitHeader, level: i32) -> Option<Vec<u8>> {
     if part.count < COLUMNS_FROM {
         return None;
     }
-    let columns = columnar::split(part.id.content(), &part.plain, clock)?;
+    let content = content(part.id, of.fragment);
+    let columns = columnar::split(content, &part.plain, of.hlc_first.0)?;
     let mut packed = Writer::new();
     packed.varint(columns.bytes.len() as u64);
     packed.raw(&compress_in_pieces(&columns.bytes, &columns.cuts, level));
@@ -81,9 +82,9 @@ impl<'a> StoredPart<'a> {
         Ok(Self { packing, bytes: from.bytes(UNIT_BYTES_MAX)? })
     }
 
-    /// The content, of the length that the header declares, which whoever read it has held under
-    /// its limit.
-    pub(super) fn unpack(&self, part: &PartHeader) -> Result<Vec<u8>, UnitError> {
+    /// The content of this part of a unit, of the length that the header declares, which whoever read it
+    /// has held under its limit.
+    pub(super) fn unpack(&self, part: &PartHeader, of: &UnitHeader) -> Result<Vec<u8>, UnitError> {
         let declared = part.plain_bytes as usize;
         if self.packing == Packing::Plain {
             let fits = self.bytes.len() == declared;
@@ -106,6 +107,6 @@ impl<'a> StoredPart<'a> {
         let length = usize::try_from(found).ok().filter(|length| *length <= limit);
         let length = length.ok_or(DecodeError::TooLong { found, limit: limit as u64 })?;
         let columns = decompress(from.rest(), length)?;
-        Ok(columnar::join(part.id.content(), &columns, declared)?)
+        Ok(columnar::join(content(part.id, of.fragment), &columns, declared)?)
     }
 }

@@ -130,7 +130,7 @@ fn forge(header: &UnitHeader, parts: &[(u8, Vec<u8>)]) -> Vec<u8> {
 fn plain_parts(unit: &Unit) -> Vec<Vec<u8>> {
     let layout = Layout::read(unit.bytes()).unwrap();
     let parts = layout.header.parts.iter().zip(&layout.parts);
-    parts.map(|(part, stored)| stored.unpack(part).unwrap()).collect()
+    parts.map(|(part, stored)| stored.unpack(part, &layout.header).unwrap()).collect()
 }
 
 /// `unit` with one part's content replaced, everything else made to match.

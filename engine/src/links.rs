@@ -87,6 +87,13 @@ impl Links {
             tasks: tasks.clone(),
             clock,
             board: board.clone(),
+            metered: self
+                .config
+                .peers
+                .iter()
+                .filter(|(_, policy)| policy.is_metered())
+                .map(|(site, _)| *site)
+                .collect(),
         });
         let store = shared.store.clone();
         let switchboard = Switchboard::new(shared, self.endpoint, &self.config, self.may_speak);
@@ -162,6 +169,8 @@ struct Shared {
     tasks: Tasks,
     clock: Clock,
     board: Arc<Board>,
+    /// To these each byte counts.
+    metered: BTreeSet<SiteId>,
 }
 
 impl Shared {

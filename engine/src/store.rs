@@ -588,6 +588,17 @@ impl Store {
         self.read(move |reader| reader.units_after(origin, after, bytes_max)).await
     }
 
+    /// A unit with its parts packed at a zstd `level`, 1 to 19. It takes up to a second for each MiB, on the
+    /// reading thread.
+    ///
+    /// # Errors
+    /// [`StoreError::BadUnit`] when it does not unpack.
+    pub async fn packed(&self, unit: Unit, level: i32) -> Result<Unit, StoreError> {
+        let (origin, first) = (unit.header().origin, unit.header().first);
+        let failed = move |error| StoreError::BadUnit { origin, first, error };
+        self.read(move |_| unit.packed_at(level).map_err(failed)).await
+    }
+
     /// The lowest clock reading in the unit that holds `after` + 1; `None` when there is none.
     ///
     /// # Errors

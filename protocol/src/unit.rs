@@ -380,6 +380,25 @@ impl Unit {
         Ok(Self { header: layout.header, hash, bytes })
     }
 
+    /// The same unit with its parts packed at a zstd `level`, 1 to 19, where that is shorter. Neither its
+    /// signature nor its place in the chain depends on how it is packed.
+    ///
+    /// # Errors
+    /// Fails when a part does not unpack.
+    pub fn packed_at(self, level: i32) -> Result<Self, UnitError> {
+        let layout = Layout::read(&self.bytes)?;
+        let mut out = Writer::new();
+        out.u8(UNIT_FORMAT);
+        out.bytes(layout.header_bytes);
+        out.raw(&layout.signature);
+        for (part, stored) in layout.header.parts.iter().zip(&layout.parts) {
+            let plain = body::PlainPart::of(part, stored.unpack(part, &layout.header)?);
+            packing::put(&mut out, &plain, &layout.header, level);
+        }
+        let bytes = out.into_bytes();
+        Ok(if bytes.len() < self.bytes.len() { Self { bytes, ..self } } else { self })
+    }
+
     /// The signed header.
     pub fn header(&self) -> &UnitHeader {
         &self.header

@@ -34,6 +34,13 @@ pub struct PeerPolicy {
     pub hang_up: Option<HangUp>,
 }
 
+impl PeerPolicy {
+    /// Whether each byte of the link counts.
+    pub fn is_metered(&self) -> bool {
+        self.budget.is_some() || self.price.is_some()
+    }
+}
+
 /// What happens to a link that is hung up when nothing is left to say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HangUp {

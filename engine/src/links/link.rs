@@ -216,7 +216,7 @@ impl Driver {
         let config = SessionConfig { ack_delay_ms: ACK_DELAY_MS };
         Self {
             session: Session::new(shared.facts.clone(), opening, config, now_ms),
-            serving: Serving::new(shared.clone(), link.connection.clone()),
+            serving: Serving::new(shared.clone(), peer, link.connection.clone()),
             log,
             writer,
             reader,

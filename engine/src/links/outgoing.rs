@@ -29,6 +29,8 @@ pub(super) struct Pump {
     /// Above 0. Of several origins with bulk, the one with the lowest rank goes first: what is complete
     /// can be used.
     pub(super) rank: u64,
+    /// The zstd level at which units are packed anew; `None` sends them as they are kept.
+    pub(super) level: Option<i32>,
     /// The stream that was left open when the pump last ended.
     pub(super) stream: Option<FrameWriter>,
     /// Asks to finish the unit under way and the stream.
@@ -147,6 +149,10 @@ impl Pump {
         // is sealed before a peer can acknowledge it, or it takes us for restored.
         let published = self.log.wait_for(|log| log.received.get(self.origin) >= last).await;
         published.map_err(|_| StoreError::Closed)?;
+        let unit = match self.level {
+            Some(level) => self.store.packed(unit, level).await?,
+            None => unit,
+        };
         let stream = self.stream.as_mut().expect("opened before the portion was read");
         stream.send(Bytes::from(unit.into_bytes())).await?;
         self.sent = last;

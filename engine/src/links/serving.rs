@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
-use landfall_protocol::id::{Origin, Seq};
+use landfall_protocol::id::{Origin, Seq, SiteId};
 use landfall_protocol::version::VersionVector;
 use tokio_util::sync::CancellationToken;
 
@@ -19,6 +19,9 @@ use crate::transport::{Connection, FrameError, FrameWriter};
 /// Streams left open while there is nothing to send, which saves a few bytes with every unit. A
 /// peer allows 64 of them; the rest is for origins that have something to send.
 const STREAMS_KEPT_MAX: usize = 32;
+
+/// zstd level of what goes over links that cost by the byte.
+const METERED_LEVEL: i32 = 19;
 
 /// One origin that the peer follows.
 #[derive(Debug)]
@@ -50,6 +53,7 @@ pub(super) struct Ended {
 /// entry and nothing more.
 pub(super) struct Serving {
     shared: Arc<Shared>,
+    peer: SiteId,
     connection: Connection,
     followed: BTreeMap<Origin, Followed>,
     generation: u64,
@@ -58,10 +62,10 @@ pub(super) struct Serving {
 }
 
 impl Serving {
-    pub(super) fn new(shared: Arc<Shared>, connection: Connection) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, peer: SiteId, connection: Connection) -> Self {
         let followed = BTreeMap::new();
         let pumps = FuturesUnordered::new();
-        Self { shared, connection, followed, generation: 0, kept: 0, pumps }
+        Self { shared, peer, connection, followed, generation: 0, kept: 0, pumps }
     }
 
     /// Begins to send an origin.
@@ -176,6 +180,7 @@ impl Serving {
             origin,
             sent: followed.sent,
             rank: followed.generation,
+            level: self.shared.metered.contains(&self.peer).then_some(METERED_LEVEL),
             stream,
             stop,
         };

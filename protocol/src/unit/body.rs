@@ -19,6 +19,11 @@ pub(super) struct PlainPart {
 }
 
 impl PlainPart {
+    /// The content of a part of a header.
+    pub(super) fn of(header: &PartHeader, plain: Vec<u8>) -> Self {
+        Self { id: header.id, count: header.count, plain }
+    }
+
     pub(super) fn header(&self) -> PartHeader {
         PartHeader {
             id: self.id,

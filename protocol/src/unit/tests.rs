@@ -654,6 +654,16 @@ proptest! {
     }
 
     #[test]
+    fn what_is_packed_anew_is_the_same_unit(transactions in any_transactions(), level in 1i32..=19) {
+        let unit = seal(&transactions);
+        let anew = unit.clone().packed_at(level).unwrap();
+        prop_assert!(anew.bytes().len() <= unit.bytes().len());
+        let opened = open(anew.bytes()).unwrap();
+        prop_assert_eq!((opened.header(), opened.hash()), (unit.header(), unit.hash()));
+        prop_assert_eq!(opened.transactions().unwrap(), transactions);
+    }
+
+    #[test]
     fn arbitrary_bytes_never_panic(mut bytes in vec(any::<u8>(), 0..300), formatted: bool) {
         if let Some(first) = bytes.first_mut().filter(|_| formatted) {
             *first = UNIT_FORMAT;

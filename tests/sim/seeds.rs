@@ -128,15 +128,6 @@ fn without_faults_nothing_shows_them() {
     }
 }
 
-/// Rules that so rarely matter that only these runs are known to show it.
-#[test]
-fn rare_mistakes_are_found_where_they_were() {
-    for (rule, seed) in [("parked-followers", 8_394), ("claims-of-parked", 13_240)] {
-        let run = sim::run(Options::short(seed, &[rule.to_owned()]), Trace::Off);
-        assert!(run.failure.is_some(), "{rule} is not seen in {seed}");
-    }
-}
-
 #[test]
 fn planted_mistakes_are_found() {
     let rules = [

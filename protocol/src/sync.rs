@@ -4,7 +4,8 @@
 //! with the monotonic time in milliseconds) and after **every** `handle_*` calls
 //! [`Session::poll_output`] until it returns [`Output::Timeout`] or [`Output::Idle`]; until then
 //! outputs pile up. Then it waits for the next thing to happen, or for the timeout. Units do not
-//! pass through the session: it says which stream to start, the shell moves the bytes.
+//! pass through the session: it says which stream to start, the shell moves the bytes. What the shell has
+//! of a unit that was cut off it adds to the [`Message::Follow`] that it is given to send.
 //!
 //! A connection has three stages: greeting (our hello is out, the peer's is not in), ready, and
 //! ended. In the first nothing but the hello is sent; in the last only a hello not yet polled.
@@ -27,7 +28,7 @@ pub use self::session::Session;
 
 use crate::id::{Origin, Seq, SiteId};
 use crate::version::VersionVector;
-use crate::wire::{Held, Message};
+use crate::wire::{Begun, Held, Message};
 
 /// How long a peer may take to say hello, in milliseconds: a fleet of a thousand sites takes 33 kB
 /// for it, which a satellite link of 9600 bit/s carries in 28 s.
@@ -85,6 +86,9 @@ pub enum Output {
         origin: Origin,
         /// The last transaction the peer holds.
         after: Seq,
+        /// What the peer has of the unit that comes next: if that is what we have of it, send only the
+        /// rest.
+        begun: Option<Begun>,
     },
     /// Finish the unit under way on this origin's stream, then close the stream. Cutting a unit
     /// short would let two slow links swap an origin to and fro for ever.

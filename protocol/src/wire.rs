@@ -12,7 +12,7 @@ mod tests;
 
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::id::{Origin, Seq};
-use crate::unit::UnitHash;
+use crate::unit::{UNIT_BYTES_MAX, UnitHash};
 use crate::version::VersionVector;
 
 /// Oldest protocol this version speaks.
@@ -76,6 +76,49 @@ impl UnitMark {
     }
 }
 
+/// Tells the first bytes of units apart: the first half of their BLAKE3 hash. It guards against accidents
+/// only, and of two beginnings that differ it takes one in 2^128 for the other. Who would make two that
+/// agree gains nothing: what is put together is checked as every unit is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BegunMark(pub [u8; 16]);
+
+impl BegunMark {
+    /// The mark of these bytes.
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(*blake3::hash(bytes).as_bytes().first_chunk().expect("a hash has 32 bytes"))
+    }
+}
+
+/// What somebody has of a unit that has not arrived whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Begun {
+    /// So many bytes from its beginning; not 0, and less than `length`.
+    pub bytes: usize,
+    /// The whole unit's, at most [`UNIT_BYTES_MAX`].
+    pub length: usize,
+    /// The mark of the bytes.
+    pub mark: BegunMark,
+}
+
+impl Begun {
+    /// What there is of a unit of this length; `None` when that is nothing, or all.
+    pub fn of(bytes: &[u8], length: usize) -> Option<Self> {
+        let begun = Self { bytes: bytes.len(), length, mark: BegunMark::of(bytes) };
+        begun.is_possible().then_some(begun)
+    }
+
+    /// Whether it is the beginning of this unit. Units are packed by whoever sends them, so the same unit
+    /// of two carriers need not be the same bytes.
+    pub fn begins(&self, unit: &[u8]) -> bool {
+        let first = unit.get(..self.bytes).filter(|_| unit.len() == self.length);
+        first.is_some_and(|first| BegunMark::of(first) == self.mark)
+    }
+
+    pub(crate) fn is_possible(&self) -> bool {
+        self.bytes > 0 && self.bytes < self.length && self.length <= UNIT_BYTES_MAX
+    }
+}
+
 /// The first message on every control stream, from both sides.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hello {
@@ -126,6 +169,8 @@ pub enum Message {
         origin: Origin,
         /// The last transaction I hold.
         after: Seq,
+        /// What I have of the unit that comes next.
+        begun: Option<Begun>,
     },
     /// Finish the unit you are sending, then send no more of this origin.
     Unfollow {
@@ -159,13 +204,16 @@ impl Message {
     }
 }
 
-/// The first frame of a unit stream; every further frame is one unit.
+/// The first frame of a unit stream; every further frame is one unit, but the first may be the rest of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnitStreamHead {
     /// Whose units follow.
     pub origin: Origin,
     /// As in the [`Message::Follow`] it answers: the first unit begins right after it.
     pub after: Seq,
+    /// The first frame is not a whole unit, but what follows on so many bytes of it; 0 if it is whole.
+    /// Else it is as many as the [`Begun`] of the message says.
+    pub at: usize,
 }
 
 impl UnitStreamHead {

@@ -18,7 +18,7 @@ use landfall_protocol::schema::{ColumnDef, ColumnId, SetId, TableDef, TableId, T
 use landfall_protocol::unit::{SealContext, Unit, UnitHash};
 use landfall_protocol::value::{INLINE_BYTES_MAX, LongValue, RowKey, Value};
 use landfall_protocol::version::VersionVector;
-use landfall_protocol::wire::{Have, Held, Hello, Message, UnitMark, UnitStreamHead};
+use landfall_protocol::wire::{Begun, Have, Held, Hello, Message, UnitMark, UnitStreamHead};
 
 use super::messages::origin;
 use super::{stream, units};
@@ -86,13 +86,14 @@ fn messages() -> Vec<Message> {
     vec![
         Message::Hello(Box::new(hello("landfall 0.1.0"))),
         Message::Have(Have { received, applied }),
-        Message::Follow { origin: origin(2), after: Seq(5) },
+        Message::Follow { origin: origin(2), after: Seq(5), begun: None },
+        Message::Follow { origin: origin(1), after: Seq(700), begun: Begun::of(&[7; 999], 70_000) },
         Message::Unfollow { origin: origin(2) },
     ]
 }
 
 fn head() -> UnitStreamHead {
-    UnitStreamHead { origin: origin(1), after: Seq(128) }
+    UnitStreamHead { origin: origin(1), after: Seq(128), at: 999 }
 }
 
 fn framed(content: &[u8]) -> Vec<u8> {

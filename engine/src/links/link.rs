@@ -257,7 +257,7 @@ impl Driver {
         while !self.is_flushing {
             match self.session.poll_output(self.now_ms()) {
                 Output::Send(message) => self.send(&message)?,
-                Output::StartUnits { origin, after } => self.serving.start(origin, after),
+                Output::StartUnits { origin, after, .. } => self.serving.start(origin, after),
                 Output::StopUnits { origin } => self.serving.stop(origin).await,
                 Output::Event(event) => self.tell(event).await?,
                 Output::Timeout { at_ms, .. } => return Ok(Some(at_ms)),

@@ -113,7 +113,7 @@ impl Pump {
             () = self.stop.cancelled() => return Ok(()),
             writer = self.connection.open_uni(UNIT_BYTES_MAX) => writer.map_err(FrameError::from)?,
         };
-        let head = UnitStreamHead { origin: self.origin, after: self.sent };
+        let head = UnitStreamHead { origin: self.origin, after: self.sent, at: 0 };
         writer.send(Bytes::from(head.encode())).await?;
         self.stream = Some(writer);
         Ok(())

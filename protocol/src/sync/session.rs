@@ -9,7 +9,9 @@ use super::{
 use crate::id::{Origin, Seq, SiteId};
 use crate::unit::UnitHash;
 use crate::version::VersionVector;
-use crate::wire::{Have, Held, Hello, Message, PROTOCOL_MAX, PROTOCOL_MIN, UnitMark, WireError};
+use crate::wire::{
+    Begun, Have, Held, Hello, Message, PROTOCOL_MAX, PROTOCOL_MIN, UnitMark, WireError,
+};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
@@ -141,7 +143,9 @@ impl Session {
                 self.refuse(Violation::BeforeHello { message: message.name() }.into());
             }
             (Stage::Ready, Message::Have(have)) => self.handle_have(&have),
-            (Stage::Ready, Message::Follow { origin, after }) => self.handle_follow(origin, after),
+            (Stage::Ready, Message::Follow { origin, after, begun }) => {
+                self.handle_follow(origin, after, begun);
+            }
             (Stage::Ready, Message::Unfollow { origin }) => {
                 if self.serving.remove(&origin).is_some() {
                     self.queue.push_back(Output::StopUnits { origin });
@@ -200,6 +204,16 @@ impl Session {
         if self.stage == Stage::Ready && !self.forked.contains(&origin) {
             self.peer_received.advance(origin, last);
         }
+    }
+
+    /// What this peer sends of an origin cannot be put to what we have of it: it is asked to begin anew,
+    /// if it is to send that still. Says whether it was asked.
+    pub fn handle_unfit_begun(&mut self, origin: Origin, _now_ms: u64) -> bool {
+        let is_wanted = self.stage == Stage::Ready && self.supply.contains(&origin);
+        if is_wanted {
+            self.follow(origin);
+        }
+        is_wanted
     }
 
     /// The time of an [`Output::Timeout`] has come, or not yet.
@@ -306,7 +320,7 @@ impl Session {
                 self.forked.insert(origin);
                 self.event(Event::LogForked { origin, seq });
                 let after = Seq(seq.0 - 1);
-                self.queue.push_back(Output::Send(Message::Follow { origin, after }));
+                self.ask(origin, after);
             }
         }
     }
@@ -343,7 +357,7 @@ impl Session {
         }
     }
 
-    fn handle_follow(&mut self, origin: Origin, after: Seq) {
+    fn handle_follow(&mut self, origin: Origin, after: Seq, begun: Option<Begun>) {
         // Also of forked logs: the peer shall see what speaks against their origin.
         if self.serving.insert(origin, after).is_some() {
             self.queue.push_back(Output::StopUnits { origin });
@@ -351,12 +365,17 @@ impl Session {
         if self.serving.len() > FOLLOWS_MAX {
             return self.refuse(Violation::TooManyFollows.into());
         }
-        self.queue.push_back(Output::StartUnits { origin, after });
+        self.queue.push_back(Output::StartUnits { origin, after, begun });
     }
 
     fn follow(&mut self, origin: Origin) {
         let after = self.received.get(origin);
-        self.queue.push_back(Output::Send(Message::Follow { origin, after }));
+        self.ask(origin, after);
+    }
+
+    fn ask(&mut self, origin: Origin, after: Seq) {
+        let begun = None;
+        self.queue.push_back(Output::Send(Message::Follow { origin, after, begun }));
     }
 
     fn may_follow(&self, origin: Origin) -> bool {

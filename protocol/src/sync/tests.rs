@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::id::Incarnation;
 use crate::unit::UnitHash;
-use crate::wire::{Have, Hello, UnitMark, WireError};
+use crate::wire::{Begun, Have, Hello, UnitMark, WireError};
 
 fn site(number: u16) -> SiteId {
     SiteId::new(number).unwrap()
@@ -150,7 +150,7 @@ fn have(received: &[(Origin, u64)], applied: &[(Origin, u64)]) -> Message {
 }
 
 fn follow(origin: Origin, after: u64) -> Message {
-    Message::Follow { origin, after: Seq(after) }
+    Message::Follow { origin, after: Seq(after), begun: None }
 }
 
 fn acked(received: &[(Origin, u64)]) -> Output {
@@ -350,7 +350,7 @@ fn a_forked_earlier_life_is_a_log_like_any_other_and_everything_else_goes_on() {
         assert_eq!(outputs[3..], [Output::Send(follow(third(), 0))]);
         // And so must we.
         driven.message(follow(earlier(), 0));
-        driven.expect(&[Output::StartUnits { origin: earlier(), after: Seq::ZERO }]);
+        driven.expect(&[Output::StartUnits { origin: earlier(), after: Seq::ZERO, begun: None }]);
         driven.message(have(&[(earlier(), 9)], &[(earlier(), 9)]));
         driven.0.handle_unit_received(earlier(), Seq(9), 100);
         driven.supply(&[earlier(), third()]);
@@ -391,7 +391,7 @@ fn who_holds_another_history_of_somebody_must_show_it() {
         assert_eq!(outputs[3..], [Output::Send(follow(peer(), 4))]);
         // The other side gets to see ours.
         driven.message(follow(third(), 4));
-        driven.expect(&[Output::StartUnits { origin: third(), after: Seq(4) }]);
+        driven.expect(&[Output::StartUnits { origin: third(), after: Seq(4), begun: None }]);
     }
     // The same history, and one of which we cannot say.
     for (seq, byte, ours) in [(8, 8, Some(8)), (5, 5, Some(5)), (9, 9, None)] {
@@ -543,17 +543,36 @@ fn followers_are_served_and_a_second_follow_starts_anew() {
     let unheld = origin(3, 99);
     for origin in [own(), unheld] {
         driven.message(follow(origin, 2));
-        driven.expect(&[Output::StartUnits { origin, after: Seq(2) }]);
+        driven.expect(&[Output::StartUnits { origin, after: Seq(2), begun: None }]);
     }
     driven.message(follow(own(), 1));
     driven.expect(&[
         Output::StopUnits { origin: own() },
-        Output::StartUnits { origin: own(), after: Seq(1) },
+        Output::StartUnits { origin: own(), after: Seq(1), begun: None },
     ]);
     driven.message(Message::Unfollow { origin: own() });
     driven.expect(&[Output::StopUnits { origin: own() }]);
     driven.message(Message::Unfollow { origin: own() });
     driven.expect(&[]);
+}
+
+#[test]
+fn what_a_follower_has_of_a_unit_reaches_whoever_sends_it() {
+    let mut driven = Driven::ready();
+    let begun = Begun::of(&[1, 2, 3], 9);
+    driven.message(Message::Follow { origin: own(), after: Seq(1), begun });
+    driven.expect(&[Output::StartUnits { origin: own(), after: Seq(1), begun }]);
+}
+
+#[test]
+fn a_supplier_whose_rest_does_not_fit_is_asked_to_begin_anew() {
+    let mut driven = Driven::ready();
+    assert!(!driven.0.handle_unfit_begun(third(), 100), "nobody wants it");
+    driven.expect(&[]);
+    driven.0.handle_supply(&[third()].into(), 100);
+    driven.expect(&[Output::Send(follow(third(), 0))]);
+    assert!(driven.0.handle_unfit_begun(third(), 100));
+    driven.expect(&[Output::Send(follow(third(), 0))]);
 }
 
 #[test]

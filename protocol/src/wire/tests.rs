@@ -33,18 +33,23 @@ fn hello() -> Hello {
     }
 }
 
-fn messages() -> [(&'static str, Message); 4] {
+fn begun() -> Begun {
+    Begun { bytes: 40_000, length: 123_456, mark: BegunMark([0x66; 16]) }
+}
+
+fn messages() -> [(&'static str, Message); 5] {
     let Hello { received, applied, origin, .. } = hello();
     [
         ("hello-v1", Message::Hello(Box::new(hello()))),
         ("have-v1", Message::Have(Have { received, applied })),
-        ("follow-v1", Message::Follow { origin, after: Seq(128) }),
+        ("follow-v1", Message::Follow { origin, after: Seq(128), begun: None }),
+        ("follow-begun-v1", Message::Follow { origin, after: Seq(128), begun: Some(begun()) }),
         ("unfollow-v1", Message::Unfollow { origin }),
     ]
 }
 
 fn head() -> UnitStreamHead {
-    UnitStreamHead { origin: hello().origin, after: Seq(128) }
+    UnitStreamHead { origin: hello().origin, after: Seq(128), at: 40_000 }
 }
 
 #[test]
@@ -155,6 +160,45 @@ fn the_fullest_messages_fit_a_frame() {
 }
 
 #[test]
+fn what_has_come_of_a_unit_is_a_part_of_one() {
+    let Hello { origin, .. } = hello();
+    let follow = |bytes: u64, left: u64| {
+        let mut out = Writer::new();
+        out.u8(3);
+        out.origin(origin);
+        [128, bytes, left].into_iter().for_each(|number| out.varint(number));
+        out.raw(&[9; 16]);
+        Message::decode(&out.into_bytes())
+    };
+    let most = UNIT_BYTES_MAX as u64;
+    assert!(follow(1, 1).is_ok() && follow(1, most - 1).is_ok() && follow(most - 1, 1).is_ok());
+    for (bytes, left) in [(1, 0), (1, most), (most, 1), (u64::MAX, 1), (1, u64::MAX), (0, 1)] {
+        let refused = follow(bytes, left);
+        assert!(matches!(refused, Err(WireError::Malformed { message: "follow", .. })));
+    }
+    let mut head = head();
+    head.at = UNIT_BYTES_MAX;
+    assert_eq!(UnitStreamHead::decode(&head.encode()), Ok(head));
+    head.at += 1;
+    assert!(UnitStreamHead::decode(&head.encode()).is_err());
+}
+
+#[test]
+fn a_beginning_is_that_of_the_same_bytes_only() {
+    let unit: Vec<u8> = (0..200).collect();
+    let begun = Begun::of(&unit[..70], unit.len()).unwrap();
+    assert!(begun.begins(&unit));
+    assert!(!begun.begins(&unit[..199]) && !begun.begins(&unit[1..]));
+    assert!(!begun.begins(&unit[..50]) && !begun.begins(&[]));
+    let mut other = unit.clone();
+    other[100] ^= 1;
+    assert!(begun.begins(&other), "only what is there is compared");
+    other[69] ^= 1;
+    assert!(!begun.begins(&other));
+    assert_eq!((Begun::of(&[], 200), Begun::of(&unit, 200)), (None, None));
+}
+
+#[test]
 fn a_hostile_count_is_refused_before_anything_is_allocated() {
     for tag in [1, 2] {
         let mut out = Writer::new();
@@ -178,6 +222,14 @@ fn any_vector() -> impl Strategy<Value = VersionVector> {
 
 fn marks(received: &VersionVector) -> Vec<UnitMark> {
     received.iter().map(|(_, seq)| UnitMark(seq.0.to_le_bytes())).collect()
+}
+
+fn any_begun() -> impl Strategy<Value = Option<Begun>> {
+    let lengths = (1..UNIT_BYTES_MAX, 1..UNIT_BYTES_MAX, any::<[u8; 16]>());
+    proptest::option::of(lengths.prop_map(|(one, other, mark)| {
+        let (bytes, length) = (one.min(other), one.max(other) + 1);
+        Begun { bytes, length, mark: BegunMark(mark) }
+    }))
 }
 
 fn any_message() -> impl Strategy<Value = Message> {
@@ -212,8 +264,9 @@ fn any_message() -> impl Strategy<Value = Message> {
         ),
         (any_vector(), any_vector())
             .prop_map(|(received, applied)| Message::Have(Have { received, applied })),
-        (any_origin(), any::<u64>())
-            .prop_map(|(origin, after)| Message::Follow { origin, after: Seq(after) }),
+        (any_origin(), any::<u64>(), any_begun()).prop_map(|(origin, after, begun)| {
+            Message::Follow { origin, after: Seq(after), begun }
+        }),
         any_origin().prop_map(|origin| Message::Unfollow { origin }),
     ]
 }

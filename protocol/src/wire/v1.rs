@@ -7,10 +7,11 @@
 
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::id::Seq;
+use crate::unit::UNIT_BYTES_MAX;
 use crate::version::VersionVector;
 use crate::wire::{
-    FRAME_BYTES_MAX, HEAD_BYTES_MAX, HELD_MAX, Have, Held, Hello, Message, PROTOCOL_MAX,
-    PROTOCOL_MIN, SOFTWARE_BYTES_MAX, UnitMark, UnitStreamHead, WireError,
+    Begun, BegunMark, FRAME_BYTES_MAX, HEAD_BYTES_MAX, HELD_MAX, Have, Held, Hello, Message,
+    PROTOCOL_MAX, PROTOCOL_MIN, SOFTWARE_BYTES_MAX, UnitMark, UnitStreamHead, WireError,
 };
 
 const HELLO: u8 = 1;
@@ -32,10 +33,11 @@ pub fn encode(message: &Message) -> Vec<u8> {
             have.received.encode(&mut out);
             have.applied.encode(&mut out);
         }
-        Message::Follow { origin, after } => {
+        Message::Follow { origin, after, begun } => {
             out.u8(FOLLOW);
             out.origin(*origin);
             out.varint(after.0);
+            encode_begun(begun.as_ref(), &mut out);
         }
         Message::Unfollow { origin } => {
             out.u8(UNFOLLOW);
@@ -61,8 +63,9 @@ pub fn decode(bytes: &[u8]) -> Result<Message, WireError> {
         }),
         FOLLOW => name("follow", || {
             let (origin, after) = (from.origin()?, Seq(from.varint()?));
+            let begun = decode_begun(&mut from)?;
             from.finish()?;
-            Ok(Message::Follow { origin, after })
+            Ok(Message::Follow { origin, after, begun })
         }),
         UNFOLLOW => name("unfollow", || {
             let origin = from.origin()?;
@@ -79,6 +82,7 @@ pub fn encode_head(head: UnitStreamHead) -> Vec<u8> {
     out.u8(UNIT_STREAM_HEAD);
     out.origin(head.origin);
     out.varint(head.after.0);
+    out.varint(head.at as u64);
     out.into_bytes()
 }
 
@@ -93,9 +97,37 @@ pub fn decode_head(bytes: &[u8]) -> Result<UnitStreamHead, WireError> {
     }
     name("unit stream head", || {
         let (origin, after) = (from.origin()?, Seq(from.varint()?));
+        let at = length(from.varint()?).ok_or(DecodeError::NotCanonical("place in a unit"))?;
         from.finish()?;
-        Ok(UnitStreamHead { origin, after })
+        Ok(UnitStreamHead { origin, after, at })
     })
+}
+
+/// Nothing is one byte. Else what is left of the unit stands beside what there is of it, so that neither
+/// can be more than all.
+fn encode_begun(begun: Option<&Begun>, out: &mut Writer) {
+    let Some(begun) = begun else { return out.varint(0) };
+    out.varint(begun.bytes as u64);
+    out.varint((begun.length - begun.bytes) as u64);
+    out.raw(&begun.mark.0);
+}
+
+fn decode_begun(from: &mut Reader<'_>) -> Result<Option<Begun>, DecodeError> {
+    let bytes = from.varint()?;
+    if bytes == 0 {
+        return Ok(None);
+    }
+    let left = from.varint()?;
+    let mark = BegunMark(from.array()?);
+    let lengths = length(bytes).zip(bytes.checked_add(left).and_then(length));
+    let begun = lengths.map(|(bytes, length)| Begun { bytes, length, mark });
+    let possible = begun.filter(Begun::is_possible);
+    possible.map(Some).ok_or(DecodeError::NotCanonical("beginning of a unit"))
+}
+
+/// A number that may be the length of a unit.
+fn length(number: u64) -> Option<usize> {
+    usize::try_from(number).ok().filter(|length| *length <= UNIT_BYTES_MAX)
 }
 
 fn open_frame(bytes: &[u8], limit: usize) -> Result<(u8, Reader<'_>), WireError> {

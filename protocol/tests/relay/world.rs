@@ -505,7 +505,9 @@ impl World {
                     let at_ms = control.back().map_or(sent_ms, |(last, _)| sent_ms.max(*last));
                     control.push_back((at_ms, message.encode()));
                 }
-                Output::StartUnits { origin, after } => self.start_units(id, side, origin, after),
+                Output::StartUnits { origin, after, .. } => {
+                    self.start_units(id, side, origin, after)
+                }
                 Output::StopUnits { origin } => {
                     link.ends[side].serving.remove(&origin);
                 }
@@ -547,7 +549,7 @@ impl World {
     fn start_units(&mut self, id: u64, side: usize, origin: Origin, after: Seq) {
         let stream = self.new_id();
         let at_ms = self.now_ms + 5 + self.rng.below(100);
-        let head = Frame::Head(UnitStreamHead { origin, after }.encode());
+        let head = Frame::Head(UnitStreamHead { origin, after, at: 0 }.encode());
         let link = self.links.get_mut(&id).expect("the session is on it");
         link.ends[side].serving.insert(origin, (stream, after));
         let frames = VecDeque::from([(at_ms, head)]);

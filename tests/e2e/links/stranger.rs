@@ -72,7 +72,7 @@ impl Stranger {
 
     /// Sends frames on a new unit stream of that member, which ends only if it is finished.
     fn send_units(&self, number: u16, after: u64, frames: Vec<Vec<u8>>) -> FrameWriter {
-        let head = UnitStreamHead { origin: origin(number), after: Seq(after) };
+        let head = UnitStreamHead { origin: origin(number), after: Seq(after), at: 0 };
         self.bound.runtime.block_on(async {
             let mut stream = self.connection.open_uni(UNIT_BYTES_MAX).await.unwrap();
             stream.send(Bytes::from(head.encode())).await.unwrap();

@@ -17,6 +17,7 @@
 //! [`Store::position`]; folds that were already on their way are refused.
 
 mod ballast;
+mod begun;
 mod bond;
 mod clocks;
 mod compaction;
@@ -57,9 +58,11 @@ use landfall_protocol::lattice::RowClock;
 use landfall_protocol::schema::{TableDef, TableId};
 use landfall_protocol::unit::{Unit, UnitHash};
 use landfall_protocol::version::VersionVector;
+use landfall_protocol::wire::Begun;
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot, watch};
 
+pub use begun::{BEGUN_UNIT_BYTES_MAX, BegunFate, MoreBegun};
 pub use bond::{Bond, Token};
 pub use compaction::Compaction;
 pub use error::{Severity, StoreError};
@@ -393,6 +396,27 @@ impl Store {
         self.write(bytes, move |writer| writer.append(&units, now_ms)).await
     }
 
+    /// Keeps more of a unit of which the rest may be long in coming. Of no use are units that do not
+    /// follow on what is held of `origin`, and origins that are set aside.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`].
+    pub async fn keep_begun(
+        &self,
+        origin: Origin,
+        more: MoreBegun,
+    ) -> Result<BegunFate, StoreError> {
+        self.write(0, move |writer| writer.keep_begun(origin, more)).await
+    }
+
+    /// Forgets what is kept of a unit of this origin that did not arrive whole.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`].
+    pub async fn forget_begun(&self, origin: Origin) -> Result<(), StoreError> {
+        self.write(0, move |writer| writer.forget_begun(origin)).await
+    }
+
     /// Notes what is known of a peer, in place of what was known before.
     ///
     /// # Errors
@@ -674,6 +698,27 @@ impl Store {
         ends: Vec<(Origin, Seq)>,
     ) -> Result<BTreeMap<Origin, UnitHash>, StoreError> {
         self.read(move |reader| reader.unit_hashes(&ends)).await
+    }
+
+    /// What is kept of the unit of this origin that follows on `after`.
+    ///
+    /// # Errors
+    /// None of its own: what is damaged is not there.
+    pub async fn begun(&self, origin: Origin, after: Seq) -> Result<Option<Begun>, StoreError> {
+        self.read(move |reader| reader.begun(origin, after)).await
+    }
+
+    /// As many bytes of that as were told; `None` when they are not, or no longer, kept.
+    ///
+    /// # Errors
+    /// As [`Store::begun`].
+    pub async fn begun_bytes(
+        &self,
+        origin: Origin,
+        after: Seq,
+        told: Begun,
+    ) -> Result<Option<Vec<u8>>, StoreError> {
+        self.read(move |reader| reader.begun_bytes(origin, after, &told)).await
     }
 
     /// Every peer noted.

@@ -305,6 +305,7 @@ impl Writer<'_> {
 
     /// Sets the reason for leaving an origin aside.
     pub(super) fn quarantine(&mut self, origin: Origin, reason: String) -> Result<(), StoreError> {
+        self.forget_begun(origin)?;
         self.state.origin_log(origin).quarantined = Some(reason);
         self.state.put_origin(&self.db, origin)
     }

@@ -19,13 +19,13 @@ use super::parked::{self, ParkedPlace};
 use super::record::{Identity, PeerRecord};
 use super::sql::{Database, blob, number};
 use super::state::{self, State};
-use super::{layout, reader, tail};
+use super::{begun, layout, reader, tail};
 use crate::time::calendar::Month;
 
 /// Named rows that are one blob each.
 const META: [&str; 6] = ["identity", "marker_key", "progress", "fenced", "bond", "suspended"];
 /// Places where bytes may go.
-const PLACES: u8 = 14;
+const PLACES: u8 = 15;
 
 /// Puts the bytes in the place that the first one names, and loads everything. What could be loaded
 /// is written and loaded again.
@@ -37,6 +37,7 @@ pub(crate) fn check(bytes: &[u8]) {
     fill(&db).expect("a store is made");
     put(&db, place % PLACES, content).expect("a row is put in place");
     let _ = (tail::load(&db, Seq::ZERO), tail::find(&db, Seq(u64::MAX)));
+    let _ = begun::load(&db, origin(1), Seq(4));
     let Ok(loaded) = State::load(&db) else { return };
     let _ = (loaded.log(), loaded.bond.newest());
     if let Ok(peers) = reader::load_peers(&db) {
@@ -161,7 +162,8 @@ fn put(db: &Database<'_>, place: u8, content: &[u8]) -> Result<(), StoreError> {
         10 => drop(db.execute("UPDATE clock_log SET data = ?1", [row("clock_log", "1")])?),
         11 => drop(db.execute("UPDATE peer SET state = ?1", [row("peer", "1")])?),
         12 => drop(db.execute("UPDATE parked SET state = ?1", [row("parked", "2/3/1")])?),
-        _ => tail::put_raw(db, content)?,
+        13 => tail::put_raw(db, content)?,
+        _ => begun::put_raw(db, origin(1), content)?,
     }
     Ok(())
 }
@@ -213,5 +215,8 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
         })
         .expect("the rows read");
     seeds.extend(tail);
+    // Of a unit after 4, of 70,000 bytes, the first three.
+    let begun = [&[14, 4, 0xf0, 0xa2, 4][..], &[0x55; 16], &[3, 1, 2, 3]].concat();
+    seeds.push(begun);
     seeds
 }

@@ -12,7 +12,7 @@ use super::record::Settings;
 /// SQLite's `application_id`: "LAND".
 const APPLICATION_ID: i64 = 0x4c41_4e44;
 /// SQLite's `user_version`: the layout of the tables.
-const FORMAT_VERSION: i64 = 7;
+const FORMAT_VERSION: i64 = 8;
 /// The oldest layout that is brought up to date when a store is opened.
 const FORMAT_VERSION_MIN: i64 = 5;
 const PAGE_BYTES: u64 = 4096;
@@ -197,20 +197,32 @@ impl Paths {
 /// New in format 7: whether something was left out of a row of the tail.
 const COMPACTED: &str = "ALTER TABLE tail ADD COLUMN compacted INTEGER NOT NULL DEFAULT 0;";
 
+/// New in format 8: what came of units that did not arrive whole, in stretches that follow on each other.
+const BEGUN: &str = "
+CREATE TABLE begun(
+    no INTEGER PRIMARY KEY, site INTEGER NOT NULL, incarnation INTEGER NOT NULL, at INTEGER NOT NULL,
+    data BLOB NOT NULL, UNIQUE(site, incarnation, at)) STRICT;
+";
+
+/// What came with which format, after the oldest that is brought up to date.
+const STEPS: [(i64, &str); 3] = [(6, BUNDLES), (7, COMPACTED), (8, BEGUN)];
+
 /// Makes the tables of an empty database.
 pub(super) fn make_tables(connection: &Connection) -> Result<(), StoreError> {
     connection.execute_batch(TABLES)?;
-    connection.execute_batch(BUNDLES)?;
-    Ok(connection.execute_batch(COMPACTED)?)
+    Ok(connection.execute_batch(&steps_after(FORMAT_VERSION_MIN))?)
+}
+
+fn steps_after(format: i64) -> String {
+    STEPS.iter().filter(|(since, _)| *since > format).map(|(_, step)| *step).collect()
 }
 
 /// Brings a store of an earlier version up to date, whole or not at all.
 fn upgrade(connection: &Connection) -> Result<(), StoreError> {
     let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    let bundles = if found < 6 { BUNDLES } else { "" };
     if (FORMAT_VERSION_MIN..FORMAT_VERSION).contains(&found) {
-        let steps =
-            format!("BEGIN; {bundles} {COMPACTED} PRAGMA user_version = {FORMAT_VERSION}; COMMIT");
+        let steps = steps_after(found);
+        let steps = format!("BEGIN; {steps} PRAGMA user_version = {FORMAT_VERSION}; COMMIT");
         connection.execute_batch(&steps)?;
     }
     Ok(())

@@ -252,6 +252,7 @@ impl Writer<'_> {
             return Ok(results);
         }
         for origin in origins {
+            self.forget_begun(origin)?;
             self.state.put_origin(&self.db, origin)?;
         }
         self.state.put_progress(&self.db)?;

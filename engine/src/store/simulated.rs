@@ -31,7 +31,7 @@ const PAGE_BYTES: i64 = 1024;
 const PAGES_MAX: u32 = 1 << 24;
 
 /// What stands behind checksums, by table and column.
-const GUARDED: [(&str, &str); 12] = [
+const GUARDED: [(&str, &str); 13] = [
     ("meta", "value"),
     ("tail", "data"),
     ("unit", "bytes"),
@@ -44,6 +44,7 @@ const GUARDED: [(&str, &str); 12] = [
     ("parked", "state"),
     ("peer", "state"),
     ("bundle", "state"),
+    ("begun", "data"),
 ];
 
 /// Where a store waits for the simulator.

@@ -12,6 +12,7 @@ use landfall_protocol::unit::UnitHash;
 use landfall_protocol::version::VersionVector;
 use rusqlite::params;
 
+use super::begun::{self, BegunSize};
 use super::bond::{self, Bond};
 use super::crc::{guard, unguard};
 use super::error::StoreError;
@@ -80,6 +81,8 @@ pub(super) struct State {
     /// As a fence, until the database proves that it is ours.
     pub(super) suspended: Option<String>,
     pub(super) bond: Bond,
+    /// Of which units the beginning is kept.
+    pub(super) begun: BTreeMap<Origin, BegunSize>,
 }
 
 impl State {
@@ -97,6 +100,7 @@ impl State {
             fenced: None,
             suspended: None,
             bond: Bond::default(),
+            begun: BTreeMap::new(),
         }
     }
 
@@ -128,6 +132,7 @@ impl State {
         state.fenced = read_meta(db, "fenced", |from| Ok(from.text(NAME_BYTES_MAX)?.to_owned()))?;
         state.suspended = bond::load_suspended(db)?;
         state.bond = Bond::load(db)?;
+        state.begun = begun::sizes(db)?.into_iter().collect();
         state.tail = load_tail(db, &state)?;
         state.dirty =
             db.row("SELECT count(*) FROM dirty", [], |row| number(row, 0))?.unwrap_or_default();

@@ -1,5 +1,6 @@
 //! Tests of the store on real files, against the pure fold as the model.
 
+mod begun;
 mod clocks;
 mod compaction;
 mod crash;

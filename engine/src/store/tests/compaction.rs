@@ -157,7 +157,8 @@ async fn a_tail_from_before_there_was_compaction_is_read() {
     count_up(&store, &t, 1, 1).await;
     store.close().await;
     let connection = Connection::open(dir.path().join("landfall.db")).unwrap();
-    let before = "ALTER TABLE tail DROP COLUMN compacted; PRAGMA user_version = 6";
+    let before =
+        "DROP TABLE begun; ALTER TABLE tail DROP COLUMN compacted; PRAGMA user_version = 6";
     connection.execute_batch(before).unwrap();
     drop(connection);
     let store = open(dir.path(), 1).0;

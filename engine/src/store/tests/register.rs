@@ -49,8 +49,7 @@ async fn a_store_of_the_format_before_is_brought_up_to_date() {
     store.close().await;
     let file = dir.path().join("landfall.db");
     let connection = Connection::open(&file).unwrap();
-    let before =
-        "DROP TABLE bundle; ALTER TABLE tail DROP COLUMN compacted; PRAGMA user_version = 5";
+    let before = "DROP TABLE bundle; DROP TABLE begun; ALTER TABLE tail DROP COLUMN compacted; PRAGMA user_version = 5";
     connection.execute_batch(before).unwrap();
     drop(connection);
     let store = open(dir.path(), 1).0;

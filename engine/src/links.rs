@@ -13,6 +13,7 @@
 //!
 //! Nothing is sent while there is nothing to say. A link that is down is the normal state.
 
+mod begun;
 mod call;
 mod clock;
 mod incoming;

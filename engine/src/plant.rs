@@ -27,6 +27,9 @@
 //! | `equal-lengths` | of long values those of one length are taken for the same |
 //! | `no-checksum` | rows of the store are believed whatever their checksums say |
 //! | `no-chain-check` | a unit need not follow on the one before |
+//! | `resume-unchecked` | whoever is to go on in a unit believes that the peer has its beginning |
+//! | `rest-alone` | where the rest of a unit comes, it is taken for the unit |
+//! | `packs-anew` | nothing; units are not sent in the bytes in which they are stored; only in a simulator |
 //! | `bundle-signature` | whoever says that they wrote a bundle is believed |
 //! | `bundle-truncation` | of a part of a bundle that is cut short what is there is taken for all |
 //! | `bundle-gap` | a part of a bundle that came too early is not kept |

@@ -19,6 +19,8 @@ pub trait Surroundings {
     fn planted(&self, rule: &str) -> bool;
     /// A transaction of an origin is about to be logged, with all that it did.
     fn logged(&self, _origin: Origin, _transaction: &Transaction) {}
+    /// Two parts of a unit of this origin do not fit together.
+    fn misfitted(&self, _origin: Origin) {}
 }
 
 /// Runs the tasks that [`Tasks`](crate::tasks::Tasks) starts.
@@ -54,6 +56,10 @@ fn look<T>(at: impl FnOnce(&dyn Surroundings) -> T) -> Option<T> {
 
 pub(crate) fn wall_ms() -> Option<u64> {
     look(|around| around.wall_ms())
+}
+
+pub(crate) fn misfitted(origin: Origin) {
+    look(|around| around.misfitted(origin));
 }
 
 pub(crate) fn fill(bytes: &mut [u8]) -> bool {

@@ -28,7 +28,7 @@ pub use endpoint::{Arriving, Endpoint};
 pub use error::{CloseCode, FrameError, KeyFault, StreamCode, TransportError};
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use frame::check_stream;
-pub use frame::{FRAME_BYTES_LIMIT, FrameReader, FrameWriter};
+pub use frame::{FRAME_BYTES_LIMIT, FrameReader, FrameWriter, Step};
 pub use settings::TransportSettings;
 #[cfg(feature = "simulation")]
 pub use simulated::{Network, Weather};

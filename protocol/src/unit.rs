@@ -399,6 +399,27 @@ impl Unit {
         Ok(if bytes.len() < self.bytes.len() { Self { bytes, ..self } } else { self })
     }
 
+    /// The same in other bytes: what is packed is not, and the other way round.
+    #[cfg(feature = "simulation")]
+    #[must_use]
+    pub fn packed_anew(&self) -> Self {
+        let layout = Layout::read(&self.bytes).expect("it was read before");
+        let mut out = Writer::new();
+        out.u8(UNIT_FORMAT);
+        out.bytes(layout.header_bytes);
+        out.raw(&layout.signature);
+        for (part, stored) in layout.header.parts.iter().zip(&layout.parts) {
+            let plain = stored.unpack(part, &layout.header).expect("it was unpacked before");
+            if stored.packing == packing::Packing::Plain {
+                packing::put(&mut out, &body::PlainPart::of(part, plain), &layout.header, 1);
+            } else {
+                out.u8(packing::Packing::Plain as u8);
+                out.bytes(&plain);
+            }
+        }
+        Self { header: layout.header.clone(), hash: self.hash, bytes: out.into_bytes() }
+    }
+
     /// The signed header.
     pub fn header(&self) -> &UnitHeader {
         &self.header

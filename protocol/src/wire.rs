@@ -85,7 +85,13 @@ pub struct BegunMark(pub [u8; 16]);
 impl BegunMark {
     /// The mark of these bytes.
     pub fn of(bytes: &[u8]) -> Self {
-        Self(*blake3::hash(bytes).as_bytes().first_chunk().expect("a hash has 32 bytes"))
+        Self::of_both(bytes, &[])
+    }
+
+    /// The mark of the first bytes and the others behind them.
+    pub fn of_both(first: &[u8], others: &[u8]) -> Self {
+        let hash = blake3::Hasher::new().update(first).update(others).finalize();
+        Self(*hash.as_bytes().first_chunk().expect("a hash has 32 bytes"))
     }
 }
 

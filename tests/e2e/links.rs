@@ -6,4 +6,5 @@ mod exchange;
 mod fleet;
 mod identity;
 mod policy;
+mod resume;
 mod stranger;

@@ -7,12 +7,13 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 use landfall_protocol::id::{Origin, PublicKey, Seq};
 use landfall_protocol::unit::{UNIT_BYTES_MAX, Unit, UnitError};
-use landfall_protocol::wire::{UnitStreamHead, WireError};
+use landfall_protocol::wire::{Begun, UnitStreamHead, WireError};
 use tokio::sync::mpsc;
 
+use super::begun::Underway;
 use super::status::Heard;
 use crate::store::{Appended, Severity, Store, StoreError};
-use crate::transport::{FrameError, FrameReader};
+use crate::transport::{FrameError, FrameReader, Step};
 use crate::{plant, time};
 
 /// Units that have arrived are stored together up to this many bytes: one sync of the disk for
@@ -44,6 +45,9 @@ pub(super) struct Intake {
     pub(super) store: Store,
     pub(super) reader: FrameReader,
     pub(super) origin: Origin,
+    pub(super) underway: Underway,
+    /// What we told that we have of the first unit, if the stream goes on behind that.
+    pub(super) begun: Option<Begun>,
     /// The pinned key of the origin's site.
     pub(super) key: PublicKey,
     pub(super) heard: Arc<Heard>,
@@ -72,6 +76,9 @@ pub(super) enum Fault {
     /// A unit that this version cannot read; a newer one may.
     #[error("{0}")]
     NotUnderstood(String),
+    /// What came does not fit to what we have of the unit, or we have that no longer: nobody's fault.
+    #[error("{0}")]
+    Unfit(&'static str),
     /// The peer broke the protocol.
     #[error("{0}")]
     Broke(String),
@@ -110,6 +117,11 @@ impl From<UnitError> for Fault {
 impl Intake {
     /// Runs to the end of the stream.
     pub(super) async fn run(mut self) -> Result<(), Fault> {
+        if let Some(begun) = self.begun
+            && !self.underway.go_on(begun).await?
+        {
+            return Err(Fault::Unfit("what it follows on is not kept any more"));
+        }
         loop {
             let (frames, end) = self.next_group().await;
             self.heard.note();
@@ -117,17 +129,32 @@ impl Intake {
             self.append(units).await?;
             match (fault, end) {
                 (Some(fault), _) => return Err(fault),
-                (None, Some(Err(FrameError::Reset(_)) | Ok(()))) => return Ok(()),
-                (None, Some(Err(error))) => return Err(error.into()),
+                (None, Some(Ok(()))) => return Ok(()),
+                (None, Some(Err(error))) => return self.end(error).await,
                 (None, None) => {}
             }
+        }
+    }
+
+    /// The stream is lost, and perhaps the connection: what has come of a unit is not.
+    async fn end(mut self, error: FrameError) -> Result<(), Fault> {
+        match error {
+            FrameError::Reset(_) => {
+                self.underway.keep(&self.reader).await;
+                Ok(())
+            }
+            FrameError::Connection(_) => {
+                self.underway.keep(&self.reader).await;
+                Err(error.into())
+            }
+            error => Err(error.into()),
         }
     }
 
     /// Waits for one unit and takes what has arrived with it; says when the stream ended.
     async fn next_group(&mut self) -> (Vec<Bytes>, Option<Result<(), FrameError>>) {
         let (mut frames, mut bytes) = (Vec::new(), 0);
-        let mut next = Some(self.reader.next().await);
+        let mut next = Some(self.next().await);
         while let Some(frame) = next {
             match frame {
                 Ok(Some(frame)) => {
@@ -143,12 +170,37 @@ impl Intake {
         (frames, None)
     }
 
+    /// The next unit, of which meanwhile is kept what has come.
+    async fn next(&mut self) -> Result<Option<Bytes>, FrameError> {
+        loop {
+            match self.reader.step().await? {
+                Step::Frame(frame) => return Ok(Some(frame)),
+                Step::More => self.underway.note(&self.reader).await,
+                Step::End => return Ok(None),
+            }
+        }
+    }
+
     /// Checks units up to the first bad one.
-    fn open(&self, frames: Vec<Bytes>) -> (Vec<Unit>, Option<Fault>) {
+    fn open(&mut self, frames: Vec<Bytes>) -> (Vec<Unit>, Option<Fault>) {
         let mut units = Vec::with_capacity(frames.len());
         for frame in frames {
-            match Unit::open(Vec::from(frame), &self.key) {
-                Ok(unit) if unit.header().origin == self.origin => units.push(unit),
+            let (whole, before) = self.underway.put_together(frame);
+            if self.begun.take().is_some_and(|begun| begun.length != whole.len()) {
+                #[cfg(feature = "simulation")]
+                crate::simulation::misfitted(self.origin);
+                return (units, Some(Fault::Unfit("it has another length")));
+            }
+            match Unit::open(whole, &self.key) {
+                Err(_) if before > 0 => {
+                    #[cfg(feature = "simulation")]
+                    crate::simulation::misfitted(self.origin);
+                    return (units, Some(Fault::Unfit("both together are no unit")));
+                }
+                Ok(unit) if unit.header().origin == self.origin => {
+                    self.heard.note_resumed(before);
+                    units.push(unit);
+                }
                 Ok(unit) => {
                     let (found, origin) = (unit.header().origin, self.origin);
                     let why = format!("a unit of origin {found} on the stream of {origin}");
@@ -160,7 +212,7 @@ impl Intake {
         (units, None)
     }
 
-    async fn append(&self, units: Vec<Unit>) -> Result<(), Fault> {
+    async fn append(&mut self, units: Vec<Unit>) -> Result<(), Fault> {
         if units.is_empty() {
             return Ok(());
         }
@@ -180,6 +232,7 @@ impl Intake {
             }
         }
         if let Some(last) = stored {
+            self.underway.moved(last);
             // The link is gone if nobody listens, and this task with it.
             let _ = self.arrived.send(Arrived { origin: self.origin, last }).await;
         }

@@ -8,16 +8,18 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesOrdered, FuturesUnordered};
-use landfall_protocol::id::{Origin, SiteId};
+use landfall_protocol::id::{Origin, Seq, SiteId};
 use landfall_protocol::sync::{
     Event, HELLO_TIMEOUT_MS, Opening, Output, Refusal, Session, SessionConfig,
 };
 use landfall_protocol::wire::{
-    FRAME_BYTES_MAX, HEAD_BYTES_MAX, Have, Held, Message, UnitStreamHead,
+    Begun, FRAME_BYTES_MAX, HEAD_BYTES_MAX, Have, Held, Message, UnitStreamHead,
 };
 use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
 use super::Shared;
+use super::begun::Underway;
 use super::incoming::{Arrived, Fault, Intake, read_head};
 use super::serving::Serving;
 use super::status::Heard;
@@ -39,6 +41,8 @@ const ARRIVED_MAX: usize = 64;
 const NUDGE_MS: u64 = 500;
 /// How long a refused peer is given to take our hello, with which it makes checks of its own.
 const REFUSAL_LINGER: Duration = Duration::from_secs(5);
+/// How long a link that is over is given to keep what has come of a unit.
+pub(super) const KEEP_WITHIN: Duration = Duration::from_secs(3);
 
 /// Tells connections with one peer apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -117,6 +121,8 @@ pub(super) struct Link {
     pub(super) orders: watch::Receiver<Orders>,
     pub(super) reports: mpsc::Sender<Report>,
     pub(super) heard: Arc<Heard>,
+    /// Tells that the link before with this peer has kept what came.
+    pub(super) before: CancellationToken,
 }
 
 impl Link {
@@ -138,6 +144,8 @@ impl Link {
     }
 
     async fn drive(self) -> Result<std::convert::Infallible, LinkEnd> {
+        // Or we would not know yet what we have of a unit.
+        let _ = tokio::time::timeout(KEEP_WITHIN, self.before.cancelled()).await;
         let limit = Duration::from_millis(HELLO_TIMEOUT_MS);
         let mut control = match self.dialled {
             Dialled::ByUs => self.connection.open_bidi(FRAME_BYTES_MAX).await?,
@@ -176,6 +184,10 @@ struct Driver {
     arrived: (mpsc::Sender<Arrived>, mpsc::Receiver<Arrived>),
     /// Everything we ever followed here.
     followed: BTreeSet<Origin>,
+    /// What we told with the last follow that we have of the next unit.
+    told: BTreeMap<Origin, (Seq, Begun)>,
+    /// Origins of which we tell no more over this connection what we have of a unit: it did not fit.
+    anew: BTreeSet<Origin>,
     probes: u64,
     /// When QUIC is nudged next, and the send window since the last time; `None` where it need not be.
     nudge: Option<(u64, u64)>,
@@ -185,7 +197,9 @@ struct Driver {
 /// open.
 enum Taking {
     /// One is being read; units of the others follow on its last.
-    Reading(VecDeque<FrameReader>),
+    Reading(VecDeque<(UnitStreamHead, FrameReader)>),
+    /// It was asked for anew; streams that were opened before the peer heard of that do not count.
+    Anew,
     /// No more of it is taken over this connection.
     GivenUp,
 }
@@ -227,6 +241,8 @@ impl Driver {
             reading: FuturesUnordered::new(),
             arrived: mpsc::channel(ARRIVED_MAX),
             followed: BTreeSet::new(),
+            told: BTreeMap::new(),
+            anew: BTreeSet::new(),
             probes: 0,
             nudge: link.connection.nudge(0).map(|window| (now_ms, window)),
             link,
@@ -239,7 +255,18 @@ impl Driver {
                 break end;
             }
         };
-        Err(self.link.close(end))
+        let end = self.link.close(end);
+        self.leave().await;
+        Err(end)
+    }
+
+    /// Lets those who read keep what has come of a unit. The connection is closed: they are about to
+    /// end.
+    async fn leave(&mut self) {
+        self.arrived.1.close();
+        let all = async { while self.reading.next().await.is_some() {} };
+        // Who waits for room in the store is not waited for.
+        let _ = tokio::time::timeout(KEEP_WITHIN, all).await;
     }
 
     async fn step(&mut self) -> Result<(), LinkEnd> {
@@ -256,8 +283,13 @@ impl Driver {
     async fn drain(&mut self) -> Result<Option<u64>, LinkEnd> {
         while !self.is_flushing {
             match self.session.poll_output(self.now_ms()) {
-                Output::Send(message) => self.send(&message)?,
-                Output::StartUnits { origin, after, .. } => self.serving.start(origin, after),
+                Output::Send(message) => {
+                    let message = self.with_begun(message).await?;
+                    self.send(&message)?;
+                }
+                Output::StartUnits { origin, after, begun } => {
+                    self.serving.start(origin, after, begun);
+                }
                 Output::StopUnits { origin } => self.serving.stop(origin).await,
                 Output::Event(event) => self.tell(event).await?,
                 Output::Timeout { at_ms, .. } => return Ok(Some(at_ms)),
@@ -273,6 +305,20 @@ impl Driver {
             return Err(LinkEnd::Refused(Refusal::NoHello));
         }
         Ok(Some(self.hello_due_ms))
+    }
+
+    /// Adds to a follow what came of the next unit before a link was cut.
+    async fn with_begun(&mut self, message: Message) -> Result<Message, LinkEnd> {
+        let Message::Follow { origin, after, .. } = message else { return Ok(message) };
+        let begun = match self.anew.contains(&origin) {
+            true => None,
+            false => self.link.shared.store.begun(origin, after).await?,
+        };
+        match begun {
+            Some(begun) => drop(self.told.insert(origin, (after, begun))),
+            None => drop(self.told.remove(&origin)),
+        }
+        Ok(Message::Follow { origin, after, begun })
     }
 
     fn send(&mut self, message: &Message) -> Result<(), LinkEnd> {
@@ -422,24 +468,35 @@ impl Driver {
             let why = format!("a unit stream of origin {}, which was not asked for", head.origin);
             return Err(LinkEnd::Broke(why));
         }
+        let begins = head.at == 0 && head.after <= self.log.borrow().received.get(head.origin);
         match self.taking.get_mut(&head.origin) {
-            Some(Taking::Reading(waiting)) => waiting.push_back(reader),
-            Some(Taking::GivenUp) => reader.stop(StreamCode::NOT_WANTED),
-            None => {
-                self.taking.insert(head.origin, Taking::Reading(VecDeque::new()));
-                self.read(head.origin, reader);
-            }
+            Some(Taking::Reading(waiting)) => waiting.push_back((head, reader)),
+            Some(Taking::Anew) if begins => self.read(head, reader)?,
+            Some(Taking::Anew | Taking::GivenUp) => reader.stop(StreamCode::NOT_WANTED),
+            None => self.read(head, reader)?,
         }
         Ok(())
     }
 
-    fn read(&mut self, origin: Origin, reader: FrameReader) {
+    fn read(&mut self, head: UnitStreamHead, reader: FrameReader) -> Result<(), LinkEnd> {
+        let UnitStreamHead { origin, after, at } = head;
+        let told = self.told.get(&origin).filter(|told| told.0 == after && told.1.bytes == at);
+        let begun = told.map(|(_, begun)| *begun);
+        if at > 0 && begun.is_none() {
+            return self.begin_anew(origin, "it goes on behind what was told before");
+        }
+        match self.taking.entry(origin).or_insert(Taking::Anew) {
+            Taking::Reading(_) => {}
+            other => *other = Taking::Reading(VecDeque::new()),
+        }
         let shared = &self.link.shared;
         let member = shared.fleet.member(origin.site);
         let intake = Intake {
             store: shared.store.clone(),
             reader,
             origin,
+            underway: Underway::new(shared.store.clone(), origin, after),
+            begun,
             key: member.expect("only origins of members are followed").key,
             heard: self.link.heard.clone(),
             arrived: self.arrived.0.clone(),
@@ -453,6 +510,20 @@ impl Driver {
                 Err(_) => std::future::pending().await,
             }
         }));
+        Ok(())
+    }
+
+    /// Asks for an origin once more, without a word of what came of a unit before.
+    fn begin_anew(&mut self, origin: Origin, why: &str) -> Result<(), LinkEnd> {
+        let peer = self.link.connection.peer_name();
+        tracing::debug!(%origin, peer, why, "a unit is asked for from its beginning");
+        if !self.anew.insert(origin) {
+            let why = format!("a unit of origin {origin} goes on that was to begin anew");
+            return Err(LinkEnd::Broke(why));
+        }
+        let is_asked = self.session.handle_unfit_begun(origin, self.now_ms());
+        self.taking.insert(origin, if is_asked { Taking::Anew } else { Taking::GivenUp });
+        Ok(())
     }
 
     async fn handle_read(
@@ -463,10 +534,10 @@ impl Driver {
         let Err(fault) = result else {
             let next = match self.taking.get_mut(&origin) {
                 Some(Taking::Reading(waiting)) => waiting.pop_front(),
-                Some(Taking::GivenUp) | None => None,
+                Some(Taking::Anew | Taking::GivenUp) | None => None,
             };
             match next {
-                Some(reader) => self.read(origin, reader),
+                Some((head, reader)) => return self.read(head, reader),
                 None => drop(self.taking.remove(&origin)),
             }
             return Ok(());
@@ -490,6 +561,10 @@ impl Driver {
                 self.report(Tidings::Unfit(origin)).await;
                 Ok(())
             }
+            Fault::Unfit(why) => {
+                self.link.shared.store.forget_begun(origin).await?;
+                self.begin_anew(origin, why)
+            }
             fault => Err(link_end(fault)),
         }
     }
@@ -509,6 +584,7 @@ fn link_end(fault: Fault) -> LinkEnd {
         | Fault::BadCarrier(why)
         | Fault::NotUnderstood(why)
         | Fault::Broke(why) => LinkEnd::Broke(why),
+        Fault::Unfit(why) => LinkEnd::Broke(why.into()),
         Fault::Frame(error) => error.into(),
         Fault::Store(error) => error.into(),
     }

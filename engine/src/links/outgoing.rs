@@ -3,10 +3,11 @@
 use bytes::Bytes;
 use landfall_protocol::id::{Origin, Seq};
 use landfall_protocol::unit::{UNIT_BYTES_MAX, Unit};
-use landfall_protocol::wire::UnitStreamHead;
+use landfall_protocol::wire::{Begun, UnitStreamHead};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::plant;
 use crate::store::{Log, Store, StoreError};
 use crate::transport::{Connection, FrameError, FrameWriter};
 
@@ -26,6 +27,8 @@ pub(super) struct Pump {
     pub(super) origin: Origin,
     /// The last transaction the peer holds or was sent.
     pub(super) sent: Seq,
+    /// What the peer has of the unit that comes next.
+    pub(super) begun: Option<Begun>,
     /// Above 0. Of several origins with bulk, the one with the lowest rank goes first: what is complete
     /// can be used.
     pub(super) rank: u64,
@@ -113,10 +116,22 @@ impl Pump {
             () = self.stop.cancelled() => return Ok(()),
             writer = self.connection.open_uni(UNIT_BYTES_MAX) => writer.map_err(FrameError::from)?,
         };
-        let head = UnitStreamHead { origin: self.origin, after: self.sent, at: 0 };
+        let at = self.resume().await?;
+        let head = UnitStreamHead { origin: self.origin, after: self.sent, at };
         writer.send(Bytes::from(head.encode())).await?;
         self.stream = Some(writer);
         Ok(())
+    }
+
+    /// Where to go on in the next unit. It is read for that alone, which is rare.
+    async fn resume(&mut self) -> Result<usize, PumpError> {
+        let Some(begun) = &self.begun else { return Ok(0) };
+        let next = self.store.units_after(self.origin, self.sent, 1).await?.into_iter().next();
+        let next = next.filter(|unit| unit.header().first == self.sent.next());
+        let fits = next.is_some_and(|unit| begun.begins(packed(unit).bytes()));
+        let fits = fits || plant::active("resume-unchecked");
+        self.begun = self.begun.filter(|_| fits);
+        Ok(self.begun.map_or(0, |begun| begun.bytes))
     }
 
     async fn send_portion(&mut self) -> Result<(), PumpError> {
@@ -154,8 +169,22 @@ impl Pump {
             None => unit,
         };
         let stream = self.stream.as_mut().expect("opened before the portion was read");
-        stream.send(Bytes::from(unit.into_bytes())).await?;
+        // Only the first unit of a stream is gone on with, behind what its head says.
+        let at = self.begun.take().map_or(0, |begun| begun.bytes);
+        let mut bytes = Bytes::from(packed(unit).into_bytes());
+        stream.send(bytes.split_off(at.min(bytes.len()))).await?;
         self.sent = last;
         Ok(())
     }
+}
+
+/// As it is sent: as it came, but in a simulator that wants carriers to differ.
+#[cfg(not(feature = "simulation"))]
+fn packed(unit: Unit) -> Unit {
+    unit
+}
+
+#[cfg(feature = "simulation")]
+fn packed(unit: Unit) -> Unit {
+    if plant::active("packs-anew") { unit.packed_anew() } else { unit }
 }

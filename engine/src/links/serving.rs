@@ -8,6 +8,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use landfall_protocol::id::{Origin, Seq, SiteId};
 use landfall_protocol::version::VersionVector;
+use landfall_protocol::wire::Begun;
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
@@ -29,6 +30,8 @@ struct Followed {
     /// Tells this follow from an earlier one of the same origin.
     generation: u64,
     sent: Seq,
+    /// What the peer has of the unit that comes next.
+    begun: Option<Begun>,
     state: State,
 }
 
@@ -69,10 +72,10 @@ impl Serving {
     }
 
     /// Begins to send an origin.
-    pub(super) fn start(&mut self, origin: Origin, after: Seq) {
+    pub(super) fn start(&mut self, origin: Origin, after: Seq, begun: Option<Begun>) {
         self.generation += 1;
         let (generation, state) = (self.generation, State::Idle(None));
-        let followed = Followed { generation, sent: after, state };
+        let followed = Followed { generation, sent: after, begun, state };
         // The session stops what it starts anew first.
         self.followed.insert(origin, followed);
         let log = self.shared.store.watch_for_links();
@@ -179,6 +182,7 @@ impl Serving {
             connection: self.connection.clone(),
             origin,
             sent: followed.sent,
+            begun: followed.begun.take(),
             rank: followed.generation,
             level: self.shared.metered.contains(&self.peer).then_some(METERED_LEVEL),
             stream,

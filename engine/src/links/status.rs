@@ -67,6 +67,9 @@ pub struct PeerStatus {
     pub bytes_sent: u64,
     /// Bytes received from it in UDP datagrams, also before a restart.
     pub bytes_received: u64,
+    /// Bytes of units that it went on with where another stream was cut, instead of sending them
+    /// again, since the start.
+    pub bytes_resumed: u64,
     /// Both together in the present calendar month (UTC), also before a restart.
     pub month_bytes: u64,
     /// The rate at which it took bytes lately, in bytes per second; `None` when not measured.
@@ -90,17 +93,27 @@ pub struct Word {
     pub applied: VersionVector,
 }
 
-/// When a peer was last heard, in Unix milliseconds; written by whoever reads from it.
+/// What those who read from a peer note.
 #[derive(Debug, Default)]
-pub(super) struct Heard(AtomicU64);
+pub(super) struct Heard {
+    /// When it was last heard, in Unix milliseconds.
+    wall_ms: AtomicU64,
+    /// Bytes that it did not have to send again.
+    resumed: AtomicU64,
+}
 
 impl Heard {
     pub(super) fn note(&self) {
-        self.0.store(time::wall_ms(), Ordering::Relaxed);
+        self.wall_ms.store(time::wall_ms(), Ordering::Relaxed);
+    }
+
+    /// So many bytes of a unit had come before, over another stream.
+    pub(super) fn note_resumed(&self, bytes: usize) {
+        self.resumed.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
     fn wall_ms(&self) -> Option<u64> {
-        Some(self.0.load(Ordering::Relaxed)).filter(|ms| *ms != 0)
+        Some(self.wall_ms.load(Ordering::Relaxed)).filter(|ms| *ms != 0)
     }
 }
 
@@ -205,6 +218,7 @@ impl Board {
                 cause: peer.cause.clone(),
                 bytes_sent,
                 bytes_received,
+                bytes_resumed: peer.heard.resumed.load(Ordering::Relaxed),
                 month_bytes: peer.ledger.spent(Month::of(wall_ms)),
                 rate: peer.pace.rate(),
                 received: peer.received.clone(),
@@ -270,7 +284,7 @@ impl Board {
                 (peer.received, peer.applied) = (received, applied);
                 peer.life = Some(origin.incarnation);
             }
-            peer.heard.0.fetch_max(said_ms, Ordering::Relaxed);
+            peer.heard.wall_ms.fetch_max(said_ms, Ordering::Relaxed);
         });
     }
 
@@ -281,7 +295,7 @@ impl Board {
                 peer.received = record.received;
                 peer.applied = record.applied;
                 peer.life = record.life;
-                peer.heard.0.store(record.contact_ms, Ordering::Relaxed);
+                peer.heard.wall_ms.store(record.contact_ms, Ordering::Relaxed);
                 (peer.bytes_sent, peer.bytes_received) = (record.bytes_out, record.bytes_in);
                 let total = record.bytes_out.saturating_add(record.bytes_in);
                 peer.ledger = Ledger::restored(record.months, total);

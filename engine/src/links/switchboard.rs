@@ -15,11 +15,12 @@ use landfall_protocol::sync::dial::{Backoff, Dialer, keep_new};
 use landfall_protocol::sync::select::{PeerView, Suppliers, choose};
 use landfall_protocol::version::VersionVector;
 use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
 use super::Shared;
 use super::call::{CallError, Verdict, call};
 use super::clock::random;
-use super::link::{Dialled, Link, LinkEnd, LinkId, Orders, Report, Tidings};
+use super::link::{Dialled, KEEP_WITHIN, Link, LinkEnd, LinkId, Orders, Report, Tidings};
 use super::policy::{Hold, LOOK_MS_BUSY, LOOK_MS_DRAIN, LOOK_MS_MAX, LOOK_MS_QUIET, Left, Quiet};
 use super::status::PeerState;
 use crate::config::{LinkConfig, PeerPolicy};
@@ -75,6 +76,8 @@ pub(super) struct Switchboard {
     arriving: FuturesUnordered<BoxFuture<'static, Result<Connection, TransportError>>>,
     links: FuturesUnordered<BoxFuture<'static, Ended>>,
     links_made: u64,
+    /// Of each peer, whether the last link with it is over.
+    over: BTreeMap<SiteId, CancellationToken>,
     reports: (mpsc::Sender<Report>, mpsc::Receiver<Report>),
     suppliers: Suppliers,
     /// When suppliers are chosen anew because something moved.
@@ -119,6 +122,7 @@ impl Switchboard {
             arriving: FuturesUnordered::new(),
             links: FuturesUnordered::new(),
             links_made: 0,
+            over: BTreeMap::new(),
             reports: mpsc::channel(REPORTS_MAX),
             suppliers: Suppliers::default(),
             choose_at_ms: None,
@@ -161,6 +165,10 @@ impl Switchboard {
             }
         }
         self.endpoint.shut_down("stopping").await;
+        self.reports.1.close();
+        let links = async { while self.links.next().await.is_some() {} };
+        // What they keep is not worth more time.
+        let _ = tokio::time::timeout(KEEP_WITHIN, links).await;
         for site in self.connected.keys() {
             self.shared.board.change(*site, |peer| {
                 peer.state = PeerState::Down;
@@ -331,6 +339,12 @@ impl Switchboard {
             peer.set_connection(Some(connection.clone()));
             heard = Some(peer.heard.clone());
         });
+        let over = CancellationToken::new();
+        let before = self.over.insert(site, over.clone()).unwrap_or_else(|| {
+            let none = CancellationToken::new();
+            none.cancel();
+            none
+        });
         let link = Link {
             shared: self.shared.clone(),
             connection: connection.clone(),
@@ -340,9 +354,15 @@ impl Switchboard {
             orders: ordered,
             reports: self.reports.0.clone(),
             heard: heard.unwrap_or_default(),
+            before,
         };
         let name = format!("link with {}", connection.peer_name());
-        let child = self.shared.tasks.spawn_child(name, link.run());
+        let over = over.drop_guard();
+        let run = async move {
+            let _over = over;
+            link.run().await
+        };
+        let child = self.shared.tasks.spawn_child(name, run);
         self.links.push(Box::pin(async move { (site, id, outcome(child).await) }));
         let view = PeerView::default();
         let connected = Connected {

@@ -195,6 +195,15 @@ impl Arrived {
         self.buffer.extend_from_slice(bytes);
     }
 
+    /// The length of the frame of which only a part is there, and that part; of its contents, at least a
+    /// byte.
+    fn begun(&self) -> Option<(usize, &[u8])> {
+        let (prefix, bytes) = parse_length(&self.buffer).ok()??;
+        let arrived = &self.buffer[prefix..];
+        let is_begun = (1..bytes).contains(&arrived.len()) && bytes <= self.frame_bytes_max;
+        is_begun.then_some((bytes, arrived))
+    }
+
     /// The next frame, once all of it is there.
     pub(super) fn take_frame(&mut self) -> Result<Option<Bytes>, FrameError> {
         let Some((prefix, bytes)) = parse_length(&self.buffer)? else { return Ok(None) };
@@ -236,18 +245,32 @@ impl FrameReader {
     /// After an error about the frame itself the stream is of no more use: its boundaries are lost.
     pub async fn next(&mut self) -> Result<Option<Bytes>, FrameError> {
         loop {
-            if let Some(frame) = self.arrived.take_frame()? {
-                return Ok(Some(frame));
-            }
-            let chunk = self.stream.read_chunk().await;
-            match chunk.map_err(|error| self.read_error(error))? {
-                Some(chunk) => self.arrived.push(&chunk),
-                None if self.arrived.buffer.is_empty() => return Ok(None),
-                None => {
-                    return Err(FrameError::Truncated { bytes: self.arrived.buffer.len() });
-                }
+            match self.step().await? {
+                Step::Frame(frame) => return Ok(Some(frame)),
+                Step::More => {}
+                Step::End => return Ok(None),
             }
         }
+    }
+
+    /// As [`FrameReader::next`], but returns whenever something has come.
+    pub async fn step(&mut self) -> Result<Step, FrameError> {
+        if let Some(frame) = self.arrived.take_frame()? {
+            return Ok(Step::Frame(frame));
+        }
+        let chunk = self.stream.read_chunk().await;
+        match chunk.map_err(|error| self.read_error(error))? {
+            Some(chunk) => self.arrived.push(&chunk),
+            None if self.arrived.buffer.is_empty() => return Ok(Step::End),
+            None => return Err(FrameError::Truncated { bytes: self.arrived.buffer.len() }),
+        }
+        Ok(self.arrived.take_frame()?.map_or(Step::More, Step::Frame))
+    }
+
+    /// Of the frame of which a part has come: its length, and what is there, at least a byte and not
+    /// all. Also after the stream has ended.
+    pub fn begun(&self) -> Option<(usize, &[u8])> {
+        self.arrived.begun()
     }
 
     /// Tells the writer that no more is wanted, and why.
@@ -265,6 +288,17 @@ impl FrameReader {
             | ReadError::ZeroRttRejected => FrameError::Finished,
         }
     }
+}
+
+/// What reading came to.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Step {
+    /// The next frame.
+    Frame(Bytes),
+    /// More of it.
+    More,
+    /// The writer finished.
+    End,
 }
 
 fn length_prefix(mut bytes: usize) -> Bytes {
@@ -317,7 +351,13 @@ pub(crate) fn check_stream(bytes: &[u8]) {
                     again.extend_from_slice(&length_prefix(frame.len()));
                     again.extend_from_slice(&frame);
                 }
-                Ok(None) => break,
+                Ok(None) => {
+                    if let Some((length, part)) = arrived.begun() {
+                        assert!(!part.is_empty() && part.len() < length);
+                        assert!(length <= FRAME_BYTES_MAX, "a part of a frame over the limit");
+                    }
+                    break;
+                }
                 Err(_) => {
                     assert!(stream.starts_with(&again), "what came before was changed");
                     return;

@@ -4,12 +4,14 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 use landfall_engine::links::PeerState;
+use landfall_engine::store::MoreBegun;
 use landfall_engine::transport::{CloseCode, Connection, FrameReader, FrameWriter, TransportError};
 use landfall_protocol::id::Seq;
 use landfall_protocol::unit::{UNIT_BYTES_MAX, UnitHash};
 use landfall_protocol::version::VersionVector;
 use landfall_protocol::wire::{
-    FRAME_BYTES_MAX, Hello, Message, PROTOCOL_MAX, PROTOCOL_MIN, UnitMark, UnitStreamHead,
+    Begun, BegunMark, FRAME_BYTES_MAX, Hello, Message, PROTOCOL_MAX, PROTOCOL_MIN, UnitMark,
+    UnitStreamHead,
 };
 
 use super::fleet::{Bound, LIMIT, World, origin};
@@ -72,7 +74,12 @@ impl Stranger {
 
     /// Sends frames on a new unit stream of that member, which ends only if it is finished.
     fn send_units(&self, number: u16, after: u64, frames: Vec<Vec<u8>>) -> FrameWriter {
-        let head = UnitStreamHead { origin: origin(number), after: Seq(after), at: 0 };
+        self.send_rest(number, after, 0, frames)
+    }
+
+    /// The same with a first frame that goes on in the unit at a place.
+    fn send_rest(&self, number: u16, after: u64, at: usize, frames: Vec<Vec<u8>>) -> FrameWriter {
+        let head = UnitStreamHead { origin: origin(number), after: Seq(after), at };
         self.bound.runtime.block_on(async {
             let mut stream = self.connection.open_uni(UNIT_BYTES_MAX).await.unwrap();
             stream.send(Bytes::from(head.encode())).await.unwrap();
@@ -148,6 +155,75 @@ fn a_stream_that_overtakes_another_of_its_origin_waits_for_it() {
     });
     port.wait_held(3, 4);
     assert_eq!(port.peer(2).state, PeerState::Ready);
+}
+
+/// What it is told with the next follow.
+fn told(relay: &mut Stranger) -> Option<Begun> {
+    relay.expect(|message| match message {
+        Message::Follow { begun, .. } => Some(*begun),
+        _ => None,
+    })
+}
+
+/// Who sends the rest of another unit is asked for all of it, and not thought ill of; but only once.
+#[test]
+fn a_rest_that_does_not_fit_is_asked_for_anew_and_blamed_on_nobody() {
+    let world = World::new(3);
+    let port = world.start(1, &[]);
+    let unit = world.seal(3, 1, 2, UnitHash::GENESIS).into_bytes();
+    let (begun, rest) = unit.split_at(100);
+    let damaged: Vec<u8> = rest.iter().map(|byte| byte ^ 1).collect();
+    let longer = [rest, &[0]].concat();
+    for (at, wrong) in [(100, damaged), (100, longer), (50, rest.to_vec()), (100, Vec::new())] {
+        let more = MoreBegun {
+            after: Seq::ZERO,
+            length: unit.len(),
+            behind: None,
+            bytes: begun.to_vec(),
+            mark: BegunMark::of(begun),
+        };
+        port.block_on(port.store.keep_begun(origin(3), more)).unwrap();
+        let received = [(origin(3), Seq(2))].into_iter().collect();
+        let mut relay = Stranger::call(&world, world.bind(2), port.at(), received);
+        assert_eq!(told(&mut relay), Begun::of(begun, unit.len()));
+        let _first = relay.send_rest(3, 0, at, vec![wrong]);
+        assert_eq!(told(&mut relay), None, "once is enough");
+        assert_eq!(port.peer(2).state, PeerState::Ready);
+        // What was opened before does not count.
+        let _late = relay.send_rest(3, 2, 0, Vec::new());
+        let _too_late = relay.send_rest(3, 0, 100, vec![rest.to_vec()]);
+        let _whole = relay.send_units(3, 0, vec![unit[..60].to_vec()]);
+        relay.expect(|message| matches!(message, Message::Unfollow { .. }).then_some(()));
+        relay.connection.close(CloseCode::DONE, "");
+        port.wait_state(2, PeerState::Down);
+        assert_eq!((port.held(3), port.log().quarantined.len()), (0, 0));
+    }
+    // What fits is stored, whoever sends it.
+    assert_eq!(port.block_on(port.store.begun(origin(3), Seq::ZERO)), Ok(None));
+    let received = [(origin(3), Seq(2))].into_iter().collect();
+    let mut relay = Stranger::call(&world, world.bind(2), port.at(), received);
+    assert_eq!(told(&mut relay), None);
+    let _whole = relay.send_units(3, 0, vec![unit]);
+    port.wait_held(3, 2);
+}
+
+#[test]
+fn a_rest_that_nobody_has_the_beginning_of_ends_the_connection_at_last() {
+    let world = World::new(3);
+    let port = world.start(1, &[]);
+    let received = [(origin(3), Seq(4))].into_iter().collect();
+    let mut relay = Stranger::call(&world, world.bind(2), port.at(), received);
+    assert_eq!(told(&mut relay), None);
+    let first = world.seal(3, 1, 2, UnitHash::GENESIS);
+    let _rest = relay.send_rest(3, 0, 10, vec![first.bytes()[10..].to_vec()]);
+    assert_eq!(told(&mut relay), None);
+    let mut whole = relay.send_units(3, 0, vec![first.into_bytes()]);
+    relay.bound.runtime.block_on(whole.finish()).unwrap();
+    port.wait_held(3, 2);
+    let _again = relay.send_rest(3, 2, 10, Vec::new());
+    let (code, reason) = relay.closed();
+    assert_eq!(code, CloseCode::PROTOCOL);
+    assert!(reason.contains("goes on that was to begin anew"), "{reason}");
 }
 
 #[test]

@@ -19,6 +19,8 @@ pub trait Surroundings {
     fn planted(&self, rule: &str) -> bool;
     /// A transaction of an origin is about to be logged, with all that it did.
     fn logged(&self, _origin: Origin, _transaction: &Transaction) {}
+    /// Something of a unit has come, and more of it is to come.
+    fn arriving(&self) {}
     /// Two parts of a unit of this origin do not fit together.
     fn misfitted(&self, _origin: Origin) {}
 }
@@ -56,6 +58,10 @@ fn look<T>(at: impl FnOnce(&dyn Surroundings) -> T) -> Option<T> {
 
 pub(crate) fn wall_ms() -> Option<u64> {
     look(|around| around.wall_ms())
+}
+
+pub(crate) fn arriving() {
+    look(|around| around.arriving());
 }
 
 pub(crate) fn misfitted(origin: Origin) {

@@ -26,6 +26,10 @@ pub struct Extras {
     pub long_above: Option<usize>,
     /// Memory for the rows of a transaction, if it is to be little. Clients write large ones then.
     pub transaction_bytes_max: Option<usize>,
+    /// Some carriers pass units on in other bytes than those in which they came.
+    pub packs_anew: bool,
+    /// How often a site loses its connections in the middle of a unit.
+    pub breaks: u64,
 }
 
 impl Extras {
@@ -68,6 +72,8 @@ impl Extras {
         let transaction_bytes_max = dice.pick(&[None, None, None, None, Some(2_000), Some(8_000)]);
         let counts = dice.below(3) == 0;
         let long_above = dice.pick(&[None, None, None, None, Some(24)]);
+        let packs_anew = dice.below(2) == 0;
+        let breaks = dice.pick(&[0, 0, 1, 3, 10]);
         Self {
             others_rows,
             counts,
@@ -78,6 +84,8 @@ impl Extras {
             refused_above,
             frees_early,
             transaction_bytes_max,
+            packs_anew,
+            breaks,
         }
     }
 }

@@ -253,6 +253,7 @@ impl Options {
     /// The same without faults.
     #[must_use]
     pub fn calm(self) -> Self {
-        Self { faults: 0, lost_per_million: 0, ambushes: 0, mishap: None, ..self }
+        let extras = Extras { breaks: 0, ..self.extras };
+        Self { faults: 0, lost_per_million: 0, ambushes: 0, mishap: None, extras, ..self }
     }
 }

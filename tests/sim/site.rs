@@ -84,6 +84,17 @@ pub(crate) struct Around {
     dice: RefCell<Dice>,
     planted: Rc<BTreeSet<String>>,
     written: Written,
+    units: Units,
+    packs_anew: bool,
+}
+
+/// What sites say of units that come in parts.
+#[derive(Clone, Default)]
+pub(crate) struct Units {
+    /// More of one is to come somewhere.
+    pub(crate) arriving: Rc<Cell<bool>>,
+    /// Whose it was of which two parts were put together that do not fit.
+    pub(crate) misfit: Rc<Cell<Option<Origin>>>,
 }
 
 /// All transactions that sites logged, with what is left out of them later.
@@ -94,10 +105,13 @@ impl Around {
         clock: &Arc<SiteClock>,
         dice: Dice,
         planted: &Rc<BTreeSet<String>>,
-        written: &Written,
+        (written, units): (&Written, &Units),
+        packs_anew: bool,
     ) -> Rc<Self> {
         let (clock, planted) = (Arc::clone(clock), Rc::clone(planted));
-        Rc::new(Self { clock, dice: RefCell::new(dice), planted, written: Rc::clone(written) })
+        let (written, units) = (Rc::clone(written), units.clone());
+        let dice = RefCell::new(dice);
+        Rc::new(Self { clock, dice, planted, written, units, packs_anew })
     }
 }
 
@@ -112,7 +126,15 @@ impl Surroundings for Around {
     }
 
     fn planted(&self, rule: &str) -> bool {
-        self.planted.contains(rule)
+        self.planted.contains(rule) || self.packs_anew && rule == "packs-anew"
+    }
+
+    fn arriving(&self) {
+        self.units.arriving.set(true);
+    }
+
+    fn misfitted(&self, origin: Origin) {
+        self.units.misfit.set(Some(origin));
     }
 
     fn logged(&self, origin: Origin, transaction: &Transaction) {
@@ -228,7 +250,9 @@ pub(crate) struct Site {
 impl Site {
     /// Starts the process, as the daemon does.
     pub(crate) fn start(self: &Rc<Self>, world: &Rc<World>) -> Result<(), StoreError> {
-        let around = Around::new(&self.clock, world.split(), &world.planted, &world.written);
+        let notes = (&world.written, &world.units);
+        let packs_anew = world.options.extras.packs_anew && self.id.number().is_multiple_of(2);
+        let around = Around::new(&self.clock, world.split(), &world.planted, notes, packs_anew);
         let life = world.lives.begin(Rc::clone(&around) as Rc<dyn Surroundings>);
         world.trace(|| format!("{} starts, {life:?}", self.id));
         simulation::within(around, || self.compose(world, life))

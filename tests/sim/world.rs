@@ -30,7 +30,7 @@ use super::parking;
 use super::postgres::{self, Cluster, Pauses, TableSpec};
 use super::realm;
 use super::restores;
-use super::site::{Around, Site, SiteClock, Written};
+use super::site::{Around, Site, SiteClock, Units, Written};
 use super::wires::Wires;
 use super::workload::{self, Client};
 use crate::dice::Dice;
@@ -88,6 +88,9 @@ pub(crate) struct World {
     pub(crate) planted: Rc<BTreeSet<String>>,
     pub(crate) ledger: RefCell<Ledger>,
     pub(crate) written: Written,
+    pub(crate) units: Units,
+    /// How often a connection may still be lost in the middle of a unit.
+    breaks: Cell<u64>,
     opened: Opened,
     wires: Wires,
     /// How often a site may still crash when something of it has reached another.
@@ -201,9 +204,13 @@ impl World {
         let planted = Rc::new(options.planted.iter().cloned().collect());
         let true_clock = Arc::new(SiteClock::new(0, 0));
         let written = Written::default();
-        let life = lives.begin(Around::new(&true_clock, dice.split(), &planted, &written));
+        let units = Units::default();
+        let notes = (&written, &units);
+        let life = lives.begin(Around::new(&true_clock, dice.split(), &planted, notes, false));
         Self {
             planted,
+            units,
+            breaks: Cell::new(options.extras.breaks),
             network: Network::new(Arc::new(sky.clone())),
             fleet: Arc::new(fleet.expect("the fleet is sound")),
             ambushes: Cell::new(options.ambushes),
@@ -257,7 +264,21 @@ impl World {
         self.failure.borrow_mut().get_or_insert(why);
     }
 
+    /// Called after each step, so that nothing more of a unit comes before its connection is lost.
+    fn look_at_units(&self) {
+        if let Some(origin) = self.units.misfit.take() {
+            self.fail(format!("what was put together of a unit of {origin} is none"));
+        }
+        let (is_arriving, breaks) = (self.units.arriving.take(), self.breaks.get());
+        if is_arriving && breaks > 0 && !self.healing.get() && self.split().below(4) == 0 {
+            self.breaks.set(breaks - 1);
+            self.trace(|| "all connections are lost in the middle of a unit".to_owned());
+            self.sites.iter().for_each(|site| self.network.sever(address(site.id)));
+        }
+    }
+
     fn is_over(&self) -> bool {
+        self.look_at_units();
         self.finished.get() || self.failure.borrow().is_some()
     }
 

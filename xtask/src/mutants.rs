@@ -7,7 +7,7 @@ use anyhow::bail;
 use crate::cargo::{cargo, run};
 
 /// Rules that the simulator must miss, each within [`SEEDS_MAX`] runs.
-const RULES: [&str; 35] = [
+const RULES: [&str; 37] = [
     "no-barrier",
     "no-causal-order",
     "no-chain-check",
@@ -43,6 +43,8 @@ const RULES: [&str; 35] = [
     "youngest-claim",
     "no-return",
     "unlisted-aside",
+    "rest-alone",
+    "resume-unchecked",
 ];
 
 /// More seeds must not be needed: their short runs, and if those show nothing, their full ones.

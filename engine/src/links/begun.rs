@@ -67,6 +67,8 @@ impl Underway {
     /// Something came: writes it if that is due.
     pub(super) async fn note(&mut self, reader: &FrameReader) {
         let Some((_, arrived)) = reader.begun() else { return };
+        #[cfg(feature = "simulation")]
+        crate::simulation::arriving();
         let now = time::monotonic();
         let since = *self.since.get_or_insert(now);
         let kept = self.kept.map_or(0, |(bytes, _)| bytes);

@@ -92,6 +92,15 @@ impl Network {
         }
     }
 
+    /// All connections of this box are over, at both ends, and what is under way with them.
+    pub fn sever(&self, addr: SocketAddr) {
+        for wire in self.wires() {
+            if wire.is_of(addr) {
+                wire.lose(Duration::ZERO, Duration::ZERO);
+            }
+        }
+    }
+
     fn wires(&self) -> Vec<Arc<Wire>> {
         let mut state = self.lock();
         state.wires.retain(|wire| wire.strong_count() > 0);

@@ -91,6 +91,10 @@ impl Wire {
         self.addrs == [one, other] || self.addrs == [other, one]
     }
 
+    pub(super) fn is_of(&self, addr: SocketAddr) -> bool {
+        self.addrs.contains(&addr)
+    }
+
     pub(super) fn unplug(&self, addr: SocketAddr, notice: Duration) {
         let Some(side) = self.addrs.iter().position(|known| *known == addr) else { return };
         let mut state = self.lock();

@@ -288,6 +288,11 @@ impl Page<'_> {
         self.counter("peer_sent_bytes", "Bytes sent since the start", sent)?;
         let received = of(|peer| Some(peer.bytes_received));
         self.counter("peer_received_bytes", "Bytes received since the start", received)?;
+        self.counter(
+            "peer_resumed_bytes",
+            "Bytes not received again since the start, because a unit went on where it was cut",
+            of(|peer| Some(peer.bytes_resumed)),
+        )?;
         self.gauge(
             "peer_unacknowledged_changes",
             "Changes written here that a member has not acknowledged as durable",

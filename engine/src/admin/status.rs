@@ -243,6 +243,10 @@ pub struct PeerStatus {
     pub bytes_sent: u64,
     /// Bytes received from it since our start.
     pub bytes_received: u64,
+    /// Bytes that it did not have to send again since our start, because a unit went on where it was
+    /// cut.
+    #[serde(default)]
+    pub bytes_resumed: u64,
     /// Changes written here that it has not acknowledged as durable.
     pub unacknowledged_changes: u64,
     /// The same, in bytes of sealed units.

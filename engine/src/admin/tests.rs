@@ -28,6 +28,7 @@ fn peer(name: &str) -> PeerStatus {
         cause: None,
         bytes_sent: 12_345,
         bytes_received: 999,
+        bytes_resumed: 40_000,
         unacknowledged_changes: 0,
         unacknowledged_bytes: 0,
         lacks_changes: 0,
@@ -327,6 +328,7 @@ fn a_link_that_costs_is_told_in_bytes_and_money() {
     assert!(said.contains("  To send it what it lacks (1.5 MB) takes about 2 h.\n"), "{said}");
     let page = metrics::encode(status);
     for line in [
+        "landfall_peer_resumed_bytes_total{peer=\"shore\"} 40000",
         "landfall_peer_month_bytes{peer=\"shore\"} 12345678",
         "landfall_peer_month_budget_bytes{peer=\"shore\"} 50000000",
         "landfall_peer_month_cost_millionths{peer=\"shore\",currency=\"USD\"} 55555555",

@@ -312,6 +312,7 @@ impl Reporter {
             cause: peer.cause,
             bytes_sent: peer.bytes_sent,
             bytes_received: peer.bytes_received,
+            bytes_resumed: peer.bytes_resumed,
             unacknowledged_changes: unacknowledged.changes,
             unacknowledged_bytes: unacknowledged.bytes,
             lacks_changes: lacks.changes,

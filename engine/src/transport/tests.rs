@@ -361,6 +361,22 @@ async fn truncated_streams_are_noticed() {
     check_raw(&[0x80, 0x80, 0x80, 0x80, 1], Err(FrameError::BadLength)).await;
 }
 
+/// What has come of a frame is there after the stream is lost, too.
+#[tokio::test]
+async fn a_part_of_a_frame_can_be_had_when_the_stream_is_lost() {
+    let (_ship, _port, dialled, accepted) = linked().await;
+    let mut raw = dialled.carrier.open_uni().await.unwrap();
+    write_all(&mut raw, &[2, b'h', b'e', 3, b'l', b'l']).await;
+    let mut reader = accepted.accept_uni(1_000).await.unwrap();
+    assert_eq!(reader.next().await, Ok(Some(Bytes::from_static(b"he"))));
+    while reader.begun() != Some((3, b"ll")) {
+        assert_eq!(reader.step().await, Ok(Step::More));
+    }
+    dialled.close(CloseCode::DONE, "");
+    assert!(matches!(reader.step().await, Err(FrameError::Connection(_))));
+    assert_eq!(reader.begun(), Some((3, &b"ll"[..])));
+}
+
 #[tokio::test]
 async fn frames_over_the_limit_are_refused_on_both_sides() {
     let at_limit = [&[0xe8, 7][..], &[0; 1000]].concat();

@@ -4,7 +4,8 @@ use std::thread;
 use std::time::Duration;
 
 use landfall_engine::links::PeerState;
-use landfall_tests::relay::{Relayed, UdpRelay};
+use landfall_protocol::id::Seq;
+use landfall_tests::relay::{Profile, Relayed, UdpRelay};
 use landfall_tests::wait::wait_until;
 
 use super::fleet::{LIMIT, Node, World, origin};
@@ -140,6 +141,28 @@ fn a_unit_arrives_in_windows_that_are_too_short_for_it() {
     assert_eq!(ship.log().received_changes, 1);
 }
 
+/// What came of a long unit is kept while it trickles in.
+#[test]
+fn a_receiver_that_dies_has_most_of_what_came() {
+    let world = world(2);
+    let port = world.start(1, &[]);
+    let relay = UdpRelay::start(port.addr);
+    let ship = world.start(2, &[(1, relay.addr())]);
+    ship.wait_state(1, PeerState::Ready);
+    relay.set_profile(&Profile::default().with_rate(150.0));
+    port.write(1, WRITTEN);
+    let kept = wait_until("some of it to be kept", LIMIT, || {
+        let kept = ship.block_on(ship.store.begun(origin(1), Seq::ZERO)).unwrap();
+        kept.map(|begun| begun.bytes as u64).ok_or("nothing")
+    });
+    ship.crash();
+    assert!((4_096..UNIT_BYTES).contains(&kept), "{kept}");
+    relay.set_profile(&Profile::default());
+    let ship = world.start(2, &[(1, relay.addr())]);
+    ship.wait_held(1, 1);
+    assert!(ship.peer(1).bytes_resumed >= kept, "{kept}");
+}
+
 #[test]
 fn a_unit_goes_on_through_another_carrier() {
     let world = world(3);
@@ -155,5 +178,5 @@ fn a_unit_goes_on_through_another_carrier() {
     let resumed = ship.peer(2).bytes_resumed;
     assert!(resumed > 25_000 && ship.peer(1).bytes_resumed == 0, "{resumed}");
     assert_eq!(world.check_log(&ship, 1, 1), world.check_log(&port, 1, 1));
-    assert_eq!(ship.block_on(ship.store.begun(origin(1), landfall_protocol::id::Seq(1))), Ok(None));
+    assert_eq!(ship.block_on(ship.store.begun(origin(1), Seq(1))), Ok(None));
 }

@@ -106,6 +106,15 @@ impl Profile {
         self
     }
 
+    /// This link with so many kilobits per second each way, which wait for each other without limit.
+    #[must_use]
+    pub fn with_rate(mut self, kbit: f64) -> Self {
+        for way in [&mut self.up, &mut self.down] {
+            (way.rate_kbit, way.queue_bytes) = (kbit, 1e9);
+        }
+        self
+    }
+
     /// This link with a delay of `ms` milliseconds each way.
     #[must_use]
     pub fn with_delay(mut self, ms: f64) -> Self {

@@ -128,7 +128,10 @@ impl Pump {
         let Some(begun) = &self.begun else { return Ok(0) };
         let next = self.store.units_after(self.origin, self.sent, 1).await?.into_iter().next();
         let next = next.filter(|unit| unit.header().first == self.sent.next());
-        let fits = next.is_some_and(|unit| begun.begins(packed(unit).bytes()));
+        let fits = match next {
+            Some(unit) => begun.begins(self.as_sent(unit).await?.bytes()),
+            None => false,
+        };
         let fits = fits || plant::active("resume-unchecked");
         self.begun = self.begun.filter(|_| fits);
         Ok(self.begun.map_or(0, |begun| begun.bytes))
@@ -164,17 +167,22 @@ impl Pump {
         // is sealed before a peer can acknowledge it, or it takes us for restored.
         let published = self.log.wait_for(|log| log.received.get(self.origin) >= last).await;
         published.map_err(|_| StoreError::Closed)?;
-        let unit = match self.level {
-            Some(level) => self.store.packed(unit, level).await?,
-            None => unit,
-        };
+        let unit = self.as_sent(unit).await?;
         let stream = self.stream.as_mut().expect("opened before the portion was read");
         // Only the first unit of a stream is gone on with, behind what its head says.
         let at = self.begun.take().map_or(0, |begun| begun.bytes);
-        let mut bytes = Bytes::from(packed(unit).into_bytes());
+        let mut bytes = Bytes::from(unit.into_bytes());
         stream.send(bytes.split_off(at.min(bytes.len()))).await?;
         self.sent = last;
         Ok(())
+    }
+
+    /// A unit as it goes over this link.
+    async fn as_sent(&self, unit: Unit) -> Result<Unit, StoreError> {
+        match self.level {
+            Some(level) => self.store.packed(unit, level).await,
+            None => Ok(packed(unit)),
+        }
     }
 }
 

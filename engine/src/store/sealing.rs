@@ -30,7 +30,7 @@ const FRAME_BYTES_MAX: usize = 64 << 10;
 pub(super) struct Run {
     fleet_version: u64,
     pub(super) sets: BTreeMap<TableId, SetId>,
-    /// Each with about the bytes it takes.
+    /// Each with about the bytes it takes; a compacted run is not divided, and does not say.
     pub(super) own: Vec<(OwnTransaction, usize)>,
     pub(super) bytes: usize,
     /// Whether something was left out of it: then it must be one unit.

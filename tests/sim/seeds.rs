@@ -131,7 +131,7 @@ fn without_faults_nothing_shows_them() {
 #[test]
 fn planted_mistakes_are_found() {
     let rules = [
-        ("no-causal-order", 50),
+        ("no-causal-order", 100),
         ("volatile-clock", 100),
         ("no-barrier", 100),
         ("progress-outside", 50),
